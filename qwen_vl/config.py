@@ -1,0 +1,239 @@
+"""Flags and QWEN_VL_* environment variables -> one frozen `Settings` value, checked once.
+
+Every field of `Settings` is a flag (`max_frames` is `--max-frames`) and an environment variable
+(`QWEN_VL_MAX_FRAMES`); a flag wins over the environment. Nothing below this module reads either.
+`python -m qwen_vl.config` prints all of them as the table that the README has to hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+DEFAULT_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
+BUNDLED_MODEL = "bundled"
+BUNDLED_MODEL_ID = "qwen3-vl-tiny-demo"
+
+# Limits for untrusted input. All are flags too; see the README's table of limits.
+MAX_IMAGE_MB = 10.0
+MAX_VIDEO_MB = 100.0
+MAX_IMAGE_MEGAPIXELS = 64.0
+MAX_IMAGES = 32
+MAX_FRAMES = 32
+MAX_VIDEO_SECONDS = 3600
+MAX_MESSAGES = 100
+MAX_PROMPT_CHARS = 20_000
+MAX_NEW_TOKENS = 4096
+MAX_CONTEXT_TOKENS = 32_768
+MAX_BATCH = 8
+MAX_QUEUE = 16
+MAX_SECONDS = 120.0
+
+# Visual tokens of one picture: the range that the Qwen3-VL processors are made for.
+MIN_IMAGE_TOKENS = 4
+MAX_IMAGE_TOKENS = 16_384
+
+ENV_PREFIX = "QWEN_VL_"
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    """A dataclass field that is also a flag; `more` goes to argparse (choices, metavar)."""
+    return field(default=default, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be chosen at start-up. Raises ValueError when a value makes no sense."""
+
+    model: str | None = _option(
+        None,
+        f"model id, local folder, or '{BUNDLED_MODEL}'; without it {DEFAULT_MODEL}, or the bundled "
+        "demo model when that is neither cached nor reachable",
+        metavar="ID_OR_PATH",
+    )
+    hub: str = _option(
+        "huggingface", "where models are downloaded from", choices=("huggingface", "modelscope")
+    )
+    dtype: str = _option(
+        "auto",
+        "precision of the weights; 'auto' measures what is fastest on a CPU",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    device: str = _option(
+        "auto", "'auto' spreads the model over what is there; or cpu, cuda, mps", metavar="NAME"
+    )
+    threads: int = _option(0, "CPU threads for the model; 0 uses every core it may run on")
+    host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 for all", metavar="ADDRESS")
+    port: int = _option(7860, "port of the page and the API")
+    share: bool = _option(False, "also open a public gradio.live link")
+    system_prompt: str = _option("", "system prompt that new chats start with", metavar="TEXT")
+    image_tokens: int = _option(
+        1280,
+        "most visual tokens per picture, unless a chat or request sets its own (32x32 px each for "
+        "Qwen3-VL)",
+    )
+    max_image_mb: float = _option(MAX_IMAGE_MB, "largest picture file, in MB")
+    max_video_mb: float = _option(MAX_VIDEO_MB, "largest clip, in MB")
+    max_image_megapixels: float = _option(
+        MAX_IMAGE_MEGAPIXELS, "largest picture, in million pixels, before it is scaled down"
+    )
+    max_images: int = _option(MAX_IMAGES, "pictures and frames in one conversation")
+    max_frames: int = _option(MAX_FRAMES, "keyframes taken from one clip")
+    max_video_seconds: int = _option(MAX_VIDEO_SECONDS, "longest clip, in seconds")
+    max_messages: int = _option(MAX_MESSAGES, "messages in one conversation")
+    max_prompt_chars: int = _option(MAX_PROMPT_CHARS, "characters in all texts of a conversation")
+    max_new_tokens: int = _option(MAX_NEW_TOKENS, "tokens in one answer")
+    max_context_tokens: int = _option(MAX_CONTEXT_TOKENS, "tokens of prompt and answer together")
+    max_batch: int = _option(MAX_BATCH, "answers that are written at the same time")
+    max_queue: int = _option(MAX_QUEUE, "requests that may wait; one more is told to come back")
+    max_seconds: float = _option(
+        MAX_SECONDS, "seconds of work on one answer; what is there by then is kept"
+    )
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{_flag(name)} must be a number greater than 0")
+        if not MIN_IMAGE_TOKENS <= self.image_tokens <= MAX_IMAGE_TOKENS:
+            raise ValueError(
+                f"--image-tokens must be between {MIN_IMAGE_TOKENS} and {MAX_IMAGE_TOKENS}"
+            )
+        if not 0 <= self.port <= 65535:
+            raise ValueError("--port must be between 0 and 65535 (0 picks a free one)")
+        if self.threads < 0:
+            raise ValueError("--threads must be 0 (all cores) or more")
+        if self.max_queue < 0:
+            raise ValueError("--max-queue must be 0 or more")
+        for item in fields(self):
+            choices = item.metadata.get("choices")
+            if choices and getattr(self, item.name) not in choices:
+                raise ValueError(f"{_flag(item.name)} must be one of {', '.join(choices)}")
+
+
+_POSITIVE = (
+    "max_image_mb",
+    "max_video_mb",
+    "max_image_megapixels",
+    "max_images",
+    "max_frames",
+    "max_video_seconds",
+    "max_messages",
+    "max_prompt_chars",
+    "max_new_tokens",
+    "max_context_tokens",
+    "max_batch",
+    "max_seconds",
+)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _type_of(name: str) -> type:
+    default = next(item.default for item in fields(Settings) if item.name == name)
+    return str if default is None else type(default)
+
+
+def flag_rows() -> list[tuple[str, str, str, str]]:
+    """(flag, environment variable, default, help) of every setting, in the order of `--help`."""
+    return [
+        (
+            _flag(item.name),
+            ENV_PREFIX + item.name.upper(),
+            "" if item.default in (None, "") else str(item.default),
+            item.metadata["help"]
+            + (f" ({', '.join(item.metadata['choices'])})" if "choices" in item.metadata else ""),
+        )
+        for item in fields(Settings)
+    ]
+
+
+def flag_table() -> str:
+    """All settings as a Markdown table: flag, environment variable, default, help."""
+    lines = ["| Flag | Environment variable | Default | Meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{flag}` | `{env}` | {default} | {text} |" for flag, env, default, text in flag_rows()
+    ]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="Chat with a Qwen vision-language model about pictures and clips.",
+        epilog=f"Every flag is also an environment variable: {ENV_PREFIX}MAX_FRAMES and so on.",
+    )
+    for item in fields(Settings):
+        options = dict(item.metadata)
+        text = options.pop("help")
+        if isinstance(item.default, bool):
+            parser.add_argument(
+                _flag(item.name),
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=text,
+            )
+            continue
+        shown = "" if item.default in (None, "") else f" (default: {item.default})"
+        if "choices" not in options:
+            options.setdefault("metavar", "N")
+        parser.add_argument(
+            _flag(item.name),
+            type=_type_of(item.name),
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%") + shown,
+            **options,
+        )
+    return parser
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if environ.get("SPACE_ID"):  # a Hugging Face Space reaches the app from outside its container
+        found["host"] = "0.0.0.0"
+    for item in fields(Settings):
+        raw = environ.get(ENV_PREFIX + item.name.upper(), "").strip()
+        if not raw:
+            continue
+        kind = _type_of(item.name)
+        try:
+            found[item.name] = _bool(raw) if kind is bool else kind(raw)
+        except ValueError:
+            raise ValueError(
+                f"{ENV_PREFIX}{item.name.upper()}={raw!r} is not a valid {kind.__name__}"
+            ) from None
+    return found
+
+
+def _bool(raw: str) -> bool:
+    if raw.lower() in ("1", "true", "yes", "on"):
+        return True
+    if raw.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(raw)
+
+
+def load_settings(
+    argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Reads flags (default: sys.argv) over the environment (default: os.environ).
+
+    A value that makes no sense ends the program with a usage message and exit status 2.
+    """
+    parser = _parser()
+    given = vars(parser.parse_args(argv))
+    try:
+        return Settings(
+            **{**_from_environment(os.environ if environ is None else environ), **given}
+        )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    print(flag_table())

@@ -1,0 +1,56 @@
+"""The one interface between a conversation and a model, and the way to open one.
+
+An engine turns messages into text. It knows nothing of Gradio, HTTP or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from qwen_vl.config import Settings
+from qwen_vl.schema import Chunk, EngineStatus, Message, SamplingParams
+
+
+class AnswerStream(Protocol):
+    """One answer under way: an iterator of chunks that any thread may end.
+
+    `close` cancels this request and nothing else, at once and from any thread; a thread that waits
+    in `next` then gets the last chunk (finish_reason "cancelled", usage so far). Iterating raises
+    Busy, TooLarge, EngineFailed and the like from the `errors` family.
+    """
+
+    def __iter__(self) -> Iterator[Chunk]: ...
+
+    def __next__(self) -> Chunk: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Turns messages into text deltas; the last chunk carries finish_reason and usage.
+
+    All methods may be called from any thread, several at once.
+    """
+
+    @property
+    def model_id(self) -> str: ...
+
+    def status(self) -> EngineStatus:
+        """What is running, at once."""
+        ...
+
+    def stream(self, messages: Sequence[Message], params: SamplingParams) -> AnswerStream:
+        """Raises StillLoading, ModelUnavailable, Busy, Unsupported or TooLarge at once."""
+        ...
+
+    def close(self) -> None:
+        """Ends running answers as cancelled and gives the memory back."""
+        ...
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Returns at once; the model loads in the background and `status` tells how far it is."""
+    from qwen_vl.engine.local import LocalEngine  # torch is imported only here
+
+    return LocalEngine(settings)

@@ -1,0 +1,96 @@
+"""Rows that decode together: one forward pass gives every row its next logits.
+
+Rows of different length share one KV cache whose keys and values, [rows, heads, columns, head_dim]
+in every layer, are padded on the left. Rows join and leave between two steps. Knows nothing of
+requests, sampling or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from qwen_vl.engine.model import LoadedModel
+
+
+@dataclass(eq=False)
+class Row:
+    """One sequence: `length` tokens are in the cache, the next one goes to `next_position`."""
+
+    length: int
+    next_position: int  # MRoPE's, behind `length` when there are pictures; equal without
+
+
+class Batch:
+    """The rows of one running batch, in the order of the cache's first dimension."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._cache: Any = None
+        self.rows: list[Row] = []
+
+    def join(self, row: Row, cache: Any) -> None:
+        """Adds a prefilled row; `cache` holds its `row.length` tokens and is taken over."""
+        if self._cache is None:
+            self._cache = cache
+        else:
+            columns = max(self._cache.get_seq_length(), row.length)
+            for mine, new in zip(self._cache.layers, cache.layers, strict=True):
+                mine.keys = _stack(mine.keys, new.keys, columns)
+                mine.values = _stack(mine.values, new.values, columns)
+        self.rows.append(row)
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Appends one token to every row -> the logits of the next ones, [rows, vocabulary]."""
+        device = self._loaded.device
+        columns = self._cache.get_seq_length() + 1
+        lengths = torch.tensor([row.length for row in self.rows])
+        mask = torch.arange(columns) >= (columns - 1 - lengths).unsqueeze(1)
+        output = self._loaded.model(
+            input_ids=torch.tensor(tokens).unsqueeze(1).to(device),
+            attention_mask=mask.long().to(device),
+            position_ids=self._positions(lengths).to(device),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        for row in self.rows:
+            row.length += 1
+            row.next_position += 1
+        return output.logits[:, -1]
+
+    def leave(self, gone: Sequence[Row]) -> None:
+        """Drops rows, and the columns that no other row uses."""
+        keep = [i for i, row in enumerate(self.rows) if row not in gone]
+        self.rows = [self.rows[i] for i in keep]
+        if not keep:
+            self._cache = None
+            return
+        self._cache.batch_select_indices(torch.tensor(keep, device=self._loaded.device))
+        columns = max(row.length for row in self.rows)
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[:, :, -columns:]
+            layer.values = layer.values[:, :, -columns:]
+
+    def _positions(self, lengths: torch.Tensor) -> torch.Tensor:
+        """[rows, 1] for text models, else [4, rows, 1]; see `LoadedModel.positions`."""
+        if not self._loaded.accepts_images:
+            return lengths.unsqueeze(1)
+        mrope = torch.tensor([row.next_position for row in self.rows])
+        return torch.stack([lengths, mrope, mrope, mrope]).unsqueeze(2)
+
+
+def new_cache() -> Any:
+    """An empty KV cache that grows; the same kind for every layer, sliding windows by mask."""
+    return DynamicCache()
+
+
+def _stack(mine: torch.Tensor, new: torch.Tensor, columns: int) -> torch.Tensor:
+    return torch.cat([_left_padded(mine, columns), _left_padded(new, columns)])
+
+
+def _left_padded(states: torch.Tensor, columns: int) -> torch.Tensor:
+    return torch.nn.functional.pad(states, (0, 0, columns - states.shape[2], 0))

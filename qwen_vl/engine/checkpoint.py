@@ -1,0 +1,242 @@
+"""Which checkpoint runs, and how it gets onto this disk.
+
+Knows hubs, caches and folders; knows nothing of torch or of how a model is loaded. Every way a
+model can be missing becomes one `ModelUnavailable` that names the cause and the next step.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from tqdm import tqdm
+
+from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
+from qwen_vl.errors import ModelUnavailable
+
+BUNDLED_FOLDER = Path(__file__).parents[2] / "examples" / "tiny_model" / "model"
+REACH_SECONDS = 3.0  # how long the hub may take to answer before it counts as unreachable
+
+_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+_BUNDLED_NOTICE = (
+    f"This is {BUNDLED_MODEL_ID}, a small demo model that comes with the app. It knows simple "
+    "shapes, printed text, charts, invoices and app screens, and nothing else."
+)
+
+Report = Callable[[str, float | None], None]  # what is being done, and how far (0..1) if known
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete model folder, the name to show for it, and what users must be told of it."""
+
+    folder: Path
+    model_id: str
+    notice: str = ""
+
+
+def find(settings: Settings, report: Report) -> Checkpoint:
+    """The checkpoint that `settings` asks for, downloaded if need be.
+
+    Without an explicit model: the default one, or the bundled one if that is neither cached nor
+    within reach. An explicit model is never replaced. Raises ModelUnavailable.
+    """
+    wanted = settings.model
+    if wanted == BUNDLED_MODEL:
+        return _bundled(_BUNDLED_NOTICE)
+    if wanted is None:
+        if folder := cached(DEFAULT_MODEL):
+            return Checkpoint(folder, DEFAULT_MODEL)
+        report("Looking for the model hub", None)
+        if not reachable(settings.hub):
+            return _bundled(
+                f"{DEFAULT_MODEL} is not on this machine and the model hub cannot be reached. "
+                + _BUNDLED_NOTICE
+            )
+        wanted = DEFAULT_MODEL
+    if Path(wanted).expanduser().is_dir():
+        return _local(Path(wanted).expanduser())
+    if wanted.startswith((".", "/", "~")):
+        raise ModelUnavailable(f"There is no folder {wanted}: check the path given to --model.")
+    folder = cached(wanted) or _download(wanted, settings.hub, report)
+    return Checkpoint(folder, wanted)
+
+
+def complete(folder: Path) -> bool:
+    """Whether `folder` holds a configuration and every weight file that its index names."""
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return (folder / "model.safetensors").is_file()
+    shards = set(json.loads(index.read_text())["weight_map"].values())
+    return all((folder / shard).is_file() for shard in shards)
+
+
+def cached(model_id: str) -> Path | None:
+    """The complete copy of `model_id` in the Hugging Face cache, if there is one."""
+    try:
+        folder = Path(snapshot_download(model_id, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if complete(folder) else None
+
+
+def reachable(hub: str) -> bool:
+    """Whether the hub answers, decided within REACH_SECONDS, name resolution included."""
+    if hub == "huggingface" and constants.HF_HUB_OFFLINE:
+        return False
+    url = constants.ENDPOINT if hub == "huggingface" else "https://modelscope.cn"
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            httpx.head(url, timeout=REACH_SECONDS)
+        except httpx.HTTPError:
+            return
+        answered.set()
+
+    # A thread of its own, because no timeout bounds the resolver.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    return answered.is_set()
+
+
+def _bundled(notice: str) -> Checkpoint:
+    if not complete(BUNDLED_FOLDER):
+        raise ModelUnavailable(
+            f"The bundled model is missing from {BUNDLED_FOLDER}: get a complete copy of this "
+            "project, or name another model with --model."
+        )
+    return Checkpoint(BUNDLED_FOLDER, BUNDLED_MODEL_ID, notice)
+
+
+def _local(folder: Path) -> Checkpoint:
+    if not complete(folder):
+        raise ModelUnavailable(
+            f"{folder} is not a complete model: it needs config.json and all its .safetensors "
+            "files. Download it again."
+        )
+    if folder.resolve() == BUNDLED_FOLDER.resolve():
+        return _bundled(_BUNDLED_NOTICE)
+    return Checkpoint(folder, folder.resolve().name)
+
+
+def _download(model_id: str, hub: str, report: Report) -> Path:
+    report(f"Looking for {model_id}", None)
+    if not reachable(hub):
+        raise ModelUnavailable(
+            f"{model_id} is not on this machine and the model hub cannot be reached: check the "
+            "network connection (and HF_HUB_OFFLINE), download it beforehand, or start with "
+            f"--model {BUNDLED_MODEL} for the small demo model that needs no network."
+        )
+    try:
+        if hub == "modelscope":
+            return _download_from_modelscope(model_id, report)
+        return _download_from_huggingface(model_id, report)
+    except OSError as error:
+        raise _explained(error, model_id) from error
+
+
+def _download_from_huggingface(model_id: str, report: Report) -> Path:
+    info = HfApi().model_info(model_id, files_metadata=True)
+    size = sum(
+        file.size or 0
+        for file in info.siblings or []
+        if any(Path(file.rfilename).match(pattern) for pattern in _DOWNLOADED)
+    )
+    _check_disk(model_id, size, Path(constants.HF_HUB_CACHE))
+    folder = snapshot_download(
+        model_id, allow_patterns=_DOWNLOADED, tqdm_class=reporting_bar(report, "Downloading")
+    )
+    return Path(folder)
+
+
+def _download_from_modelscope(model_id: str, report: Report) -> Path:
+    try:
+        from modelscope import snapshot_download as download
+    except ImportError:
+        raise ModelUnavailable(
+            "--hub modelscope needs the package modelscope: run 'pip install modelscope'."
+        ) from None
+    report(f"Downloading {model_id} from ModelScope", None)
+    return Path(download(model_id, allow_patterns=_DOWNLOADED))
+
+
+def _check_disk(model_id: str, size_bytes: int, cache: Path) -> None:
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < size_bytes:
+        raise OSError(errno.ENOSPC, f"{size_bytes} bytes are needed, {free_bytes} are free")
+
+
+def _explained(error: OSError, model_id: str) -> ModelUnavailable:
+    """Turns what a download raises into the cause and the next step."""
+    if isinstance(error, GatedRepoError):  # before its parent RepositoryNotFoundError
+        return ModelUnavailable(
+            f"{model_id} is gated: accept its terms on its model page, then log in with "
+            "'hf auth login' or set HF_TOKEN."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelUnavailable(
+            f"{model_id} was not found on the hub: check the spelling, or log in with "
+            "'hf auth login' if it is private."
+        )
+    if error.errno == errno.ENOSPC:
+        return ModelUnavailable(
+            f"The disk is full: {model_id} does not fit ({error.strerror}). Free some space, or "
+            "set HF_HOME to a folder on a larger disk."
+        )
+    if isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return ModelUnavailable(
+            f"{model_id} could not be downloaded from the hub: {error}. Start again to go on "
+            "where it stopped."
+        )
+    return ModelUnavailable(f"{model_id} could not be downloaded: {error}. Start again to go on.")
+
+
+def reporting_bar(report: Report, doing: str) -> type[tqdm[Any]]:
+    """A progress bar class that tells `report` instead of the terminal. Shown in MB for bytes."""
+
+    class ReportingBar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)  # huggingface_hub's own
+            super().__init__(*args, **{**kwargs, "disable": False, "file": _Nowhere()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.unit == "B" and self.total:
+                report(
+                    f"{doing} {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB",
+                    min(1.0, self.n / self.total),
+                )
+            return shown
+
+    return ReportingBar
+
+
+class _Nowhere:
+    """A file that swallows the bar's drawing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass

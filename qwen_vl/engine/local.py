@@ -1,0 +1,290 @@
+"""The local engine: one inference thread that loads the model, owns it and answers everybody.
+
+Requests wait in a bounded queue, are prefilled one by one and then decode together (`batching`).
+What goes wrong in one request ends that request. Knows nothing of Gradio, HTTP or files.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
+from qwen_vl.engine import checkpoint, machine
+from qwen_vl.engine.batching import Batch, Row
+from qwen_vl.engine.detokenize import TextStream
+from qwen_vl.engine.model import LoadedModel, is_tiny, load
+from qwen_vl.engine.prefill import VisionCache, prefill
+from qwen_vl.engine.prompt import Prompt
+from qwen_vl.engine.request import Answer
+from qwen_vl.engine.sampling import Sampler
+from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading, TooLarge
+from qwen_vl.schema import EngineStatus, Message, SamplingParams
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Request:
+    """What the inference thread needs to answer one prompt."""
+
+    prompt: Prompt
+    max_new_tokens: int
+    answer: Answer
+    sampler: Sampler
+    text: TextStream
+    token: int = 0  # generated last, not yet in the cache
+    count: int = 0  # tokens generated
+
+
+class LocalEngine:
+    """An `Engine` (see the package) over a model in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        named = settings.model or DEFAULT_MODEL
+        model_id = BUNDLED_MODEL_ID if named == BUNDLED_MODEL else named
+        self._status = EngineStatus("loading", model_id, detail="Starting")
+        self._loaded: LoadedModel | None = None
+        self._waiting: deque[_Request] = deque()
+        self._running: dict[Row, _Request] = {}
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
+        self._thread.start()
+
+    # --- any thread ---
+
+    @property
+    def model_id(self) -> str:
+        return self._status.model_id
+
+    def status(self) -> EngineStatus:
+        return self._status
+
+    def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
+        loaded = self._ready()
+        if len(self._waiting) >= max(1, self._settings.max_queue):  # before work is put into it
+            raise self._busy()
+        prompt = loaded.prompts.build(messages, params.max_image_tokens)
+        room = self._settings.max_context_tokens - len(prompt.token_ids)
+        if room < 1:
+            raise TooLarge(
+                f"The conversation has {len(prompt.token_ids):,} tokens, more than the limit of "
+                f"{self._settings.max_context_tokens:,}: use fewer or smaller pictures (image "
+                "detail), or start a new conversation."
+            )
+        answer = Answer(len(prompt.token_ids), self._settings.max_seconds, self._on_close)
+        request = _Request(
+            prompt,
+            min(params.max_new_tokens, room),
+            answer,
+            Sampler(params),
+            TextStream(loaded.tokenizer.backend_tokenizer, params.stop),
+        )
+        with self._wake:
+            self._ready()
+            idle = len(self._running) + len(self._waiting) < self._settings.max_batch
+            if not idle and len(self._waiting) >= self._settings.max_queue:
+                raise self._busy()
+            self._waiting.append(request)
+            self._wake.notify()
+        return answer
+
+    def close(self) -> None:
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(timeout=60)
+
+    def _ready(self) -> LoadedModel:
+        status = self._status
+        if status.state == "loading":
+            raise StillLoading(
+                f"{status.model_id} is still loading ({status.detail}): try again in a moment."
+            )
+        if status.state == "failed" or self._loaded is None or self._closing:
+            raise ModelUnavailable(status.detail or "The server is shutting down.")
+        return self._loaded
+
+    def _busy(self) -> Busy:
+        return Busy(
+            f"{len(self._waiting)} requests are waiting already, no more are taken: try again in "
+            f"{Busy.retry_after_s} seconds."
+        )
+
+    def _on_close(self, answer: Answer) -> None:
+        with self._wake:
+            self._waiting = deque(r for r in self._waiting if r.answer is not answer)
+
+    # --- the inference thread ---
+
+    def _main(self) -> None:
+        try:
+            self._load()
+        except ModelUnavailable as error:
+            log.error("%s", error)
+            self._status = replace(self._status, state="failed", detail=str(error), progress=None)
+            return
+        except BaseException as error:
+            self._died(error)
+            raise
+        try:
+            with torch.inference_mode():
+                self._serve()
+        except BaseException as error:
+            self._died(error)
+            raise
+        finally:
+            self._end_all()
+
+    def _load(self) -> None:
+        found = checkpoint.find(self._settings, self._report)
+        self._status = replace(self._status, model_id=found.model_id, notice=found.notice)
+        choice = machine.choose(self._settings, tiny=is_tiny(found.folder))
+        self._report("Reading the model", None)
+        loaded = load(found, choice, self._report)
+        self._loaded = loaded
+        dtype = str(choice.dtype).removeprefix("torch.")
+        threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""
+        self._status = replace(
+            self._status,
+            state="ready",
+            detail="",
+            progress=None,
+            device=loaded.device.type,
+            dtype=dtype,
+            reason=choice.reason + threads,
+            accepts_images=loaded.accepts_images,
+        )
+        log.info("%s on %s in %s: %s", found.model_id, loaded.device, dtype, self._status.reason)
+        if found.notice:
+            log.warning("%s", found.notice)
+
+    def _report(self, detail: str, progress: float | None) -> None:
+        self._status = replace(self._status, detail=detail, progress=progress)
+
+    def _died(self, error: BaseException) -> None:
+        self._status = replace(
+            self._status,
+            state="failed",
+            detail=f"The inference thread has died ({type(error).__name__}): restart the server.",
+        )
+
+    def _serve(self) -> None:
+        assert self._loaded is not None
+        batch = Batch(self._loaded)
+        vision = VisionCache(self._loaded)
+        while not self._closing:
+            request = self._next_waiting(block=not batch.rows)
+            if request is not None:
+                self._admit(request, batch, vision)
+            if batch.rows:
+                self._step(batch)
+
+    def _next_waiting(self, block: bool) -> _Request | None:
+        with self._wake:
+            while block and not self._waiting and not self._closing:
+                self._wake.wait()
+            if self._closing or not self._waiting:
+                return None
+            if len(self._running) >= self._settings.max_batch:
+                return None
+            return self._waiting.popleft()
+
+    def _admit(self, request: _Request, batch: Batch, vision: VisionCache) -> None:
+        assert self._loaded is not None
+        answer = request.answer
+        answer.start()
+        try:
+            result = prefill(
+                self._loaded,
+                vision,
+                request.prompt,
+                lambda: answer.wanted and not answer.out_of_time,
+            )
+        except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
+            self._fail([request], error)
+            return
+        if result is None:
+            answer.finish("timeout")  # or it was cancelled, and has ended already
+            return
+        logits, row, cache = result
+        if self._accept(request, request.sampler.next_token(logits)):
+            batch.join(row, cache)
+            self._running[row] = request
+
+    def _step(self, batch: Batch) -> None:
+        self._drop_ended(batch)
+        if not batch.rows:
+            return
+        requests = [self._running[row] for row in batch.rows]
+        try:
+            logits = batch.step([request.token for request in requests])
+            for request, scores in zip(requests, logits, strict=True):
+                self._accept(request, request.sampler.next_token(scores))
+        except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
+            self._fail(requests, error)
+        self._drop_ended(batch)
+
+    def _drop_ended(self, batch: Batch) -> None:
+        for request in self._running.values():
+            if request.answer.out_of_time:
+                self._finish(request, "timeout")
+        gone = [row for row in batch.rows if not self._running[row].answer.wanted]
+        if gone:
+            batch.leave(gone)
+            for row in gone:
+                del self._running[row]
+
+    def _accept(self, request: _Request, token: int) -> bool:
+        """Takes a generated token in; False when the answer has ended with it."""
+        assert self._loaded is not None
+        answer = request.answer
+        answer.count_token()
+        request.token = token
+        request.count += 1
+        if token in self._loaded.end_ids:
+            return self._finish(request, "stop")
+        answer.emit(request.text.push(token))
+        if request.text.stopped:
+            return self._finish(request, "stop")
+        if request.count >= request.max_new_tokens:
+            return self._finish(request, "length")
+        return answer.wanted
+
+    def _finish(self, request: _Request, reason: str) -> bool:
+        if not request.text.stopped:
+            request.answer.emit(request.text.flush())
+        request.answer.finish(reason)  # type: ignore[arg-type]
+        return False
+
+    def _fail(self, requests: Sequence[_Request], error: Exception) -> None:
+        log.error("a request failed", exc_info=error)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            told = EngineFailed(
+                "There was not enough memory for this answer: use fewer or smaller pictures "
+                "(image detail), or start a new conversation."
+            )
+        else:
+            told = EngineFailed("The model failed on this request. The server's log says why.")
+        for request in requests:
+            request.answer.fail(told)
+
+    def _end_all(self) -> None:
+        with self._wake:
+            left = [*self._waiting, *self._running.values()]
+            self._waiting.clear()
+            self._running.clear()
+        for request in left:
+            if self._closing:
+                self._finish(request, "cancelled")
+            else:
+                request.answer.fail(ModelUnavailable(self._status.detail))

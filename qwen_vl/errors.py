@@ -1,0 +1,74 @@
+"""What a user may be told: one small family, each with an HTTP status.
+
+Everything else that is raised is a bug and keeps its traceback. Messages say what happened and what
+to do next; the page shows them as they are and the API puts them into the OpenAI error shape.
+"""
+
+
+class UserError(Exception):
+    """A refusal in words a user can act on. `code` names the kind for programs."""
+
+    status = 400
+    code = "bad_request"
+    retry_after_s: int | None = None
+
+
+class BadRequest(UserError):
+    """The request is malformed: a missing field, a value out of range, a picture that is broken."""
+
+
+class NotFound(UserError):
+    """The thing asked for does not exist here."""
+
+    status = 404
+    code = "not_found"
+
+
+class TooLarge(UserError):
+    """Over a limit on bytes, pixels, frames, characters or messages."""
+
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedMedia(UserError):
+    """Not a picture or clip in one of the formats that are read here."""
+
+    status = 415
+    code = "unsupported_media"
+
+
+class Unsupported(UserError):
+    """Well formed, but this model or server cannot do it (a picture for a text-only model)."""
+
+    status = 422
+    code = "unsupported"
+
+
+class Busy(UserError):
+    """The queue is full."""
+
+    status = 429
+    code = "busy"
+    retry_after_s = 5
+
+
+class EngineFailed(UserError):
+    """This one request broke inside the engine; the others go on."""
+
+    status = 500
+    code = "engine_failed"
+
+
+class ModelUnavailable(UserError):
+    """No model can answer now: it could not be loaded, or its thread has died."""
+
+    status = 503
+    code = "model_unavailable"
+
+
+class StillLoading(ModelUnavailable):
+    """The model is being loaded; asking again a little later will work."""
+
+    code = "loading"
+    retry_after_s = 5

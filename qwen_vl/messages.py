@@ -1,0 +1,237 @@
+"""Every outside shape of a conversation -> the one inside shape, with all counts checked.
+
+Reads the OpenAI chat format (`from_openai`, `params_from`) and Gradio's Chatbot value
+(`from_chatbot`). Knows nothing of servers, pages or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qwen_vl.config import MAX_IMAGE_TOKENS, MIN_IMAGE_TOKENS, Settings
+from qwen_vl.errors import BadRequest, TooLarge
+from qwen_vl.media import load_data_uri, load_image
+from qwen_vl.schema import ImagePart, Message, Part, Role, SamplingParams, TextPart
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+
+
+def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
+    """Raises BadRequest or TooLarge unless a model can answer `messages` within the limits."""
+    if not messages:
+        raise BadRequest("The conversation is empty: send at least one user message.")
+    if messages[-1].role != "user":
+        raise BadRequest("The last message must come from the user.")
+    if any(message.role == "system" for message in messages[1:]):
+        raise BadRequest("Only the first message may be a system message: move it to the front.")
+    if not messages[-1].parts or not (messages[-1].text.strip() or messages[-1].images):
+        raise BadRequest("The last message is empty: write a question or add a picture.")
+    if any(message.role != "user" and message.images for message in messages):
+        raise BadRequest("Pictures can only be part of user messages.")
+    if len(messages) > settings.max_messages:
+        raise TooLarge(
+            f"{len(messages)} messages are more than the limit of {settings.max_messages}: "
+            "start a new conversation."
+        )
+    images = sum(len(message.images) for message in messages)
+    if images > settings.max_images:
+        raise TooLarge(
+            f"{images} pictures are more than the limit of {settings.max_images}: "
+            "use fewer pictures or frames, or start a new conversation."
+        )
+    chars = sum(len(message.text) for message in messages)
+    if chars > settings.max_prompt_chars:
+        raise TooLarge(
+            f"{chars:,} characters are more than the limit of {settings.max_prompt_chars:,}: "
+            "shorten the text or start a new conversation."
+        )
+    for message in messages:
+        _check_unicode(message.text, "The text")
+
+
+def _check_unicode(text: str, what: str) -> None:
+    """JSON can carry half a surrogate pair, which no tokenizer and no other server takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{what} is not valid Unicode: half of a surrogate pair.") from None
+
+
+# --- the OpenAI chat format ---
+
+
+def from_openai(raw: Any, settings: Settings) -> list[Message]:
+    """The `messages` field of a chat completion request -> messages.
+
+    Source: the OpenAI API reference, "Create chat completion". Content is a string or a list of
+    `text` and `image_url` parts; pictures are `data:` URIs.
+    """
+    if not isinstance(raw, list):
+        raise BadRequest("'messages' must be a list of {role, content} objects.")
+    if len(raw) > settings.max_messages:  # before any picture is decoded
+        raise TooLarge(
+            f"{len(raw)} messages are more than the limit of {settings.max_messages}: "
+            "start a new conversation."
+        )
+    _check_image_count(raw, settings)
+    messages = [_openai_message(item, f"messages[{i}]", settings) for i, item in enumerate(raw)]
+    check_conversation(messages, settings)
+    return messages
+
+
+def _check_image_count(raw: list[Any], settings: Settings) -> None:
+    contents = (item.get("content") for item in raw if isinstance(item, Mapping))
+    images = sum(
+        1
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+        if isinstance(part, Mapping) and part.get("type") == "image_url"
+    )
+    if images > settings.max_images:
+        raise TooLarge(f"{images} pictures are more than the limit of {settings.max_images}.")
+
+
+def _openai_message(raw: Any, where: str, settings: Settings) -> Message:
+    if not isinstance(raw, Mapping):
+        raise BadRequest(f"{where} must be an object with 'role' and 'content'.")
+    role = _ROLES.get(str(raw.get("role")))
+    if role is None:
+        raise BadRequest(f"{where}.role must be one of {', '.join(_ROLES)}.")
+    content = raw.get("content")
+    if isinstance(content, str):
+        return Message(role, (TextPart(content),))
+    if content is None and role == "assistant":
+        return Message(role, ())
+    if not isinstance(content, list):
+        raise BadRequest(f"{where}.content must be a string or a list of parts.")
+    parts = [
+        _openai_part(part, f"{where}.content[{i}]", settings) for i, part in enumerate(content)
+    ]
+    return Message(role, tuple(parts))
+
+
+def _openai_part(raw: Any, where: str, settings: Settings) -> Part:
+    if not isinstance(raw, Mapping):
+        raise BadRequest(f"{where} must be an object with a 'type'.")
+    kind = raw.get("type")
+    if kind == "text":
+        if not isinstance(raw.get("text"), str):
+            raise BadRequest(f"{where}.text must be a string.")
+        return TextPart(raw["text"])
+    if kind == "image_url":
+        url = raw.get("image_url")
+        if isinstance(url, Mapping):
+            url = url.get("url")
+        if not isinstance(url, str):
+            raise BadRequest(f"{where}.image_url.url must be a string: a data: URI.")
+        return ImagePart(load_data_uri(url, settings))
+    raise BadRequest(f"{where}.type must be 'text' or 'image_url': nothing else is read here.")
+
+
+def params_from(
+    raw: Mapping[str, Any], defaults: SamplingParams, settings: Settings
+) -> SamplingParams:
+    """The sampling fields of a request over `defaults`; a missing or null field keeps its default.
+
+    Reads temperature, top_p, top_k, repetition_penalty, presence_penalty, max_tokens or
+    max_completion_tokens, seed, stop and max_image_tokens. Raises BadRequest on a wrong type or a
+    value out of range, and TooLarge when more tokens are asked for than the server gives.
+    """
+    newer = raw.get("max_completion_tokens") is not None
+    length_field = "max_completion_tokens" if newer else "max_tokens"
+    limit = settings.max_new_tokens
+    length = _number(raw, length_field, min(defaults.max_new_tokens, limit), 1, math.inf, int)
+    if length > limit:
+        raise TooLarge(f"'{length_field}' is too large: this server gives at most {limit} tokens.")
+    return SamplingParams(
+        temperature=_number(raw, "temperature", defaults.temperature, 0, 2),
+        top_p=_number(raw, "top_p", defaults.top_p, 0, 1),
+        top_k=_number(raw, "top_k", defaults.top_k, 0, 1000, int),
+        repetition_penalty=_number(raw, "repetition_penalty", defaults.repetition_penalty, 0.5, 2),
+        presence_penalty=_number(raw, "presence_penalty", defaults.presence_penalty, -2, 2),
+        max_new_tokens=length,
+        seed=_number(raw, "seed", defaults.seed, -(2**63), 2**63 - 1, int),
+        stop=_stop(raw.get("stop"), defaults.stop),
+        max_image_tokens=_number(
+            raw,
+            "max_image_tokens",
+            defaults.max_image_tokens,
+            MIN_IMAGE_TOKENS,
+            MAX_IMAGE_TOKENS,
+            int,
+        ),
+    )
+
+
+def _number(
+    raw: Mapping[str, Any], name: str, default: Any, low: float, high: float, kind: type = float
+) -> Any:
+    value = raw.get(name)
+    if value is None:
+        return default
+    whole = isinstance(value, float) and value.is_integer()  # sliders and JSON may say 20.0
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or (kind is int and not (isinstance(value, int) or whole)):
+        raise BadRequest(f"'{name}' must be {'a whole' if kind is int else 'a'} number.")
+    if not low <= value <= high:  # NaN fails too
+        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise BadRequest(f"'{name}' must be {bounds}.")
+    return kind(value)
+
+
+def _stop(raw: Any, default: tuple[str, ...]) -> tuple[str, ...]:
+    if raw is None:
+        return default
+    stops = [raw] if isinstance(raw, str) else raw
+    if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
+        raise BadRequest("'stop' must be a non-empty string or a list of them.")
+    if len(stops) > 16 or sum(len(s) for s in stops) > 1000:
+        raise TooLarge("'stop' takes at most 16 strings of 1,000 characters in all.")
+    _check_unicode("".join(stops), "'stop'")
+    return tuple(stops)
+
+
+# --- Gradio's Chatbot ---
+
+
+def from_chatbot(
+    history: Iterable[Mapping[str, Any]], system_prompt: str, settings: Settings
+) -> list[Message]:
+    """A Chatbot value, as its handlers receive it, and a system prompt -> messages.
+
+    Content is a list of `{"type": "text"}` and `{"type": "file"}` blocks. Messages with a
+    `metadata` title are the page's own (statistics, notes) and not part of the conversation.
+    """
+    messages: list[Message] = []
+    if system_prompt.strip():
+        messages.append(Message("system", (TextPart(system_prompt),)))
+    for item in history:
+        if (item.get("metadata") or {}).get("title"):
+            continue
+        parts = tuple(_chatbot_parts(item["content"], settings))
+        if messages and messages[-1].role == item["role"]:  # pictures and text sent together
+            messages[-1] = replace(messages[-1], parts=messages[-1].parts + parts)
+        else:
+            messages.append(Message(_ROLES[item["role"]], parts))
+    check_conversation(messages, settings)
+    return messages
+
+
+def _chatbot_parts(content: Any, settings: Settings) -> Iterable[Part]:
+    for block in [content] if isinstance(content, (str, Mapping)) else content:
+        if isinstance(block, str):
+            yield TextPart(block)
+        elif block.get("type") == "text":
+            yield TextPart(block["text"])
+        elif block.get("type") == "file":
+            yield ImagePart(load_image(Path(block["file"]["path"]), settings))

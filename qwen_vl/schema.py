@@ -1,0 +1,105 @@
+"""The shared vocabulary: messages in, chunks of text out.
+
+Knows nothing of Gradio, HTTP, files or torch. All values are immutable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
+LoadState = Literal["loading", "ready", "failed"]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Plain text. Never holds control tokens that mean anything: the engine sanitises them."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """A safe RGB picture (see `media`), or a frame of a clip `time_s` seconds after its start."""
+
+    image: Image.Image
+    time_s: float | None = None
+
+
+Part = TextPart | ImagePart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. Pictures stay where they stand among the texts."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The texts of the turn, joined without a separator."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one answer is sampled. Ranges are checked where requests come in (`messages`).
+
+    temperature 0 is greedy and then top_p and top_k mean nothing; top_k 0 is off.
+    presence_penalty is subtracted once from the logits of every token already generated.
+    max_image_tokens bounds the visual tokens of each picture (32x32 px each for Qwen3-VL).
+    """
+
+    temperature: float = 0.7  # 0 .. 2
+    top_p: float = 0.8  # 0 < top_p <= 1
+    top_k: int = 20  # 0 .. 1000
+    repetition_penalty: float = 1.0  # 0.5 .. 2
+    presence_penalty: float = 1.5  # -2 .. 2
+    max_new_tokens: int = 1024  # 1 .. limit
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    max_image_tokens: int = 1280  # 4 .. 16384
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer cost. `ttft_s` runs from the request to its first token, queueing included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    ttft_s: float = 0.0
+    tokens_per_s: float = 0.0  # of decoding, without the time to the first token
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A text delta. Only the last chunk of an answer carries `finish_reason` and `usage`."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What is running, told honestly. `progress` is 0..1 while loading, None when unknown."""
+
+    state: LoadState
+    model_id: str
+    detail: str = ""  # loading: the step; failed: the cause and the next step
+    progress: float | None = None
+    device: str = ""
+    dtype: str = ""
+    reason: str = ""  # why this dtype and thread count were chosen
+    notice: str = ""  # what a user must know, e.g. that this is the bundled demo model
+    accepts_images: bool = True

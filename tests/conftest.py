@@ -1,0 +1,44 @@
+"""Fixtures shared by the test files: checkpoints, engines and a running app."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+# No test may reach for a model hub, and none may be slowed by looking for one.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+from tiny_models import FAMILIES
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine, open_engine
+
+
+def opened(settings: Settings) -> Engine:
+    """An engine that has finished loading, one way or the other."""
+    engine = open_engine(settings)
+    deadline_s = time.monotonic() + 120
+    while engine.status().state == "loading":
+        assert time.monotonic() < deadline_s, "the model did not load"
+        time.sleep(0.02)
+    return engine
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random checkpoint of every supported family, by name."""
+    root = tmp_path_factory.mktemp("models")
+    return {name: write(root / name) for name, write in FAMILIES.items()}
+
+
+@pytest.fixture(scope="session")
+def bundled_engine() -> Engine:
+    """The bundled model, loaded once for all tests."""
+    engine = opened(Settings(model="bundled"))
+    assert engine.status().state == "ready", engine.status().detail
+    yield engine
+    engine.close()
