@@ -88,6 +88,10 @@ class Settings:
     max_prompt_chars: int = _option(MAX_PROMPT_CHARS, "characters in all texts of a conversation")
     max_new_tokens: int = _option(MAX_NEW_TOKENS, "tokens in one answer")
     max_context_tokens: int = _option(MAX_CONTEXT_TOKENS, "tokens of prompt and answer together")
+    prefix_cache_mb: int = _option(
+        1024, "memory for earlier prompts and answers, so that follow-up questions start at once"
+    )
+    vision_cache_mb: int = _option(256, "memory for what the vision encoder made of pictures")
     max_batch: int = _option(MAX_BATCH, "answers that are written at the same time")
     max_queue: int = _option(MAX_QUEUE, "requests that may wait; one more is told to come back")
     max_seconds: float = _option(
@@ -106,8 +110,9 @@ class Settings:
             raise ValueError("--port must be between 0 and 65535 (0 picks a free one)")
         if self.threads < 0:
             raise ValueError("--threads must be 0 (all cores) or more")
-        if self.max_queue < 0:
-            raise ValueError("--max-queue must be 0 or more")
+        for name in ("max_queue", "prefix_cache_mb", "vision_cache_mb"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{_flag(name)} must be 0 or more")
         for item in fields(self):
             choices = item.metadata.get("choices")
             if choices and getattr(self, item.name) not in choices:

@@ -318,3 +318,114 @@ def test_loading_and_failed_engines_refuse(tmp_path: Path) -> None:
         engine.stream([user("A")], GREEDY)
     assert not isinstance(refused.value, StillLoading)
     engine.close()
+
+
+# --- reuse of earlier prompts ---
+
+
+def cached_tokens(chunks: list[Chunk]) -> int:
+    usage = chunks[-1].usage
+    assert usage is not None
+    return usage.cached_tokens
+
+
+@pytest.fixture
+def fresh(tiny_checkpoints: dict[str, Path]) -> Iterator[Engine]:
+    """An engine with nothing in its caches."""
+    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"])))
+    yield engine
+    engine.close()
+
+
+def test_later_turns_reuse_the_conversation(fresh: Engine, oracles: dict[str, Oracle]) -> None:
+    messages, before = [user(picture(1, 256, 256), "One?")], 0
+    for turn in range(4):
+        chunks = run(fresh, messages)
+        usage = chunks[-1].usage
+        assert usage is not None
+        assert text_of(chunks) == oracles["qwen3_vl"].text(messages, GREEDY.max_new_tokens)
+        assert usage.cached_tokens >= before  # all of the prompt before, picture included
+        before = usage.prompt_tokens
+        messages += [assistant(text_of(chunks)), user(f"And {turn}?")]
+
+
+def test_a_swapped_picture_of_equal_size_is_not_reused(
+    fresh: Engine, oracles: dict[str, Oracle]
+) -> None:
+    for seed in (1, 2, 1):
+        messages = [user(picture(seed), "What is this?")]
+        expected = oracles["qwen3_vl"].text(messages, GREEDY.max_new_tokens)
+        assert text_of(run(fresh, messages)) == expected
+
+
+def test_edited_and_regenerated_turns(fresh: Engine, oracles: dict[str, Oracle]) -> None:
+    oracle = oracles["qwen3_vl"]
+    first = [user(picture(1), "Tell me about the left side.")]
+    answer = text_of(run(fresh, first))
+    edited = [user(picture(1), "Tell me about the right side.")]
+    chunks = run(fresh, edited)
+    assert text_of(chunks) == oracle.text(edited, GREEDY.max_new_tokens)
+    assert cached_tokens(chunks) > 0
+    again = run(fresh, first)  # regenerate: all but the last token of the prompt is there
+    usage = again[-1].usage
+    assert usage is not None
+    assert text_of(again) == answer
+    assert usage.cached_tokens == usage.prompt_tokens - 1
+
+
+def test_users_share_a_system_prompt(fresh: Engine) -> None:
+    system = Message("system", (TextPart("You are a careful assistant. " * 5),))
+    run(fresh, [system, user("First user")])
+    chunks = run(fresh, [system, user("Second user")])
+    assert cached_tokens(chunks) > len("You are a careful assistant. " * 5)
+
+
+def test_caches_may_be_off(tiny_checkpoints: dict[str, Path], oracles: dict[str, Oracle]) -> None:
+    settings = Settings(
+        model=str(tiny_checkpoints["qwen3_vl"]), prefix_cache_mb=0, vision_cache_mb=0
+    )
+    engine = opened(settings)
+    messages = [user(picture(1), "What is this?")]
+    for _ in range(2):
+        chunks = run(engine, messages)
+        assert cached_tokens(chunks) == 0
+        assert text_of(chunks) == oracles["qwen3_vl"].text(messages, GREEDY.max_new_tokens)
+    engine.close()
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "qwen3_vl_moe"])
+def test_random_conversations_at_once(
+    family: str, tiny_checkpoints: dict[str, Path], oracles: dict[str, Oracle]
+) -> None:
+    """Several people at once, follow-ups, edits, cancels, evictions: each equals the oracle."""
+    engine = opened(Settings(model=str(tiny_checkpoints[family]), max_batch=3, prefix_cache_mb=1))
+    oracle = oracles[family]
+
+    def converse(seed: int) -> list[tuple[list[Message], int, str]]:
+        draw = random.Random(seed)
+        messages: list[Message] = []
+        answers = []
+        for turn in range(4):
+            pictures = [picture(draw.randrange(3), 96 + 32 * draw.randrange(2))] * draw.randrange(2)
+            messages = [*messages, user(*pictures, f"Turn {turn} of {draw.randrange(3)}")]
+            params = SamplingParams(
+                temperature=0, presence_penalty=0, max_new_tokens=draw.randrange(4, 20)
+            )
+            if draw.random() < 0.3:  # someone who leaves midway, and asks again
+                leaving = engine.stream(messages, params)
+                next(leaving)
+                leaving.close()
+            text = text_of(run(engine, messages, params))
+            answers.append((messages, params.max_new_tokens, text))
+            if draw.random() < 0.3:  # edits the question instead of going on
+                messages = [*messages[:-1], user(*pictures, f"Turn {turn}, edited")]
+                text = text_of(run(engine, messages, params))
+                answers.append((messages, params.max_new_tokens, text))
+            messages = [*messages, assistant(text)]
+        return answers
+
+    with ThreadPoolExecutor(6) as pool:
+        rounds = list(pool.map(converse, range(6)))
+    engine.close()
+    for messages, length, text in (answer for answers in rounds for answer in answers):
+        assert text == oracle.text(messages, length).rstrip("\ufffd")

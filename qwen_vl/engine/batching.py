@@ -62,6 +62,14 @@ class Batch:
             row.next_position += 1
         return output.logits[:, -1]
 
+    def states(self, row: Row) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Views on a row's keys and values in every layer, [1, heads, row.length, head_dim]."""
+        i = self.rows.index(row)
+        return [
+            (layer.keys[i : i + 1, :, -row.length :], layer.values[i : i + 1, :, -row.length :])
+            for layer in self._cache.layers
+        ]
+
     def leave(self, gone: Sequence[Row]) -> None:
         """Drops rows, and the columns that no other row uses."""
         keep = [i for i, row in enumerate(self.rows) if row not in gone]
@@ -83,9 +91,12 @@ class Batch:
         return torch.stack([lengths, mrope, mrope, mrope]).unsqueeze(2)
 
 
-def new_cache() -> Any:
-    """An empty KV cache that grows; the same kind for every layer, sliding windows by mask."""
-    return DynamicCache()
+def new_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
+    """A KV cache that grows, beginning with copies of `layers`; sliding windows are masked."""
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys, values, index)
+    return cache
 
 
 def _stack(mine: torch.Tensor, new: torch.Tensor, columns: int) -> torch.Tensor:

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
 
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
@@ -140,6 +141,12 @@ def _local(folder: Path) -> Checkpoint:
 
 
 def _download(model_id: str, hub: str, report: Report) -> Path:
+    try:
+        validate_repo_id(model_id)
+    except HFValidationError as error:
+        raise ModelUnavailable(
+            f"{model_id!r} is neither a folder nor a model id like {DEFAULT_MODEL}: {error}"
+        ) from error
     report(f"Looking for {model_id}", None)
     if not reachable(hub):
         raise ModelUnavailable(

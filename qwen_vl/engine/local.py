@@ -10,8 +10,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
@@ -20,11 +21,14 @@ from qwen_vl.engine.batching import Batch, Row
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.model import LoadedModel, is_tiny, load
 from qwen_vl.engine.prefill import VisionCache, prefill
+from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading, TooLarge
 from qwen_vl.schema import EngineStatus, Message, SamplingParams
+
+MB = 2**20
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +42,7 @@ class _Request:
     answer: Answer
     sampler: Sampler
     text: TextStream
-    token: int = 0  # generated last, not yet in the cache
-    count: int = 0  # tokens generated
+    tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
 
 
 class LocalEngine:
@@ -179,13 +182,14 @@ class LocalEngine:
     def _serve(self) -> None:
         assert self._loaded is not None
         batch = Batch(self._loaded)
-        vision = VisionCache(self._loaded)
+        vision = VisionCache(self._loaded, self._settings.vision_cache_mb * MB)
+        prefixes = PrefixStore(self._settings.prefix_cache_mb * MB)
         while not self._closing:
             request = self._next_waiting(block=not batch.rows)
             if request is not None:
-                self._admit(request, batch, vision)
+                self._admit(request, batch, vision, prefixes)
             if batch.rows:
-                self._step(batch)
+                self._step(batch, prefixes)
 
     def _next_waiting(self, block: bool) -> _Request | None:
         with self._wake:
@@ -197,64 +201,75 @@ class LocalEngine:
                 return None
             return self._waiting.popleft()
 
-    def _admit(self, request: _Request, batch: Batch, vision: VisionCache) -> None:
+    def _admit(
+        self, request: _Request, batch: Batch, vision: VisionCache, prefixes: PrefixStore
+    ) -> None:
         assert self._loaded is not None
         answer = request.answer
         answer.start()
+        keys = token_keys(request.prompt, self._loaded.image_token_id)
         try:
             result = prefill(
                 self._loaded,
                 vision,
                 request.prompt,
+                prefixes.longest(keys),
                 lambda: answer.wanted and not answer.out_of_time,
             )
+            if result is None:
+                answer.finish("timeout")  # or it was cancelled, and has ended already
+                return
+            answer.cached_tokens = result.cached_tokens
+            prefixes.put(keys, result.states)  # at once: others may be asking the same now
+            if self._accept(request, request.sampler.next_token(result.logits)):
+                batch.join(result.row, result.cache)
+                self._running[result.row] = request
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([request], error)
-            return
-        if result is None:
-            answer.finish("timeout")  # or it was cancelled, and has ended already
-            return
-        logits, row, cache = result
-        if self._accept(request, request.sampler.next_token(logits)):
-            batch.join(row, cache)
-            self._running[row] = request
 
-    def _step(self, batch: Batch) -> None:
-        self._drop_ended(batch)
+    def _step(self, batch: Batch, prefixes: PrefixStore) -> None:
+        self._drop_ended(batch, prefixes)
         if not batch.rows:
             return
         requests = [self._running[row] for row in batch.rows]
         try:
-            logits = batch.step([request.token for request in requests])
+            logits = batch.step([request.tokens[-1] for request in requests])
             for request, scores in zip(requests, logits, strict=True):
                 self._accept(request, request.sampler.next_token(scores))
         except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
             self._fail(requests, error)
-        self._drop_ended(batch)
+            self._running.clear()
+            batch.leave(batch.rows)
+            return
+        self._drop_ended(batch, prefixes)
 
-    def _drop_ended(self, batch: Batch) -> None:
+    def _drop_ended(self, batch: Batch, prefixes: PrefixStore) -> None:
+        """Takes ended rows out; what they hold is kept for the next turn."""
+        assert self._loaded is not None
         for request in self._running.values():
             if request.answer.out_of_time:
                 self._finish(request, "timeout")
         gone = [row for row in batch.rows if not self._running[row].answer.wanted]
+        for row in gone:
+            request = self._running.pop(row)
+            keys = token_keys(request.prompt, self._loaded.image_token_id)
+            written = row.length - len(keys)
+            prefixes.put(np.append(keys, request.tokens[:written]), batch.states(row))
         if gone:
             batch.leave(gone)
-            for row in gone:
-                del self._running[row]
 
     def _accept(self, request: _Request, token: int) -> bool:
         """Takes a generated token in; False when the answer has ended with it."""
         assert self._loaded is not None
         answer = request.answer
         answer.count_token()
-        request.token = token
-        request.count += 1
+        request.tokens.append(token)
         if token in self._loaded.end_ids:
             return self._finish(request, "stop")
         answer.emit(request.text.push(token))
         if request.text.stopped:
             return self._finish(request, "stop")
-        if request.count >= request.max_new_tokens:
+        if len(request.tokens) >= request.max_new_tokens:
             return self._finish(request, "length")
         return answer.wanted
 

@@ -1,13 +1,14 @@
 """A prompt -> its KV cache and the logits of the first new token.
 
-Runs the vision encoder, one picture at a time, for pictures that it has not seen lately. Checks
-between the parts whether anyone still waits for the answer.
+Runs only what no earlier prompt has left in the prefix store, and the vision encoder only for new
+pictures, one at a time. Checks between the parts whether anyone still waits for the answer.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,15 +16,14 @@ import torch
 
 from qwen_vl.engine.batching import Row, new_cache
 from qwen_vl.engine.model import LoadedModel
+from qwen_vl.engine.prefix import LayerStates
 from qwen_vl.engine.prompt import Picture, Prompt
-
-VISION_CACHE_BYTES = 256 * 2**20
 
 
 class VisionCache:
     """What the vision encoder made of the pictures seen last, by content, bounded in bytes."""
 
-    def __init__(self, loaded: LoadedModel, limit_bytes: int = VISION_CACHE_BYTES) -> None:
+    def __init__(self, loaded: LoadedModel, limit_bytes: int) -> None:
         self._loaded = loaded
         self._limit_bytes = limit_bytes
         self._features: OrderedDict[str, list[torch.Tensor]] = OrderedDict()
@@ -55,22 +55,45 @@ def _size_bytes(features: list[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in features)
 
 
+@dataclass(frozen=True)
+class Prefilled:
+    """A prompt that is in its cache but for its last token's successor."""
+
+    logits: torch.Tensor  # [vocabulary], of the first new token
+    row: Row
+    cache: Any
+    cached_tokens: int  # taken from the prefix store
+
+    @property
+    def states(self) -> list[LayerStates]:
+        return [(layer.keys, layer.values) for layer in self.cache.layers]
+
+
 def prefill(
-    loaded: LoadedModel, vision: VisionCache, prompt: Prompt, wanted: Callable[[], bool]
-) -> tuple[torch.Tensor, Row, Any] | None:
-    """-> (logits [vocabulary], row, cache), or None as soon as `wanted` says no."""
+    loaded: LoadedModel,
+    vision: VisionCache,
+    prompt: Prompt,
+    start: Sequence[LayerStates],
+    wanted: Callable[[], bool],
+) -> Prefilled | None:
+    """Runs what `start`, the states of the prompt's first tokens, does not hold yet.
+
+    None as soon as `wanted` says no.
+    """
+    done = start[0][0].shape[2] if start else 0
+    tail = prompt.token_ids[done:]
     features = []
-    for picture in prompt.pictures:
+    for picture in _pictures_in(tail, prompt.pictures, loaded.image_token_id):
         if not wanted():
             return None
         features.append(vision.features(picture))
     if not wanted():
         return None
     positions = loaded.positions(prompt)
-    cache = new_cache()
+    cache = new_cache(start)
     output = loaded.model(
-        input_ids=torch.tensor([prompt.token_ids]).to(loaded.device),
-        position_ids=positions.to(loaded.device),
+        input_ids=torch.tensor([tail]).to(loaded.device),
+        position_ids=positions[..., done:].to(loaded.device),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -79,7 +102,19 @@ def prefill(
     # Rows 1 to 3 only: MRoPE lags behind the plain index, a picture advances it by its longer side.
     mrope = positions[1:] if loaded.accepts_images else positions
     row = Row(length=len(prompt.token_ids), next_position=int(mrope.max()) + 1)
-    return output.logits[0, -1], row, cache
+    return Prefilled(output.logits[0, -1], row, cache, cached_tokens=done)
+
+
+def _pictures_in(
+    tail: Sequence[int], pictures: Sequence[Picture], image_token_id: int | None
+) -> Sequence[Picture]:
+    """The last pictures of a prompt: those whose tokens are in its tail."""
+    visual = sum(token == image_token_id for token in tail)
+    first = len(pictures)
+    while visual > 0:
+        first -= 1
+        visual -= pictures[first].tokens
+    return pictures[first:]
 
 
 def _joined(features: list[list[torch.Tensor]]) -> SimpleNamespace:

@@ -1,0 +1,91 @@
+"""The prefix store on made-up states: what is found, what is dropped, how much is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from qwen_vl.engine.prefix import PrefixStore, token_keys
+from qwen_vl.engine.prompt import Picture, Prompt
+
+IMAGE = 9
+TOKEN_BYTES = 2 * 4 * 2  # keys and values, float32, head_dim 2
+
+
+def states(*tokens: int) -> tuple[np.ndarray, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """One layer whose states hold the tokens themselves, so that it shows what was stored."""
+    keys = np.array(tokens)
+    layer = torch.tensor(tokens, dtype=torch.float32).view(1, 1, -1, 1).repeat(1, 1, 1, 2)
+    return keys, [(layer, -layer)]
+
+
+def found(store: PrefixStore, *tokens: int) -> list[int]:
+    layers = store.longest(np.array(tokens))
+    return [int(value) for value in layers[0][0][0, 0, :, 0]] if layers else []
+
+
+def test_longest_common_prefix() -> None:
+    store = PrefixStore(10_000)
+    store.put(*states(1, 2, 3))
+    store.put(*states(1, 5, 6, 7))
+    assert found(store, 1, 2, 3, 4) == [1, 2, 3]
+    assert found(store, 1, 5, 6, 0, 0) == [1, 5, 6]
+    assert found(store, 1, 0) == [1]
+    assert found(store, 2, 1) == []
+
+
+def test_the_last_token_always_runs() -> None:
+    store = PrefixStore(10_000)
+    store.put(*states(1, 2, 3))
+    assert found(store, 1, 2, 3) == [1, 2]
+    assert found(store, 1) == []
+
+
+def test_a_longer_prefix_replaces_its_beginning_and_a_shorter_one_adds_nothing() -> None:
+    store = PrefixStore(10_000)
+    store.put(*states(1, 2))
+    store.put(*states(1, 2, 3))
+    store.put(*states(1, 2))
+    assert len(store) == 1
+    assert store.size_bytes == 3 * TOKEN_BYTES
+
+
+def test_what_was_used_longest_ago_goes_first() -> None:
+    store = PrefixStore(7 * TOKEN_BYTES)
+    store.put(*states(1, 1, 1))
+    store.put(*states(2, 2, 2))
+    assert found(store, 1, 1, 0) == [1, 1]  # used: now the other one is older
+    store.put(*states(3, 3, 3))
+    assert found(store, 2, 2, 0) == []
+    assert found(store, 1, 1, 0) == [1, 1]
+    assert found(store, 3, 3, 0) == [3, 3]
+    assert store.size_bytes == 6 * TOKEN_BYTES
+
+
+def test_nothing_is_kept_beyond_the_bound() -> None:
+    store = PrefixStore(2 * TOKEN_BYTES)
+    store.put(*states(1, 2, 3))
+    assert len(store) == 0
+    assert store.size_bytes == 0
+
+
+def test_stored_states_are_copies() -> None:
+    store = PrefixStore(10_000)
+    keys, layers = states(1, 2, 3)
+    store.put(keys, layers)
+    layers[0][0].zero_()
+    assert found(store, 1, 2, 3, 4) == [1, 2, 3]
+
+
+def prompt(*contents: str) -> Prompt:
+    pictures = [Picture(torch.empty(0), torch.empty(0), content, 3) for content in contents]
+    return Prompt([1, *[IMAGE] * 3 * len(contents), 2], pictures)
+
+
+def test_visual_tokens_are_told_apart_by_content() -> None:
+    one, same, other = (token_keys(prompt(c), IMAGE) for c in ("a", "a", "b"))
+    assert np.array_equal(one, same)
+    assert not set(one[1:4]) & set(other[1:4])
+    assert (one[[0, -1]] == [1, 2]).all()
+    assert (one[1:4] < 0).all()  # never equal to a token id
+    assert len(set(token_keys(prompt("a", "b"), IMAGE))) == 8
