@@ -144,6 +144,21 @@ def test_many_at_once_equal_generate(
     assert answers == [oracle.text(messages, length) for messages, length in jobs]
 
 
+def test_long_prompts_in_chunks_equal_generate(
+    engines: dict[str, Engine], oracles: dict[str, Oracle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks end anywhere, inside pictures too, and the answers of others go on in between."""
+    from qwen_vl.engine import prefill
+
+    monkeypatch.setattr(prefill, "CHUNK_TOKENS_CPU", 7)
+    messages = [user(picture(1, 160, 128), "One " * 9, picture(2, 96, 160), "and two?")]
+    short = [user("Hello")]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda m: text_of(run(engines["qwen3_vl"], m)), (short, messages)))
+    expected = [oracles["qwen3_vl"].text(m, GREEDY.max_new_tokens) for m in (short, messages)]
+    assert both == expected
+
+
 def test_control_tokens_in_text_mean_nothing(
     engines: dict[str, Engine], tiny_checkpoints: dict[str, Path]
 ) -> None:

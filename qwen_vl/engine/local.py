@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from qwen_vl.engine import checkpoint, machine
 from qwen_vl.engine.batching import Batch, Row
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.model import LoadedModel, is_tiny, load
-from qwen_vl.engine.prefill import VisionCache, prefill
+from qwen_vl.engine.prefill import Prefilled, VisionCache, prefill
 from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
@@ -188,8 +188,7 @@ class LocalEngine:
             request = self._next_waiting(block=not batch.rows)
             if request is not None:
                 self._admit(request, batch, vision, prefixes)
-            if batch.rows:
-                self._step(batch, prefixes)
+            self._step(batch, prefixes)
 
     def _next_waiting(self, block: bool) -> _Request | None:
         with self._wake:
@@ -209,16 +208,13 @@ class LocalEngine:
         answer.start()
         keys = token_keys(request.prompt, self._loaded.image_token_id)
         try:
-            result = prefill(
-                self._loaded,
-                vision,
-                request.prompt,
-                prefixes.longest(keys),
-                lambda: answer.wanted and not answer.out_of_time,
-            )
-            if result is None:
-                answer.finish("timeout")  # or it was cancelled, and has ended already
-                return
+            parts = prefill(self._loaded, vision, request.prompt, prefixes.longest(keys))
+            while (result := _next_part(parts)) is None:
+                self._step(batch, prefixes)
+                if answer.out_of_time:
+                    answer.finish("timeout")
+                if not answer.wanted:
+                    return
             answer.cached_tokens = result.cached_tokens
             prefixes.put(keys, result.states)  # at once: others may be asking the same now
             if self._accept(request, request.sampler.next_token(result.logits)):
@@ -228,6 +224,7 @@ class LocalEngine:
             self._fail([request], error)
 
     def _step(self, batch: Batch, prefixes: PrefixStore) -> None:
+        """One more token for everybody who is in the batch."""
         self._drop_ended(batch, prefixes)
         if not batch.rows:
             return
@@ -303,3 +300,12 @@ class LocalEngine:
                 self._finish(request, "cancelled")
             else:
                 request.answer.fail(ModelUnavailable(self._status.detail))
+
+
+def _next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
+    """Runs one more part of a prefill; the result once it was the last."""
+    try:
+        next(parts)
+    except StopIteration as finished:
+        return finished.value
+    return None

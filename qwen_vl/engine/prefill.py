@@ -1,13 +1,13 @@
 """A prompt -> its KV cache and the logits of the first new token.
 
 Runs only what no earlier prompt has left in the prefix store, and the vision encoder only for new
-pictures, one at a time. Checks between the parts whether anyone still waits for the answer.
+pictures. Works in parts, so that a long prompt holds nobody up for long.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,10 @@ from qwen_vl.engine.batching import Row, new_cache
 from qwen_vl.engine.model import LoadedModel
 from qwen_vl.engine.prefix import LayerStates
 from qwen_vl.engine.prompt import Picture, Prompt
+
+# A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
+CHUNK_TOKENS_CPU = 256
+CHUNK_TOKENS_GPU = 2048
 
 
 class VisionCache:
@@ -70,54 +74,60 @@ class Prefilled:
 
 
 def prefill(
-    loaded: LoadedModel,
-    vision: VisionCache,
-    prompt: Prompt,
-    start: Sequence[LayerStates],
-    wanted: Callable[[], bool],
-) -> Prefilled | None:
+    loaded: LoadedModel, vision: VisionCache, prompt: Prompt, start: Sequence[LayerStates]
+) -> Generator[None, None, Prefilled]:
     """Runs what `start`, the states of the prompt's first tokens, does not hold yet.
 
-    None as soon as `wanted` says no.
+    Yields after each picture and each chunk of tokens, so that others can go on and a request that
+    nobody waits for any more can be dropped; returns the whole.
     """
     done = start[0][0].shape[2] if start else 0
-    tail = prompt.token_ids[done:]
     features = []
-    for picture in _pictures_in(tail, prompt.pictures, loaded.image_token_id):
-        if not wanted():
-            return None
+    for picture in _pictures_from(done, prompt, loaded.image_token_id):
         features.append(vision.features(picture))
-    if not wanted():
-        return None
+        yield
+    # [visual tokens, hidden] of the merger and of each deepstack level, for all that is not done
+    levels = [torch.cat(level) for level in zip(*features, strict=True)]
     positions = loaded.positions(prompt)
     cache = new_cache(start)
-    output = loaded.model(
-        input_ids=torch.tensor([tail]).to(loaded.device),
-        position_ids=positions[..., done:].to(loaded.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        **({"mm_encoder_outputs": {"image": _joined(features)}} if features else {}),
-    )
+    chunk_tokens = CHUNK_TOKENS_CPU if loaded.device.type == "cpu" else CHUNK_TOKENS_GPU
+    while True:
+        chunk = prompt.token_ids[done : done + chunk_tokens]
+        visual = sum(token == loaded.image_token_id for token in chunk)
+        output = loaded.model(
+            input_ids=torch.tensor([chunk]).to(loaded.device),
+            position_ids=positions[..., done : done + len(chunk)].to(loaded.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **_encoded([level[:visual] for level in levels] if visual else []),
+        )
+        levels = [level[visual:] for level in levels]
+        done += len(chunk)
+        if done == len(prompt.token_ids):
+            break
+        yield
     # Rows 1 to 3 only: MRoPE lags behind the plain index, a picture advances it by its longer side.
     mrope = positions[1:] if loaded.accepts_images else positions
-    row = Row(length=len(prompt.token_ids), next_position=int(mrope.max()) + 1)
-    return Prefilled(output.logits[0, -1], row, cache, cached_tokens=done)
+    row = Row(length=done, next_position=int(mrope.max()) + 1)
+    cached_tokens = start[0][0].shape[2] if start else 0
+    return Prefilled(output.logits[0, -1], row, cache, cached_tokens)
 
 
-def _pictures_in(
-    tail: Sequence[int], pictures: Sequence[Picture], image_token_id: int | None
-) -> Sequence[Picture]:
-    """The last pictures of a prompt: those whose tokens are in its tail."""
-    visual = sum(token == image_token_id for token in tail)
-    first = len(pictures)
+def _pictures_from(done: int, prompt: Prompt, image_token_id: int | None) -> Sequence[Picture]:
+    """The pictures whose tokens come after the first `done`; none is ever done in part."""
+    visual = sum(token == image_token_id for token in prompt.token_ids[done:])
+    first = len(prompt.pictures)
     while visual > 0:
         first -= 1
-        visual -= pictures[first].tokens
-    return pictures[first:]
+        visual -= prompt.pictures[first].tokens
+    return prompt.pictures[first:]
 
 
-def _joined(features: list[list[torch.Tensor]]) -> SimpleNamespace:
-    """The features of several pictures in the form that the model's forward reads."""
-    levels = [list(level) for level in zip(*features, strict=True)]
-    return SimpleNamespace(pooler_output=levels[0], deepstack_features=levels[1:])
+def _encoded(levels: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Vision features in the form that the model's forward takes instead of pixels."""
+    if not levels:
+        return {}
+    merged, *deepstack = ([level] for level in levels)
+    output = SimpleNamespace(pooler_output=merged, deepstack_features=deepstack)
+    return {"mm_encoder_outputs": {"image": output}}
