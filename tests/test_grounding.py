@@ -1,4 +1,4 @@
-"""What `grounding` promises: places are found however the answer is written, and drawn where they are."""
+"""What `grounding` promises: places are found in every form of answer and drawn where they are."""
 
 from __future__ import annotations
 
@@ -25,20 +25,26 @@ EYE_JSON = '{"point_2d": [250, 750], "label": "eye"}'
         (f"```json\n[\n\t{CAR_JSON},\n\t{DOG_JSON}\n]\n```", [CAR, DOG]),
         (f"[{CAR_JSON},{EYE_JSON}]", [CAR, EYE]),
         (CAR_JSON, [CAR]),
-        (f"Here they are: [{CAR_JSON}] and also [{DOG_JSON}]. Anything else {{you}} need?", [CAR, DOG]),
+        (f"Here: [{CAR_JSON}] and also [{DOG_JSON}]. Anything else {{you}} need?", [CAR, DOG]),
         (f'{{"objects": [{CAR_JSON}], "points": {{"first": {EYE_JSON}}}}}', [CAR, EYE]),
         ('{"label": "car", "color": "red", "bbox_2d": [100.0, "200", 300, 4e2], "n": null}', [CAR]),
-        ('{"label": "car", "bbox_2d": [[100,200,300,400], [1,2,3,4]]}', [CAR, Box(1, 2, 3, 4, "car")]),
+        (
+            '{"label": "car", "bbox_2d": [[100,200,300,400], [1,2,3,4]]}',
+            [CAR, Box(1, 2, 3, 4, "car")],
+        ),
         ("{'bbox_2d': [100, 200, 300, 400], 'label': 'car'}", [CAR]),
         ('{"bbox_2d": [1, 2, 3, 4], "text_content": "a {brace}"}', [Box(1, 2, 3, 4, "a {brace}")]),
         ('{"bbox_2d": [1, 2, 3, 4]}', [Box(1, 2, 3, 4)]),
         (f"[{CAR_JSON}, {CAR_JSON}, {DOG_JSON}]", [CAR, DOG]),  # a model that repeats itself
-        ('<h2 class="title" data-bbox="1 2 3 4">T</h2><p data-bbox="5 6 7 8">', [Box(1, 2, 3, 4, "title"), Box(5, 6, 7, 8, "p")]),
+        (
+            '<h2 class="title" data-bbox="1 2 3 4">T</h2><p data-bbox="5 6 7 8">',
+            [Box(1, 2, 3, 4, "title"), Box(5, 6, 7, 8, "p")],
+        ),
         ("# T\n<!-- Image (115, 270, 475, 495) -->\ntext", [Box(115, 270, 475, 495, "Image")]),
         ("", []),
         ("There is nothing to see, [1, 2, 3, 4] {and} so on.", []),
     ],
-)  # fmt: skip
+)
 def test_forms_of_answers(text, marks):
     assert parse(text) == marks
 
@@ -57,6 +63,13 @@ def test_every_beginning_of_an_answer():
         assert len(found) >= before
         before = len(found)
     assert parse(text) == [CAR, EYE, DOG]
+
+
+def test_several_boxes_of_one_label_while_they_arrive():
+    assert parse('{"label": "car", "bbox_2d": [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10') == [
+        Box(1, 2, 3, 4, "car"),
+        Box(5, 6, 7, 8, "car"),
+    ]
 
 
 def test_cut_off_at_the_last_label():
@@ -99,7 +112,7 @@ def test_pixels_of_the_resized_picture():
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a":' * 20_000, "[" * 50_000, '{"bbox_2d":[' * 5_000, "<p " * 10_000, "__import__('os')"],
+    ['{"a":' * 4_000, "[" * 20_000, '{"bbox_2d":[' * 1_500, "<p " * 6_000, "__import__('os')"],
 )
 def test_hostile_text_finds_nothing_and_breaks_nothing(text):
     assert parse(text) == []

@@ -9,6 +9,7 @@ import torch
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import machine
+from qwen_vl.errors import ModelUnavailable
 
 
 def test_flags_win() -> None:
@@ -37,6 +38,12 @@ def test_bfloat16_must_win_in_both_phases(
 
 def test_the_probe_measures() -> None:
     assert all(seconds > 0 for seconds in machine._probe(torch.float32))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(ModelUnavailable, match=f"--device {device} cannot be used"):
+        machine.choose(Settings(device=device))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from qwen_vl.config import Settings
+from qwen_vl.errors import ModelUnavailable
 
 _PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
 _PREFILL_ROWS = 256  # one small picture
@@ -30,7 +31,10 @@ class Choice:
 
 
 def choose(settings: Settings, *, tiny: bool = False) -> Choice:
-    """Picks for `settings`; `tiny` models run in float32, where they are exact and fast anyway."""
+    """Picks for `settings`; `tiny` models run in float32, where they are exact and fast anyway.
+
+    Raises ModelUnavailable for a device that is not there.
+    """
     threads = settings.threads or usable_cores()
     device = _device(settings.device)
     if settings.dtype != "auto":
@@ -49,6 +53,14 @@ def choose(settings: Settings, *, tiny: bool = False) -> Choice:
 
 def _device(wanted: str) -> str:
     if wanted != "auto":
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelUnavailable(
+                f"--device {wanted} cannot be used on this machine ({reason}): leave it out, or "
+                "install a torch build for this device (see the README)."
+            ) from error
         return wanted
     if torch.cuda.is_available():
         return "auto"
