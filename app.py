@@ -21,7 +21,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             server_name=settings.host,
             server_port=settings.port,
             share=settings.share,
-            ssr_mode=False,  # with server-side rendering, Node would answer the API's paths
             app_kwargs={"routes": api.build_router(engine, settings).routes},
             **ui.launch_options(settings),
         )
