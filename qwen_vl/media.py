@@ -27,6 +27,7 @@ from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia, Use
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # the plugins that may parse input
 FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 BYTES_PER_MB = 1024 * 1024  # as the page's upload limit counts
+MAX_KEPT_PIXELS = 16_777_216  # what Qwen-VL processors scale down to by default: more is never seen
 MAX_ASPECT_RATIO = 200  # the Qwen-VL image processors refuse anything longer
 
 # What Pillow's parsers raise on damaged files, by experiment and by its documentation. A
@@ -58,7 +59,8 @@ _DATA_URI = re.compile(r"data:image/[\w.+-]+(?:;[\w-]+=[^;,]*)*;base64,", re.IGN
 def load_image(source: bytes | Path, settings: Settings) -> Image.Image:
     """Decodes one picture; of an animation, its first frame.
 
-    Returns an RGB picture with EXIF rotation applied and alpha flattened on white. Raises TooLarge
+    Returns an RGB picture of at most MAX_KEPT_PIXELS, with EXIF rotation applied and alpha
+    flattened on white. Raises TooLarge
     (bytes or pixels, both before decoding), UnsupportedMedia (not a picture, judged by content and
     never by name), BadRequest (empty, damaged, or longer than 200:1) and NotFound (the file is
     gone).
@@ -81,7 +83,7 @@ def load_image(source: bytes | Path, settings: Settings) -> Image.Image:
             raise TooLarge(_too_many_pixels("picture", settings)) from None
         except _DECODE_ERRORS as error:
             raise BadRequest(_damaged(error)) from error
-        return _upright(picture, rgb)
+        return _bounded(_upright(picture, rgb))
 
 
 def load_data_uri(uri: str, settings: Settings) -> Image.Image:
@@ -155,6 +157,15 @@ def _upright(picture: Image.Image, rgb: Image.Image) -> Image.Image:
     upright = rgb if turn is None else rgb.transpose(turn)
     upright.info.clear()  # no EXIF, GPS position or colour profile goes any further
     return upright
+
+
+def _bounded(image: Image.Image) -> Image.Image:
+    """Scales down what no model would see, so that many large pictures do not fill the memory."""
+    shrink = (MAX_KEPT_PIXELS / (image.width * image.height)) ** 0.5
+    if shrink >= 1:
+        return image
+    size = (max(1, int(image.width * shrink)), max(1, int(image.height * shrink)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

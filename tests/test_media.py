@@ -6,14 +6,21 @@ import base64
 from io import BytesIO
 from pathlib import Path
 
-import clips
+import clip_files as clips
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia
-from qwen_vl.media import BYTES_PER_MB, MAX_ASPECT_RATIO, content_hash, load_data_uri, load_image
+from qwen_vl.media import (
+    BYTES_PER_MB,
+    MAX_ASPECT_RATIO,
+    MAX_KEPT_PIXELS,
+    content_hash,
+    load_data_uri,
+    load_image,
+)
 
 SETTINGS = Settings()
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -349,3 +356,14 @@ def test_repository_pictures_are_accepted():
     folder = Path(__file__).parent.parent / "examples"
     for path in sorted([*folder.rglob("*.png"), *folder.rglob("*.jpg")]):
         assert load_image(path, SETTINGS).mode == "RGB", path
+
+
+def test_more_pixels_than_a_model_sees_are_scaled_down() -> None:
+    """Nothing larger is kept, and the shape and the content stay."""
+    big = Image.new("RGB", (8000, 4000), "red")
+    big.paste("blue", (4000, 0, 8000, 4000))
+    kept = load_image(encode(big), SETTINGS)
+    assert kept.width * kept.height <= MAX_KEPT_PIXELS
+    assert kept.width / kept.height == pytest.approx(2, rel=0.001)
+    assert kept.getpixel((10, 10)) == (255, 0, 0)
+    assert kept.getpixel((kept.width - 10, 10)) == (0, 0, 255)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import clips
+import clip_files as clips
 import cv2
 import numpy as np
 import pytest
