@@ -1,0 +1,170 @@
+"""Plain `generate` and the engine over one model in memory: what the benchmark compares.
+
+The model is a given one, or Qwen3-VL-2B's shape with random weights, whose answers mean nothing but
+take as long. Knows nothing of how results are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import checkpoint, machine
+from qwen_vl.engine.local import LocalEngine
+from qwen_vl.engine.model import LoadedModel, is_tiny, load
+from qwen_vl.engine.prompt import PromptBuilder
+from qwen_vl.errors import ModelUnavailable
+from qwen_vl.schema import Message
+
+# The text and vision towers of Qwen/Qwen3-VL-2B-Instruct, from its config.json.
+_SHAPE_2B: dict[str, Any] = {
+    "text_config": {
+        "vocab_size": 151_936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5_000_000,
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
+        },
+    },
+    "vision_config": {
+        "depth": 24,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "out_hidden_size": 2048,
+        "deepstack_visual_indexes": [5, 11, 17],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test; `load_s` is what it took to load (random weights: to draw)."""
+
+    loaded: LoadedModel
+    name: str
+    load_s: float
+
+
+def named(settings: Settings) -> Subject:
+    """The model that `settings` names. Raises ModelUnavailable."""
+    found = checkpoint.find(settings, lambda *_: None)
+    choice = machine.choose(settings, tiny=is_tiny(found.folder))
+    start_s = time.perf_counter()
+    loaded = load(found, choice, lambda *_: None)
+    return Subject(loaded, f"{found.model_id} in {_name(choice)}", time.perf_counter() - start_s)
+
+
+def random_2b(settings: Settings) -> Subject:
+    """Qwen3-VL-2B's shape with random weights and the bundled model's tokenizer."""
+    choice = machine.choose(settings)
+    torch.set_num_threads(choice.threads)
+    folder = checkpoint.BUNDLED_FOLDER
+    if not checkpoint.complete(folder):
+        raise ModelUnavailable(f"The tokenizer of the bundled model is missing from {folder}.")
+    ids = Qwen3VLConfig.from_pretrained(folder)
+    config = Qwen3VLConfig(
+        **_SHAPE_2B,
+        tie_word_embeddings=True,
+        dtype=choice.dtype,
+        image_token_id=ids.image_token_id,
+        video_token_id=ids.video_token_id,
+        vision_start_token_id=ids.vision_start_token_id,
+        vision_end_token_id=ids.vision_end_token_id,
+    )
+    start_s = time.perf_counter()
+    model: Any = Qwen3VLForConditionalGeneration(config)
+    model = model.to(choice.dtype).eval()
+    load_s = time.perf_counter() - start_s
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        prompts=PromptBuilder(tokenizer, processor, config.image_token_id),
+        image_token_id=config.image_token_id,
+        end_ids=frozenset(),
+        device=torch.device("cpu"),
+    )
+    return Subject(loaded, f"Qwen3-VL-2B shape, random weights, {_name(choice)}", load_s)
+
+
+def _name(choice: machine.Choice) -> str:
+    return f"{str(choice.dtype).removeprefix('torch.')}, {choice.threads} threads"
+
+
+class SubjectEngine(LocalEngine):
+    """The local engine over a subject. It never ends before the length asked for."""
+
+    def __init__(self, subject: Subject, settings: Settings) -> None:
+        self._subject = subject
+        super().__init__(settings)
+
+    def _load(self) -> None:
+        self._loaded = replace(self._subject.loaded, end_ids=frozenset())
+        self._status = replace(self._status, state="ready", model_id=self._subject.name)
+
+
+class _Clock(BaseStreamer):
+    """Notes when `generate` hands over the prompt and then each token."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times_s.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+@torch.inference_mode()
+def generate(
+    subject: Subject, messages: Sequence[Message], new_tokens: int, max_image_tokens: int
+) -> tuple[float, float]:
+    """(seconds to the first token, seconds in all) of transformers' own `generate`, greedily.
+
+    Exactly `new_tokens` of them, from messages to tokens, as an app on plain transformers would do
+    it: nothing is reused.
+    """
+    loaded = subject.loaded
+    start_s = time.perf_counter()
+    prompt = loaded.prompts.build(messages, max_image_tokens)
+    ids = torch.tensor([prompt.token_ids], device=loaded.device)
+    inputs: dict[str, torch.Tensor] = {}
+    if prompt.pictures:
+        inputs["pixel_values"] = torch.cat([p.pixels for p in prompt.pictures])
+        inputs["image_grid_thw"] = torch.cat([p.grid for p in prompt.pictures])
+    if loaded.image_token_id is not None:
+        inputs["mm_token_type_ids"] = ids.eq(loaded.image_token_id).int()
+    clock = _Clock()
+    loaded.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=GenerationConfig(
+            do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0
+        ),
+        streamer=clock,
+        **{name: value.to(loaded.device) for name, value in inputs.items()},
+    )
+    return clock.times_s[1] - start_s, clock.times_s[-1] - start_s

@@ -1,0 +1,37 @@
+"""The benchmark runs, compares like with like and writes what it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qwen_vl import bench
+
+
+def test_bench_on_a_tiny_model(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.main(
+        [
+            *("--model", str(tiny_checkpoints["qwen3_vl"])),
+            *("--image-px", "128", "--new-tokens", "8", "--most-at-once", "2"),
+            *("--out", str(tmp_path)),
+        ]
+    )
+    result = json.loads((tmp_path / "bench.json").read_text())
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    for name in ("time to first token", "time to first token, second turn", "decode, one request"):
+        assert figures[name]["value"] > 0
+        assert figures[name]["ratio"] > 0
+    assert {"1 at once, all together", "2 at once, all together"} <= set(figures)
+    assert figures["peak memory"]["unit"] == "GiB"
+    plain, one = figures["generate: time to first token"], figures["time to first token"]
+    assert one["ratio"] == pytest.approx(one["value"] / plain["value"])
+    printed = capsys.readouterr().out
+    assert "| time to first token |" in printed
+    assert "... Engine: 2 at once" in printed  # tells what it is doing
+    with Image.open(tmp_path / "bench.png") as picture:
+        assert picture.width == 1000
