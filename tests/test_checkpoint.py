@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,11 +91,9 @@ def test_disk_full_is_seen_before_the_download(
 
 
 def test_explicit_model_without_network_is_never_replaced(tmp_path: Path) -> None:
-    start_s = time.monotonic()
     found = find("Qwen/Qwen3-VL-2B-Instruct", tmp_path, **UNREACHABLE)
     assert "hub cannot be reached" in found["error"]
     assert "--model bundled" in found["error"]
-    assert time.monotonic() - start_s < 30  # not the client's own half-minute of retries and more
 
 
 def test_no_model_and_no_network_is_the_bundled_one_and_says_so(tmp_path: Path) -> None:
@@ -103,6 +101,18 @@ def test_no_model_and_no_network_is_the_bundled_one_and_says_so(tmp_path: Path) 
     assert found["model_id"] == "qwen3-vl-tiny-demo"
     assert "Qwen/Qwen3-VL-2B-Instruct is not on this machine" in found["notice"]
     assert "small demo model" in found["notice"]
+
+
+def test_a_hub_that_never_answers_counts_as_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name resolution that hangs is bounded too, though no HTTP timeout covers it."""
+    forever = threading.Event()
+    monkeypatch.setattr(checkpoint.httpx, "head", lambda *_, **__: forever.wait())
+    monkeypatch.setattr(checkpoint.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(checkpoint, "REACH_SECONDS", 0.05)
+    try:
+        assert not checkpoint.reachable("huggingface")
+    finally:
+        forever.set()
 
 
 def test_bad_model_ids(tmp_path: Path) -> None:

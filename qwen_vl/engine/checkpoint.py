@@ -25,8 +25,8 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import tqdm as hub_tqdm
 from huggingface_hub.utils import validate_repo_id
-from tqdm import tqdm
 
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
 from qwen_vl.errors import ModelUnavailable
@@ -164,14 +164,14 @@ def _download(model_id: str, hub: str, report: Report) -> Path:
 
 def _download_from_huggingface(model_id: str, report: Report) -> Path:
     info = HfApi().model_info(model_id, files_metadata=True)
-    size = sum(
+    size_bytes = sum(
         file.size or 0
         for file in info.siblings or []
         if any(Path(file.rfilename).match(pattern) for pattern in _DOWNLOADED)
     )
-    _check_disk(model_id, size, Path(constants.HF_HUB_CACHE))
+    _check_disk(model_id, size_bytes, Path(constants.HF_HUB_CACHE))
     folder = snapshot_download(
-        model_id, allow_patterns=_DOWNLOADED, tqdm_class=reporting_bar(report, "Downloading")
+        model_id, allow_patterns=_DOWNLOADED, tqdm_class=_reporting_bar(report, size_bytes)
     )
     return Path(folder)
 
@@ -219,31 +219,26 @@ def _explained(error: OSError, model_id: str) -> ModelUnavailable:
     return ModelUnavailable(f"{model_id} could not be downloaded: {error}. Start again to go on.")
 
 
-def reporting_bar(report: Report, doing: str) -> type[tqdm[Any]]:
-    """A progress bar class that tells `report` instead of the terminal. Shown in MB for bytes."""
+def _reporting_bar(report: Report, size_bytes: int) -> type[hub_tqdm]:
+    """A progress bar class for `snapshot_download` that tells `report` instead of the terminal.
 
-    class ReportingBar(tqdm):
+    The hub's client makes several bars; the one over bytes on disk counts. Its own total grows with
+    every file it begins, so the size known beforehand takes its place.
+    """
+    lock = threading.Lock()  # files arrive in several threads, progress must not step back
+
+    class ReportingBar(hub_tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)  # huggingface_hub's own
-            super().__init__(*args, **{**kwargs, "disable": False, "file": _Nowhere()})
+            counts = kwargs.get("name") == "huggingface_hub.snapshot_download"
+            self._done_bytes = 0.0 if counts else None
+            super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
-            if self.unit == "B" and self.total:
-                report(
-                    f"{doing} {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB",
-                    min(1.0, self.n / self.total),
-                )
-            return shown
+            with lock:
+                if self._done_bytes is not None and size_bytes:
+                    self._done_bytes += n or 0
+                    done = f"{self._done_bytes / 1e6:,.0f} of {size_bytes / 1e6:,.0f} MB"
+                    report(f"Downloading {done}", min(1.0, self._done_bytes / size_bytes))
+            return super().update(n)
 
     return ReportingBar
-
-
-class _Nowhere:
-    """A file that swallows the bar's drawing."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
