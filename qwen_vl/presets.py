@@ -35,6 +35,7 @@ def sampling_preset(model_id: str, *, has_images: bool) -> SamplingParams:
         return _INSTRUCT_IMAGES if has_images else _INSTRUCT_TEXT
     return _EARLIER
 
+
 TIMELINE_PROMPT = "Summarise as a timeline."  # the bundled model was trained on this sentence
 
 

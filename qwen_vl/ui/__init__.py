@@ -1,0 +1,111 @@
+"""The page. `build` makes it for an engine, `launch_options` is what it needs from launch().
+
+Knows the Engine protocol and everything below it; never torch, cv2 or the API.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.ui import sidebar, video_layout
+from qwen_vl.ui.chat import Chat
+from qwen_vl.ui.conversation import SOON
+from qwen_vl.ui.examples import files_of_examples, load_examples
+from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.status import Watch
+from qwen_vl.ui.strings import I18N, label
+from qwen_vl.ui.video import VideoChat
+
+__all__ = ["build", "launch_options"]
+
+STYLE = Path(__file__).with_name("style.css")
+FILES_KEPT_S = 24 * 3600
+CLEAN_EVERY_S = 3600
+# Pictures come from this server alone: an answer cannot make the browser call another one.
+HEAD = """
+<meta http-equiv="Content-Security-Policy" content="img-src 'self' data: blob:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+"""
+
+# Gradio opens a sidebar everywhere or nowhere; on a narrow screen it would cover the chat.
+OPEN_SIDEBAR = """() => {
+    const button = document.querySelector("#sidebar .toggle-button");
+    if (button && window.innerWidth >= 1100) button.click();
+}"""
+
+
+def build(engine: Engine, settings: Settings) -> gr.Blocks:
+    """The page for `engine`. Building it starts nothing and loads nothing."""
+    runs = Runs()
+    examples = load_examples()
+    chat = Chat(engine, settings, runs, [item for item in examples if item.video is None])
+    video = VideoChat(engine, settings, runs, [item for item in examples if item.video])
+    watch = Watch(engine, settings)
+    with gr.Blocks(
+        title="Qwen-VL",
+        analytics_enabled=False,
+        delete_cache=(CLEAN_EVERY_S, FILES_KEPT_S),
+        fill_width=True,
+    ) as demo:
+        header, banner = watch.lay_out_head()
+        side = sidebar.lay_out(settings)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(label("chat_tab"), id="chat", elem_id="chat-tab"):
+                chatbot, box, webcam = chat.lay_out(side)
+            with gr.Tab(label("video_tab"), id="video", elem_id="video-tab"):
+                clips = video_layout.lay_out(video, side)
+        watch.wire(demo, header, banner, box, webcam, side)
+        demo.load(chat.show_examples, None, chatbot, **SOON)
+        demo.load(video.show_examples, None, clips, **SOON)
+        demo.unload(chat.leave)
+        demo.load(None, js=OPEN_SIDEBAR)
+    demo.queue(default_concurrency_limit=16)
+    return demo
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """Arguments for `demo.launch` that belong to the page: looks, words, limits."""
+    return {
+        "theme": theme(),
+        # As "css" every selector would get a prefix that breaks those for the outermost elements.
+        "head": f"{HEAD}<style>{STYLE.read_text(encoding='utf-8')}</style>",
+        "i18n": I18N,
+        "max_file_size": int(max(settings.max_video_mb, settings.max_image_mb) * 1024 * 1024),
+        "max_threads": 128,  # every streaming answer holds one while it waits
+        "allowed_paths": files_of_examples(load_examples()),
+        "enable_monitoring": False,
+        "run_history": False,
+        "ssr_mode": False,
+        "footer_links": [],
+        "show_error": True,
+    }
+
+
+def theme() -> gr.themes.Base:
+    return gr.themes.Soft(
+        primary_hue=gr.themes.colors.indigo,
+        secondary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Noto Sans", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+    ).set(
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_text_weight="500",
+        block_title_padding="0",
+        layout_gap="10px",
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_label_background_fill="none",
+        block_label_background_fill_dark="none",
+        block_label_text_color="*body_text_color_subdued",
+        block_label_text_color_dark="*body_text_color_subdued",
+    )

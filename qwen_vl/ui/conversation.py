@@ -1,0 +1,166 @@
+"""A conversation on one tab of the page: asking, streaming, stopping, taking back.
+
+Joins history (the Chatbot value), the engine and the runs of each browser tab. Knows nothing of
+layout; the chat and video tabs add what is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.errors import UserError
+from qwen_vl.messages import from_chatbot
+from qwen_vl.schema import Message, SamplingParams
+from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
+from qwen_vl.ui.history import (
+    Turn,
+    check_files,
+    is_page_turn,
+    page_turn,
+    take_back,
+    text_block,
+    text_of,
+)
+from qwen_vl.ui.markup import from_page
+from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.sidebar import params_of
+from qwen_vl.ui.strings import language_of
+
+# The request itself is at fault: the question goes back to the box, where it can be changed.
+ASKERS_FAULT = (400, 404, 413, 415, 422)
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# Quick handlers go through the queue as well: without it Gradio drops gr.Info and gr.Warning.
+SOON: dict[str, Any] = {"concurrency_limit": None, **QUIET}
+AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}  # Stop, which must not wait behind anything
+ANSWERS_AT_ONCE = 64  # on the page; how many really run is the engine's to bound
+LATEX: list[dict[str, str | bool]] = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+]
+
+Question = tuple[str, list[str]]  # text and file paths
+MakeMessages = Callable[[Sequence[Turn]], list[Message]]
+
+
+def session_of(request: gr.Request) -> str:
+    return request.session_hash or ""
+
+
+def index_of(event: Any) -> int:
+    """The number of the turn, frame or example that an event is about."""
+    return int(event.index if isinstance(event.index, int) else event.index[0])
+
+
+class Conversation:
+    """The handlers that both tabs share. `place` keeps the runs of the two tabs apart."""
+
+    def __init__(self, engine: Engine, settings: Settings, runs: Runs, place: str) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.runs = runs
+        self.place = place
+
+    def begin(self, request: gr.Request) -> None:
+        """Announces an answer, so that Stop works even while it is queued."""
+        self.runs.begin(session_of(request), self.place)
+
+    def is_answering(self, request: gr.Request) -> bool:
+        return self.runs.is_running(session_of(request), self.place)
+
+    def is_wanted(self, request: gr.Request) -> bool:
+        """Whether an answer is being written or about to be: then Stop has to be there."""
+        return self.runs.is_wanted(session_of(request), self.place)
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop: ends this tab's answer and keeps what is there of it."""
+        self.runs.stop(session_of(request), self.place)
+
+    def leave(self, request: gr.Request) -> None:
+        """The tab was closed."""
+        self.runs.forget(session_of(request))
+
+    def clear(self, request: gr.Request) -> list[Turn]:
+        """New chat: ends a running answer, which shows nothing more, and empties the history."""
+        self.runs.drop(session_of(request), self.place)
+        return []
+
+    def messages(self, history: Sequence[Turn], system_prompt: str) -> list[Message]:
+        """The conversation as the engine takes it. Raises UserError when a limit is broken."""
+        check_files(history, Path(get_upload_folder()))
+        turns = [_as_written(turn) for turn in history]
+        return from_chatbot(turns, system_prompt, self.settings)
+
+    def stream(
+        self,
+        history: list[Turn],
+        make_messages: MakeMessages,
+        values: Sequence[float | None],
+        request: gr.Request,
+    ) -> Iterator[tuple[list[Turn], Question | None]]:
+        """Answers the last question of `history`, if `begin` announced it.
+
+        Yields the history to show, and the question when it has to go back to the box.
+        """
+        session, lang = session_of(request), language_of(request)
+        run = self.runs.take(session, self.place)
+        if run is None:
+            return
+        shown: list[Turn] = [page_turn("…", status="pending")]
+        try:
+            yield [*history, *shown], None
+            params = params_of(values, self.settings)
+            for now in wait_until_ready(self.engine, run, lang):
+                yield [*history, *turns_of(now, "", lang)], None
+            messages = make_messages(history)
+            model_id = self.engine.status().model_id
+            for now in progress(self.engine, messages, params, run, lang):
+                if run.discarded:
+                    return
+                shown = turns_of(now, model_id, lang)
+                yield [*history, *shown], None
+            if not run.stopped and (
+                more := self.after_answer(messages, _answer_of(shown), params, lang)
+            ):
+                yield [*history, *shown, *more], None
+        except UserError as error:
+            if run.discarded:
+                return
+            note = error_turn(error, lang)
+            if error.status in ASKERS_FAULT:
+                before, text, files = take_back(history)
+                yield [*before, note], (text, files)
+            else:
+                kept = [turn for turn in shown if not _is_waiting(turn)]
+                yield [*history, *kept, note], None
+        finally:
+            self.runs.end(session, self.place, run)
+
+    def after_answer(
+        self, messages: Sequence[Message], answer: str, params: SamplingParams, lang: str
+    ) -> list[Turn]:
+        """What the page adds under a whole answer."""
+        return []
+
+
+def _as_written(turn: Turn) -> Turn:
+    """A turn with the words the model wrote, where the page shows them as Markdown."""
+    if turn["role"] != "assistant" or is_page_turn(turn):
+        return turn
+    return {**turn, "content": [text_block(from_page(text_of(turn)))]}
+
+
+def _answer_of(shown: Sequence[Turn]) -> str:
+    return "".join(from_page(text_of(turn)) for turn in shown if not is_page_turn(turn))
+
+
+def _is_waiting(turn: Turn) -> bool:
+    return (turn.get("metadata") or {}).get("status") == "pending" and not text_of(turn)

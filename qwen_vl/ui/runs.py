@@ -1,0 +1,157 @@
+"""Which answer runs in which browser tab, and the thread that pulls it out of the engine.
+
+Knows the Engine protocol; knows nothing of pages. The thread is there because the
+page has to tell how long it waits and notice a closed tab while the engine is silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+
+from qwen_vl.engine import AnswerStream, Engine
+from qwen_vl.errors import UserError
+from qwen_vl.schema import Chunk, Message, SamplingParams
+
+log = logging.getLogger(__name__)
+
+QUIET_WITHIN_S = 3.0  # how long a dropped run may take until it shows nothing more
+
+
+class Run:
+    """One answer in one browser tab. `stop` may be called from any thread, more than once."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self._stopped = threading.Event()
+        self._done = threading.Event()
+        self.discarded = False  # the page has moved on: show nothing more
+        self._pump: Pump | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def stop(self, *, discard: bool = False) -> None:
+        self.discarded = self.discarded or discard
+        self._stopped.set()
+        if self._pump is not None:
+            self._pump.close()
+
+    def attach(self, pump: Pump) -> None:
+        self._pump = pump
+        if self.stopped:
+            pump.close()
+
+    def finish(self) -> None:
+        self.stop()
+        self.running = False
+        self._done.set()
+
+    def wait_done(self, timeout_s: float) -> None:
+        if self.running:
+            self._done.wait(timeout_s)
+
+
+class Runs:
+    """The runs of all tabs, each under its own key; nobody can reach another tab's run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: dict[tuple[str, str], Run] = {}
+
+    def begin(self, session: str, place: str) -> Run:
+        """A new run for this tab. It can be stopped from now on, even while it is still queued."""
+        self.drop(session, place)
+        run = Run()
+        with self._lock:
+            self._runs[session, place] = run
+        return run
+
+    def take(self, session: str, place: str) -> Run | None:
+        """The run that was begun and is not answered yet, or None; marks it as running."""
+        with self._lock:
+            run = self._runs.get((session, place))
+            if run is None or run.running:
+                return None
+            run.running = True
+            return run
+
+    def is_running(self, session: str, place: str) -> bool:
+        with self._lock:
+            run = self._runs.get((session, place))
+            return run is not None and run.running
+
+    def is_wanted(self, session: str, place: str) -> bool:
+        """Whether an answer is running or announced."""
+        with self._lock:
+            return (session, place) in self._runs
+
+    def stop(self, session: str, place: str) -> None:
+        with self._lock:
+            run = self._runs.get((session, place))
+        if run is not None:
+            run.stop()
+
+    def drop(self, session: str, place: str) -> None:
+        """Stops a run whose answer nobody wants to see any more, and waits until it is quiet."""
+        with self._lock:
+            run = self._runs.pop((session, place), None)
+        if run is not None:
+            run.stop(discard=True)
+            run.wait_done(QUIET_WITHIN_S)
+
+    def end(self, session: str, place: str, run: Run) -> None:
+        run.finish()
+        with self._lock:
+            if self._runs.get((session, place)) is run:
+                del self._runs[session, place]
+
+    def forget(self, session: str) -> None:
+        """The tab was closed: everything it started is cancelled."""
+        with self._lock:
+            keys = [key for key in self._runs if key[0] == session]
+            runs = [self._runs.pop(key) for key in keys]
+        for run in runs:
+            run.stop(discard=True)
+
+
+class Pump:
+    """Pulls one answer in a thread. Items: Chunk, an exception, or None at the end."""
+
+    def __init__(self, engine: Engine, messages: Sequence[Message], params: SamplingParams) -> None:
+        self.items: queue.SimpleQueue[Chunk | Exception | None] = queue.SimpleQueue()
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._closed = False
+        self._answer: AnswerStream | None = None
+        threading.Thread(
+            target=self._pull, args=(messages, params), name="answer-pump", daemon=True
+        ).start()
+
+    def _pull(self, messages: Sequence[Message], params: SamplingParams) -> None:
+        try:
+            answer = self._engine.stream(messages, params)
+            with self._lock:
+                self._answer, closed = answer, self._closed
+            if closed:  # while the engine was still reading the prompt
+                answer.close()
+            for chunk in answer:
+                self.items.put(chunk)
+            self.items.put(None)
+        except UserError as error:
+            self.items.put(error)
+        except Exception as error:
+            log.exception("The engine broke while it answered the page")
+            self.items.put(error)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancels the request; its last chunk still comes."""
+        with self._lock:
+            self._closed, answer = True, self._answer
+        if answer is not None:
+            answer.close()

@@ -1,0 +1,107 @@
+"""The header and the banner: what is running, what is loading, and why it failed if it did.
+
+Knows EngineStatus and turns it into escaped HTML; knows nothing of conversations.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.schema import EngineStatus
+from qwen_vl.ui.conversation import QUIET
+from qwen_vl.ui.sidebar import Sidebar, preset_values
+from qwen_vl.ui.strings import label, language_of, say
+
+LOOK_EVERY_S = 1.0
+
+
+def header_html(status: EngineStatus, lang: str) -> str:
+    """Model, state, device and dtype; the reason for the dtype is a tooltip and a second line."""
+    percent = ""
+    if status.state == "loading" and status.progress is not None:
+        percent = f" {status.progress:.0%}"
+    facts = " · ".join(escape(fact) for fact in (status.device, status.dtype) if fact)
+    reason = f'<span class="reason">{escape(status.reason)}</span>' if status.reason else ""
+    return (
+        '<div class="head"><span class="brand">Qwen-VL</span>'
+        f'<span class="model" id="model-name">{escape(status.model_id)}</span>'
+        f'<span class="pill {status.state}" id="state-pill">'
+        f"{escape(say('state_' + status.state, lang))}{percent}</span>"
+        f'<span class="facts">{facts}</span>{reason}</div>'
+    )
+
+
+def banner_html(status: EngineStatus, lang: str) -> str:
+    """What a visitor must know before asking; empty when there is nothing to tell."""
+    lines: list[str] = []
+    if status.state == "loading":
+        width = 100 if status.progress is None else round(100 * min(max(status.progress, 0), 1))
+        kind = "bar unknown" if status.progress is None else "bar"
+        lines.append(
+            f'<div class="note loading">{escape(status.detail) or "…"}'
+            f'<div class="{kind}"><i style="width:{width}%"></i></div></div>'
+        )
+    if status.state == "failed":
+        text = say("load_failed", lang, detail=status.detail)
+        lines.append(f'<div class="note failed">{escape(text)}</div>')
+    if status.notice:
+        lines.append(f'<div class="note info">{escape(status.notice)}</div>')
+    if status.state == "ready" and not status.accepts_images:
+        lines.append(f'<div class="note info">{escape(say("text_only", lang))}</div>')
+    return "".join(lines)
+
+
+class Watch:
+    """Follows the engine's status until it is ready or has failed, once a second per open page."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+
+    def look(self, seen: str, request: gr.Request) -> tuple[Any, ...]:
+        """-> header, banner, timer, seen, box, webcam, sampling; only what changed since `seen`."""
+        status = self.engine.status()
+        now = repr(status)
+        nothing = (gr.skip(),) * 6
+        if now == seen:
+            return (*(gr.skip(),) * 6, *nothing)
+        lang = language_of(request)
+        timer = gr.Timer(active=status.state == "loading")
+        head = (header_html(status, lang), banner_html(status, lang), timer, now)
+        if status.state != "ready":
+            return (*head, gr.skip(), gr.skip(), *nothing)
+        values = preset_values(status.model_id, status.accepts_images, self.settings)
+        return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)
+
+    def lay_out_head(self) -> tuple[gr.HTML, gr.HTML]:
+        status = self.engine.status()
+        header = gr.HTML(header_html(status, "en"), elem_id="header", padding=False)
+        banner = gr.HTML(banner_html(status, "en"), elem_id="banner", padding=False)
+        return header, banner
+
+    def wire(
+        self,
+        demo: gr.Blocks,
+        header: gr.HTML,
+        banner: gr.HTML,
+        box: gr.MultimodalTextbox,
+        webcam: gr.Accordion,
+        side: Sidebar,
+    ) -> None:
+        seen = gr.State("")
+        timer = gr.Timer(LOOK_EVERY_S)
+        outputs = [header, banner, timer, seen, box, webcam, *side.preset_outputs]
+        demo.load(self.look, seen, outputs, queue=False, **QUIET)
+        timer.tick(self.look, seen, outputs, queue=False, **QUIET)
+
+
+def box_for(status: EngineStatus) -> Any:
+    """The input box takes pictures only where the model does."""
+    if status.accepts_images:
+        return gr.MultimodalTextbox(sources=["upload"], placeholder=label("chat_hint"))
+    return gr.MultimodalTextbox(sources=[], placeholder=label("chat_hint_text"))

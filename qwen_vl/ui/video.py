@@ -1,0 +1,243 @@
+"""The Video tab: a clip, its keyframes with true times, and questions about them.
+
+The handlers; `video_layout` shows and wires them. Frames live in the session's state, compressed
+and at most `max_frames` of them. How frames are found is `qwen_vl.video`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.errors import UserError
+from qwen_vl.messages import check_conversation
+from qwen_vl.presets import timeline_prompt
+from qwen_vl.schema import Message, SamplingParams
+from qwen_vl.ui.conversation import (
+    Conversation,
+    index_of,
+    session_of,
+)
+from qwen_vl.ui.examples import Example, spoken_in
+from qwen_vl.ui.frames import Frame, compress, gallery_of, seconds, times_in, with_frames
+from qwen_vl.ui.history import (
+    Turn,
+    check_paths,
+    page_turn,
+    take_back,
+    up_to_question,
+    user_turns,
+)
+from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.strings import language_of, say
+from qwen_vl.video import Method, extract_keyframes
+
+FRAME_SIDE_PX = 768  # frames are kept no larger: 32 of them take about 4 MB compressed
+
+
+_UNCHANGED = (gr.skip(),) * 4
+
+
+class VideoChat(Conversation):
+    """The handlers of the Video tab."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, runs: Runs, examples: Sequence[Example] = ()
+    ) -> None:
+        super().__init__(engine, settings, runs, "video")
+        self.examples = list(examples)
+
+    def extract(
+        self,
+        clip: str | None,
+        method: Method,
+        every_s: float,
+        count: float,
+        max_frames: float,
+        request: gr.Request,
+        bar: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
+    ) -> tuple[Any, ...]:
+        """A clip -> (frames, gallery, frames to use, what was found or what went wrong)."""
+        lang = language_of(request)
+        if clip is None:
+            return [], [], _choices([]), say("no_clip", lang)
+        session = session_of(request)
+        self.runs.begin(session, "extract")
+        run = self.runs.take(session, "extract")
+        if run is None:  # taken over by a later click
+            return _UNCHANGED
+        try:
+            check_paths([clip], Path(get_upload_folder()))
+            found = extract_keyframes(
+                Path(clip),
+                method,
+                self.settings,
+                every_s=every_s,
+                count=int(count),
+                max_frames=int(max_frames),
+                max_side_px=FRAME_SIDE_PX,
+                on_progress=partial(_show_progress, bar, say("extracting", lang)),
+                should_stop=lambda: run.stopped,
+            )
+        except UserError as error:
+            gr.Warning(str(error))
+            return [], [], _choices([]), f"⚠️ {error}"
+        finally:
+            stopped = run.stopped
+            self.runs.end(session, "extract", run)
+        if stopped:
+            return _UNCHANGED
+        frames = [compress(frame.time_s, frame.image) for frame in found]
+        note = say("frames_found", lang, n=len(frames), last=seconds(frames[-1].time_s))
+        return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
+
+    def show_kept(self, frames: list[Frame], kept: list[int]) -> list[Any]:
+        """Frames were left out or taken in again."""
+        return gallery_of(frames, kept)
+
+    def seek(self, frames: list[Frame], event: gr.SelectData) -> Any:
+        """A click on a frame moves the player to its time."""
+        return gr.Video(playback_position=frames[index_of(event)].time_s)
+
+    def seek_named(self, event: gr.SelectData) -> Any:
+        """A click on a time under an answer moves the player there."""
+        return gr.Video(playback_position=float(event.value))
+
+    def ask(
+        self,
+        question: str,
+        history: list[Turn],
+        frames: list[Frame],
+        kept: list[int],
+        request: gr.Request,
+    ) -> tuple[Any, ...]:
+        """Takes the question into the history, or says why not. -> (question, history, buttons)."""
+        lang = language_of(request)
+        problem = self._problem(question, frames, kept, lang, request)
+        if problem:
+            gr.Info(problem)
+            return (gr.skip(), gr.skip(), *buttons_while(self.is_answering(request)))
+        self.begin(request)
+        return ("", [*history, *user_turns(question, [])], *buttons_while(True))
+
+    def _problem(
+        self, question: str, frames: list[Frame], kept: list[int], lang: str, request: gr.Request
+    ) -> str:
+        if self.is_answering(request):
+            return say("busy_here", lang)
+        status = self.engine.status()
+        if status.state == "ready" and not status.accepts_images:
+            return say("text_only", lang)
+        if not frames or not kept:
+            return say("no_frames", lang)
+        return "" if question.strip() else say("no_question", lang)
+
+    def ask_timeline(
+        self, history: list[Turn], frames: list[Frame], kept: list[int], request: gr.Request
+    ) -> tuple[Any, ...]:
+        """`Summarise as a timeline`. The question box stays as it is."""
+        prompt = timeline_prompt(self.engine.status().model_id)
+        return (gr.skip(), *self.ask(prompt, history, frames, kept, request)[1:])
+
+    def retry(
+        self, history: list[Turn], event: gr.RetryData, request: gr.Request
+    ) -> tuple[Any, ...]:
+        self.begin(request)
+        return (gr.skip(), up_to_question(history, index_of(event)), *buttons_while(True))
+
+    def undo(self, history: list[Turn], event: gr.UndoData, request: gr.Request) -> tuple[Any, ...]:
+        self.clear(request)
+        before, text, _ = take_back(history, index_of(event))
+        return (text, before, *buttons_while(False))
+
+    def frame_messages(
+        self,
+        history: Sequence[Turn],
+        system_prompt: str,
+        frames: Sequence[Frame],
+        kept: Sequence[int],
+    ) -> list[Message]:
+        chosen = [frame for index, frame in enumerate(frames) if index in kept]
+        messages = with_frames(self.messages(history, system_prompt), chosen)
+        check_conversation(messages, self.settings)
+        return messages
+
+    def answer(
+        self,
+        history: list[Turn],
+        frames: list[Frame],
+        kept: list[int],
+        system_prompt: str,
+        temperature: float,
+        top_p: float,
+        top_k: float,
+        repetition_penalty: float,
+        presence_penalty: float,
+        max_new_tokens: float,
+        seed: float | None,
+        frame_tokens: float,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Streams the answer. Yields (history, question box)."""
+        values = (
+            *(temperature, top_p, top_k, repetition_penalty, presence_penalty),
+            *(max_new_tokens, seed, frame_tokens),
+        )
+        make = partial(self.frame_messages, system_prompt=system_prompt, frames=frames, kept=kept)
+        for shown, question in self.stream(history, make, values, request):
+            yield shown, gr.skip() if question is None else question[0]
+
+    def after(self, request: gr.Request) -> tuple[Any, ...]:
+        """The buttons when an answer has ended, or was not begun because another is running."""
+        return buttons_while(self.is_wanted(request))
+
+    def clear_all(self, request: gr.Request) -> tuple[Any, ...]:
+        """Another clip, or a new conversation about this one; the question box stays as it is."""
+        return (gr.skip(), self.clear(request), *buttons_while(False))
+
+    def show_examples(self, request: gr.Request) -> Any:
+        """The example clips with their questions in the language of the page."""
+        spoken = spoken_in(self.examples, language_of(request))
+        samples = [[item.video, item.text] for item in spoken]
+        return gr.Dataset(samples=samples, visible=bool(samples))
+
+    def use_example(self, index: int, request: gr.Request) -> tuple[Any, ...]:
+        """An example clip with its question. Only its number is taken from the browser."""
+        chosen = spoken_in(self.examples, language_of(request))[index]
+        self.clear(request)
+        return chosen.video, chosen.text, []
+
+    def after_answer(
+        self, messages: Sequence[Message], answer: str, params: SamplingParams, lang: str
+    ) -> list[Turn]:
+        """Buttons for the times that the answer names: they move the player there."""
+        last_s = max((part.time_s or 0.0 for m in messages for part in m.images), default=0.0)
+        times = [{"label": seconds(at), "value": str(at)} for at in times_in(answer, last_s)]
+        return [{**page_turn(say("jump", lang)), "options": times}] if times else []
+
+
+def buttons_while(answering: bool) -> tuple[Any, Any, Any]:
+    """Ask, timeline and Stop."""
+    return (
+        gr.Button(interactive=not answering),
+        gr.Button(interactive=not answering),
+        gr.Button(interactive=answering),
+    )
+
+
+def _choices(frames: Sequence[Frame]) -> Any:
+    choices = [(seconds(frame.time_s), index) for index, frame in enumerate(frames)]
+    return gr.CheckboxGroup(
+        choices=choices, value=[index for _, index in choices], visible=bool(choices)
+    )
+
+
+def _show_progress(bar: gr.Progress, text: str, done: float) -> None:
+    bar(done, desc=text)

@@ -1,0 +1,182 @@
+"""How the Video tab looks and what calls what; the handlers are in `video`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, AT_ONCE, LATEX, QUIET, SOON
+from qwen_vl.ui.sidebar import Sidebar
+from qwen_vl.ui.strings import label
+from qwen_vl.ui.video import VideoChat
+from qwen_vl.video import Method
+
+FRAME_TOKENS = 128
+EXTRACTIONS_AT_ONCE = 4
+STATE_KEPT_S = 3600
+METHODS: tuple[Method, ...] = ("interval", "even", "scenes")
+
+
+def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
+    """Builds the tab inside the current Blocks and wires it. Returns the example clips."""
+    most = video.settings.max_frames
+    frames = gr.State([], time_to_live=STATE_KEPT_S)
+    with gr.Row(elem_classes="video-row", equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            clip = gr.Video(
+                sources=["upload"],
+                include_audio=True,
+                label=label("clip"),
+                show_label=False,
+                height=300,
+                elem_id="clip",
+            )
+            method = gr.Radio(
+                [(str(label(f"method_{name}")), name) for name in METHODS],
+                value="interval",
+                label=label("method"),
+                elem_id="method",
+            )
+            with gr.Row():
+                every_s = gr.Number(
+                    5, minimum=0.1, label=label("every_s"), min_width=130, elem_id="every-s"
+                )
+                count = gr.Number(
+                    min(8, most),
+                    minimum=1,
+                    maximum=most,
+                    precision=0,
+                    label=label("count"),
+                    min_width=130,
+                    visible=False,
+                    elem_id="count",
+                )
+                max_frames = gr.Number(
+                    min(16, most),
+                    minimum=1,
+                    maximum=most,
+                    precision=0,
+                    label=label("max_frames"),
+                    min_width=130,
+                    elem_id="max-frames",
+                )
+            extract = gr.Button(label("extract"), variant="primary", elem_id="extract")
+            frame_tokens = gr.Slider(
+                32,
+                1024,
+                FRAME_TOKENS,
+                step=16,
+                label=label("frame_tokens"),
+                elem_id="frame-tokens",
+            )
+            clips = gr.Dataset(
+                components=[gr.Video(visible=False), gr.Textbox(visible=False)],
+                samples=[[item.video, item.text] for item in video.examples],
+                type="index",
+                label=label("clip_examples"),
+                visible=bool(video.examples),
+                elem_id="clip-examples",
+            )
+        with gr.Column(scale=7, min_width=320):
+            gr.Markdown(label("frames"), elem_classes="section-title")
+            gallery = gr.Gallery(
+                show_label=False,
+                columns=5,
+                height=None,
+                allow_preview=False,
+                object_fit="contain",
+                interactive=False,
+                format="jpeg",
+                buttons=[],
+                elem_id="frames",
+            )
+            note = gr.Markdown("", elem_id="video-note")
+            kept = gr.CheckboxGroup([], label=label("use_frames"), visible=False, elem_id="kept")
+            chatbot = gr.Chatbot(
+                elem_id="video-chat",
+                show_label=False,
+                height=340,
+                placeholder=f"### {label('video_empty')}",
+                buttons=["copy"],
+                layout="bubble",
+                group_consecutive_messages=False,
+                latex_delimiters=LATEX,
+                sanitize_html=True,
+                allow_tags=False,
+                feedback_options=None,
+            )
+            question = gr.Textbox(
+                show_label=False,
+                placeholder=label("question"),
+                lines=1,
+                max_lines=6,
+                elem_id="question",
+            )
+            with gr.Row(elem_classes="ask-row"):
+                ask = gr.Button(
+                    label("ask"), variant="primary", scale=2, min_width=80, elem_id="ask"
+                )
+                timeline = gr.Button(label("timeline"), scale=5, min_width=160, elem_id="timeline")
+                stop = gr.Button(
+                    label("stop"),
+                    variant="stop",
+                    scale=2,
+                    min_width=80,
+                    interactive=False,
+                    elem_id="video-stop",
+                )
+    buttons = [ask, timeline, stop]
+    found = [frames, gallery, kept, note]
+    seen = [chatbot, frames, kept]
+    questions = [question, chatbot, *buttons]
+    method.change(method_controls, method, [every_s, count, max_frames], **SOON)
+    example = clips.click(video.use_example, clips, [clip, question, chatbot], **SOON)
+    read: dict[str, Any] = {
+        "inputs": [clip, method, every_s, count, max_frames],
+        "outputs": found,
+        "concurrency_limit": EXTRACTIONS_AT_ONCE,
+        "concurrency_id": "extract",
+        "show_progress": "full",
+        "show_progress_on": gallery,
+        "api_visibility": "private",
+    }
+    fresh = gr.on([clip.upload, clip.clear], video.clear_all, None, questions, **SOON)
+    fresh.then(video.extract, **read)
+    extract.click(video.extract, **read)
+    kept.input(video.show_kept, [frames, kept], gallery, **SOON)
+    gallery.select(video.seek, frames, clip, **SOON)
+    chatbot.option_select(video.seek_named, None, clip, **SOON)
+    for asked in (
+        example.then(video.extract, **read).then(video.ask, [question, *seen], questions, **SOON),
+        gr.on(
+            [ask.click, question.submit],
+            video.ask,
+            [question, *seen],
+            questions,
+            **SOON,
+        ),
+        timeline.click(video.ask_timeline, seen, questions, **SOON),
+        chatbot.retry(video.retry, chatbot, questions, **SOON),
+    ):
+        asked.then(
+            video.answer,
+            [*seen, *side.inputs[:-1], frame_tokens],
+            [chatbot, question],
+            concurrency_limit=ANSWERS_AT_ONCE,
+            concurrency_id="video",
+            **QUIET,
+        ).then(video.after, None, buttons, **SOON)
+    stop.click(video.stop, None, None, **AT_ONCE)
+    chatbot.undo(video.undo, chatbot, questions, **SOON)
+    chatbot.clear(video.clear_all, None, questions, **SOON)
+    return clips
+
+
+def method_controls(method: Method) -> tuple[Any, Any, Any]:
+    """Shows the controls that mean something for this way of choosing frames."""
+    return (
+        gr.Number(visible=method == "interval"),
+        gr.Number(visible=method == "even"),
+        gr.Number(visible=method != "even"),
+    )

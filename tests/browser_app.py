@@ -1,0 +1,85 @@
+"""A running page and a browser, for `test_browser`: started once, looked at through Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import gradio as gr
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.ui import build, launch_options
+
+CHROMIUM = "/usr/bin/chromium"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--use-fake-ui-for-media-stream",  # a camera that shows a test picture and asks nobody
+    "--use-fake-device-for-media-stream",
+]
+WAIT_MS = 20_000
+
+
+@contextmanager
+def running_page(engine: Engine) -> Iterator[str]:
+    """Serves the page for `engine` on a free port; gives its address."""
+    settings = Settings(port=0)
+    demo: gr.Blocks = build(engine, settings)
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options(settings)
+    )
+    try:
+        yield url
+    finally:
+        demo.close()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Tab:
+    """One browser context with the page open: what a person does and sees."""
+
+    page: Page
+    url: str
+
+    def open(self) -> Tab:
+        self.page.set_default_timeout(WAIT_MS)
+        self.page.goto(self.url)
+        self.page.wait_for_selector("#chat-box textarea")
+        self.page.wait_for_function("document.querySelector('#state-pill.ready') !== null")
+        return self
+
+    def ask(self, text: str) -> None:
+        self.page.fill("#chat-box textarea", text)
+        self.page.press("#chat-box textarea", "Enter")
+
+    def stop(self) -> None:
+        self.page.click("#chat-box .stop-button")
+
+    def wait_text(self, selector: str, text: str) -> None:
+        self.page.wait_for_function(
+            "([selector, text]) => [...document.querySelectorAll(selector)]"
+            ".some(found => found.innerText.includes(text))",
+            arg=[selector, text],
+        )
+
+    def wait_idle(self) -> None:
+        """Until nothing is being answered: Send is back in the box."""
+        self.page.wait_for_selector("#chat-box .submit-button")
+
+    def text(self, selector: str = "#chat") -> str:
+        return self.page.inner_text(selector)
+
+    def error_overlays(self) -> int:
+        """How many components show Gradio's "Error" cover."""
+        return self.page.locator(".wrap .error:visible").count()

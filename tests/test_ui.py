@@ -1,0 +1,729 @@
+"""The page's handlers, called with plain values and no browser, against a scripted engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from scripted_engine import SPEED, ScriptedEngine
+
+from qwen_vl.config import BUNDLED_MODEL_ID, Settings
+from qwen_vl.errors import Busy, TooLarge
+from qwen_vl.presets import TIMELINE_PROMPT, sampling_preset, timeline_prompt
+from qwen_vl.schema import EngineStatus, ImagePart
+from qwen_vl.ui import build, launch_options
+from qwen_vl.ui.answers import split_thinking
+from qwen_vl.ui.chat import Chat, add_picture
+from qwen_vl.ui.examples import load_examples
+from qwen_vl.ui.history import answer_turn, is_page_turn, page_turn, text_of, user_turns
+from qwen_vl.ui.markup import from_page, to_page
+from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.sidebar import params_of, preset_values
+from qwen_vl.ui.status import Watch, banner_html, header_html
+from qwen_vl.ui.strings import EN, ZH, language_of
+from qwen_vl.ui.video import VideoChat
+
+SETTINGS = Settings()
+KNOBS = (0.0, 1.0, 0, 1.0, 0.0, 64, None, 256)  # temperature .. max new tokens, seed, image tokens
+CLIP_FPS = 10
+CLIP_SECONDS = 12
+
+
+@pytest.fixture(autouse=True)
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the page keeps uploads, for this test alone."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    shown: list[str] = []
+    monkeypatch.setattr(gr, "Info", shown.append)
+    monkeypatch.setattr(gr, "Warning", shown.append)
+    return shown
+
+
+def request(session: str = "a", language: str = "en") -> Any:
+    return SimpleNamespace(session_hash=session, headers={"accept-language": language})
+
+
+def event(index: Any, value: Any = None) -> Any:
+    return SimpleNamespace(index=index, value=value)
+
+
+def picture(folder: Path, name: str = "p.png", colour: str = "red") -> str:
+    path = folder / name
+    Image.new("RGB", (64, 48), colour).save(path)
+    return str(path)
+
+
+def chat_with(engine: ScriptedEngine, **settings: Any) -> Chat:
+    return Chat(engine, Settings(**settings), Runs())
+
+
+def box(text: str, *files: str) -> dict[str, Any]:
+    return {"text": text, "files": list(files)}
+
+
+def send(chat: Chat, history: list[Any], text: str, *files: str, who: Any = None) -> list[Any]:
+    """Sends and reads the whole answer, as the page's wiring does. Returns the last history."""
+    who = who or request()
+    _, asked = chat.send(box(text, *files), history, "", who)
+    return last(chat.answer(asked, "", *KNOBS, who))
+
+
+def last(answer: Iterator[tuple[Any, Any]]) -> Any:
+    shown = None
+    for shown, _ in answer:  # noqa: B007 - the last one is what stays on the page
+        pass
+    return shown
+
+
+def spoken(history: list[Any]) -> list[str]:
+    """The texts of the conversation itself, without the page's own turns."""
+    return [text_of(turn) for turn in history if not is_page_turn(turn)]
+
+
+def notes(history: list[Any]) -> list[str]:
+    page_turns = [turn for turn in history if is_page_turn(turn)]
+    return [f"{turn['metadata']['title']} {text_of(turn)}".strip() for turn in page_turns]
+
+
+# --- asking and answering ---
+
+
+def test_an_answer_streams_as_growing_text_and_ends_with_its_statistics() -> None:
+    engine = ScriptedEngine(lambda _: "one two three four five six", delay_s=0.03)
+    chat = chat_with(engine)
+    _, asked = chat.send(box("count"), [], "", request())
+    texts = [spoken(shown) for shown, _ in chat.answer(asked, "", *KNOBS, request())]
+    answers = [turns[1] for turns in texts if len(turns) > 1]
+    assert answers[-1] == "one two three four five six"
+    assert len(set(answers)) > 2
+    assert all(answers[-1].startswith(answer) for answer in answers)
+    history = send(chat, [], "again")
+    line = notes(history)[-1]
+    assert engine.model_id in line
+    assert f"{SPEED} tokens/s" in line
+    assert "6 new tokens" in line
+    assert "first token" in line
+    assert "1 prompt tokens" in line
+
+
+def test_pictures_of_all_turns_and_only_real_turns_reach_the_model(uploads: Path) -> None:
+    engine = ScriptedEngine()
+    chat = chat_with(engine)
+    history = send(chat, [], "first", picture(uploads, "1.png"), picture(uploads, "2.png"))
+    history = send(chat, history, "second")
+    history = send(chat, history, "third", picture(uploads, "3.png"))
+    messages, _ = engine.calls[-1]
+    assert [message.role for message in messages] == ["user", "assistant"] * 2 + ["user"]
+    assert [len(message.images) for message in messages] == [2, 0, 0, 0, 1]
+    assert not any("tokens/s" in message.text for message in messages)
+    assert isinstance(messages[-1].parts[0], ImagePart)  # pictures before the text
+    assert spoken(history)[-1] == "You said: third [3 pictures, 5 messages]"
+
+
+def test_the_sidebar_reaches_the_engine() -> None:
+    engine = ScriptedEngine()
+    chat = chat_with(engine)
+    chat.begin(request())
+    values = (0.3, 0.9, 11, 1.1, -0.5, 77, 5, 320)
+    last(chat.answer(user_turns("hi", []), "Be brief.", *values, request()))
+    messages, params = engine.calls[-1]
+    assert messages[0].role == "system"
+    assert messages[0].text == "Be brief."
+    assert (params.temperature, params.top_p, params.top_k) == (0.3, 0.9, 11)
+    assert (params.repetition_penalty, params.presence_penalty) == (1.1, -0.5)
+    assert (params.max_new_tokens, params.seed, params.max_image_tokens) == (77, 5, 320)
+
+
+@pytest.mark.parametrize("seed", [None, -1])
+def test_no_seed_means_random(seed: float | None) -> None:
+    assert params_of((0, 1, 0, 1, 0, 10, seed, 256), SETTINGS).seed is None
+
+
+def test_nothing_is_answered_that_was_not_announced() -> None:
+    engine = ScriptedEngine()
+    assert list(chat_with(engine).answer(user_turns("hi", []), "", *KNOBS, request())) == []
+    assert engine.calls == []
+
+
+# --- stopping ---
+
+
+def test_stop_keeps_the_partial_text_and_cancels_the_request() -> None:
+    engine = ScriptedEngine(lambda _: " ".join(["word"] * 500), delay_s=0.01)
+    chat = chat_with(engine)
+    _, asked = chat.send(box("go"), [], "", request())
+    shown: list[Any] = []
+    for shown, _ in chat.answer(asked, "", *KNOBS, request()):
+        if len(spoken(shown)) > 1:
+            chat.stop(request())
+    kept = spoken(shown)[1]
+    assert kept.startswith("word")
+    assert len(kept.split()) < 500
+    line = notes(shown)[-1]
+    assert line.endswith("stopped")
+    assert f"{len(kept.split())} new tokens" in line
+    wait_for(lambda: engine.cancelled == 1)
+    engine.delay_s = 0.0
+    assert spoken(send(chat, shown, "next"))[1] == kept  # it stays
+
+
+def test_stop_before_the_answer_has_begun_to_stream_ends_it() -> None:
+    engine = ScriptedEngine()
+    chat = chat_with(engine)
+    _, asked = chat.send(box("go"), [], "", request())
+    chat.stop(request())  # the run is still queued
+    assert spoken(last(chat.answer(asked, "", *KNOBS, request()))) == ["go"]
+    assert engine.calls == []
+
+
+def test_stop_works_while_the_engine_is_silent_in_a_long_prefill() -> None:
+    hold = threading.Event()
+    engine = ScriptedEngine(hold=hold)
+    chat = chat_with(engine)
+    _, asked = chat.send(box("go"), [], "", request())
+    titles: list[str] = []
+    for shown, _ in chat.answer(asked, "", *KNOBS, request()):
+        titles += notes(shown)
+        if any("Waiting" in title for title in titles):
+            chat.stop(request())
+    assert titles[-1].endswith("stopped")
+    wait_for(lambda: engine.cancelled == 1)
+
+
+def test_two_people_neither_see_nor_stop_each_other() -> None:
+    engine = ScriptedEngine(lambda messages: f"answer to {messages[-1].text}", delay_s=0.02)
+    chat = chat_with(engine)
+    ann, bob = request("ann"), request("bob")
+    _, asked_a = chat.send(box("ann"), [], "", ann)
+    _, asked_b = chat.send(box("bob"), [], "", bob)
+    answer_a, answer_b = (
+        chat.answer(asked_a, "", *KNOBS, ann),
+        chat.answer(asked_b, "", *KNOBS, bob),
+    )
+    next(answer_a), next(answer_b)
+    chat.stop(ann)
+    assert notes(last(answer_a))[-1].endswith("stopped")
+    history_b = last(answer_b)
+    assert spoken(history_b) == ["bob", "answer to bob"]
+    assert "stopped" not in notes(history_b)[-1]
+
+
+def test_a_closed_tab_cancels_its_request() -> None:
+    engine = ScriptedEngine(lambda _: " ".join(["word"] * 500), delay_s=0.01)
+    chat = chat_with(engine)
+    _, asked = chat.send(box("go"), [], "", request())
+    answer = chat.answer(asked, "", *KNOBS, request())
+    while len(spoken(next(answer)[0])) < 2:
+        pass
+    answer.close()
+    wait_for(lambda: engine.cancelled == 1)
+    assert not chat.is_answering(request())
+
+
+def test_leaving_the_page_cancels_what_waits_for_its_first_word() -> None:
+    hold = threading.Event()
+    engine = ScriptedEngine(hold=hold)
+    chat = chat_with(engine)
+    _, asked = chat.send(box("go"), [], "", request())
+    answer = chat.answer(asked, "", *KNOBS, request())
+    while not engine.calls:
+        next(answer)
+    chat.leave(request())
+    wait_for(lambda: engine.cancelled == 1)
+    assert list(answer) == []
+
+
+def test_a_second_question_waits_for_the_first_answer(toasts: list[str]) -> None:
+    chat = chat_with(ScriptedEngine(delay_s=0.05))
+    _, asked = chat.send(box("first"), [], "", request())
+    answer = chat.answer(asked, "", *KNOBS, request())
+    next(answer)
+    kept_box, kept_history = chat.send(box("second"), asked, "", request())
+    assert kept_box == kept_history == gr.skip()
+    assert toasts == [EN["busy_here"]]
+    assert list(chat.answer(asked, "", *KNOBS, request())) == []  # the refused one
+    assert chat.after(request()).constructor_args["stop_btn"] is True  # Stop stays
+    assert spoken(last(answer))[0] == "first"
+    assert chat.after(request()).constructor_args["stop_btn"] is False
+
+
+# --- Retry, Undo, Edit, Clear ---
+
+
+def conversation(uploads: Path) -> tuple[Chat, ScriptedEngine, list[Any]]:
+    engine = ScriptedEngine()
+    chat = chat_with(engine)
+    history = send(chat, [], "one", picture(uploads))
+    return chat, engine, send(chat, history, "two")
+
+
+def test_retry_asks_the_same_again(uploads: Path) -> None:
+    chat, engine, history = conversation(uploads)
+    _, asked = chat.retry(history, event(len(history) - 1), request())
+    again = last(chat.answer(asked, "", *KNOBS, request()))
+    assert spoken(again) == spoken(history)
+    assert engine.calls[-1][0] == engine.calls[-2][0]
+
+
+def test_undo_puts_text_and_pictures_back_into_the_box(uploads: Path) -> None:
+    chat, _, history = conversation(uploads)
+    update, before = chat.undo(history, event(len(history) - 1), request())
+    assert update.constructor_args["value"] == box("two")
+    update, before = chat.undo(before, event(len(before) - 1), request())
+    assert update.constructor_args["value"] == box("one", str(uploads / "p.png"))
+    assert before == []
+
+
+def test_edit_drops_what_came_after_and_keeps_the_picture(uploads: Path) -> None:
+    chat, engine, history = conversation(uploads)
+    _, asked = chat.edit(history, event(1, "changed"), request())
+    edited = last(chat.answer(asked, "", *KNOBS, request()))
+    assert spoken(edited)[-1] == "You said: changed [1 pictures, 1 messages]"
+    assert len(engine.calls[-1][0]) == 1
+
+
+def test_an_empty_edit_changes_nothing(uploads: Path, toasts: list[str]) -> None:
+    chat, _, history = conversation(uploads)
+    assert chat.edit(history, event(1, "  "), request())[1] == history
+    assert toasts == [EN["empty_edit"]]
+
+
+def test_clear_ends_a_running_answer_which_shows_nothing_more() -> None:
+    engine = ScriptedEngine(lambda _: " ".join(["word"] * 500), delay_s=0.01)
+    chat = chat_with(engine)
+    _, asked = chat.send(box("go"), [], "", request())
+    answer = chat.answer(asked, "", *KNOBS, request())
+    next(answer)
+    late: list[Any] = []
+    reader = threading.Thread(target=lambda: late.extend(answer))
+    reader.start()
+    wait_for(lambda: len(late) > 0)
+    assert chat.clear(request()) == []
+    shown_by_then = len(late)
+    reader.join(5)
+    assert len(late) == shown_by_then
+    wait_for(lambda: engine.cancelled == 1)
+
+
+def test_an_example_runs_by_its_number_alone(uploads: Path) -> None:
+    (uploads / "prompts.json").write_text(
+        '[{"images": ["p.png"], "video": null, "text": "What is this?"},'
+        ' {"images": ["gone.png"], "video": null, "text": "missing file"},'
+        ' {"images": [], "video": "p.png", "text": "clip"}]'
+    )
+    path = picture(uploads)
+    examples = load_examples(uploads)
+    assert [(item.text, item.images, item.video) for item in examples] == [
+        ("What is this?", (path,), None),
+        ("clip", (), path),
+    ]
+    chat = Chat(ScriptedEngine(), SETTINGS, Runs(), examples[:1])
+    forged = event(0, {"text": "other", "files": ["/etc/passwd"]})
+    _, asked = chat.example(forged, request())
+    answer = spoken(last(chat.answer(asked, "", *KNOBS, request())))
+    assert answer[-1] == "You said: What is this? [1 pictures, 1 messages]"
+
+
+def test_without_a_prompts_file_there_are_no_examples(tmp_path: Path) -> None:
+    assert load_examples(tmp_path) == []
+
+
+# --- errors lose nothing ---
+
+
+def test_a_broken_picture_is_refused_and_stays_in_the_box(uploads: Path, toasts: list[str]) -> None:
+    (uploads / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    chat = chat_with(ScriptedEngine())
+    result = chat.send(box("what?", str(uploads / "broken.png")), [], "", request())
+    assert result == (gr.skip(), gr.skip())
+    assert len(toasts) == 1
+
+
+def test_a_path_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list[str]) -> None:
+    chat = chat_with(ScriptedEngine())
+    outside = picture(tmp_path)
+    assert chat.send(box("what?", outside), [], "", request()) == (gr.skip(), gr.skip())
+    chat.begin(request())
+    forged = user_turns("what?", [outside])
+    history = last(chat.answer(forged, "", *KNOBS, request()))
+    assert spoken(history) == []
+    assert "not uploaded here" in notes(history)[-1]
+    assert chat.engine.calls == []  # type: ignore[attr-defined]
+
+
+def test_an_empty_question_is_not_sent(toasts: list[str]) -> None:
+    assert chat_with(ScriptedEngine()).send(box("  "), [], "", request()) == (gr.skip(), gr.skip())
+    assert toasts == [EN["nothing_to_send"]]
+
+
+def test_busy_keeps_the_question_in_the_chat_for_retry() -> None:
+    engine = ScriptedEngine(error=Busy("The queue is full: try again in 5 seconds."))
+    chat = chat_with(engine)
+    history = send(chat, [], "hello")
+    assert spoken(history) == ["hello"]
+    assert "The queue is full: try again in 5 seconds." in notes(history)[-1]
+    engine.error = None
+    _, asked = chat.retry(history, event(len(history) - 1), request())
+    assert spoken(last(chat.answer(asked, "", *KNOBS, request())))[-1].startswith("You said: hello")
+
+
+def test_a_question_that_is_too_long_goes_back_to_the_box(uploads: Path) -> None:
+    engine = ScriptedEngine(error=TooLarge("Too many tokens: shorten the text."))
+    chat = chat_with(engine)
+    path = picture(uploads)
+    _, asked = chat.send(box("hello", path), [], "", request())
+    *_, (history, back) = chat.answer(asked, "", *KNOBS, request())
+    assert spoken(history) == []
+    assert "Too many tokens: shorten the text." in notes(history)[-1]
+    assert back == box("hello", path)
+
+
+def test_an_error_midway_keeps_the_text_so_far() -> None:
+    engine = ScriptedEngine(lambda _: "one two three four", error=Busy("Later."), fail_after=2)
+    history = send(chat_with(engine), [], "go")
+    assert spoken(history) == ["go", "one two"]
+    assert "Later." in notes(history)[-1]
+
+
+def test_a_bug_in_the_engine_is_logged_and_told_without_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedEngine(error=RuntimeError("secret detail"))
+    history = send(chat_with(engine), [], "go")
+    assert spoken(history) == ["go"]
+    assert EN["broken"] in notes(history)[-1]
+    assert "secret detail" not in str(history)
+    assert "secret detail" in caplog.text
+
+
+def test_a_limit_on_characters_is_told_before_anything_is_sent(toasts: list[str]) -> None:
+    chat = chat_with(ScriptedEngine(), max_prompt_chars=10)
+    assert chat.send(box("x" * 11), [], "", request()) == (gr.skip(), gr.skip())
+    assert "limit of 10" in toasts[0]
+
+
+# --- loading, failing, text-only models ---
+
+
+def test_a_question_asked_while_the_model_loads_is_answered_afterwards() -> None:
+    engine = ScriptedEngine()
+    engine.set_status(state="loading", detail="Reading weights", progress=0.4)
+    chat = chat_with(engine)
+    _, asked = chat.send(box("hello"), [], "", request())
+    titles: list[str] = []
+    shown: list[Any] = []
+    for shown, _ in chat.answer(asked, "", *KNOBS, request()):
+        titles += notes(shown)
+        if any("Reading weights 40%" in title for title in titles):
+            engine.set_status(state="ready")
+    assert spoken(shown)[-1].startswith("You said: hello")
+    assert not any("loading" in title for title in notes(shown))
+
+
+def test_a_model_that_could_not_be_loaded_says_why_and_keeps_the_question() -> None:
+    engine = ScriptedEngine()
+    engine.set_status(state="failed", detail="No such model. Check --model.")
+    history = send(chat_with(engine), [], "hello")
+    assert spoken(history) == ["hello"]
+    assert "No such model. Check --model." in notes(history)[-1]
+
+
+def test_a_text_only_model_takes_no_pictures(uploads: Path, toasts: list[str]) -> None:
+    engine = ScriptedEngine()
+    engine.set_status(accepts_images=False)
+    chat = chat_with(engine)
+    assert chat.send(box("what?", picture(uploads)), [], "", request())[1] == gr.skip()
+    assert toasts == [EN["text_only"]]
+    *_, box_now, webcam = Watch(engine, SETTINGS).look("", request())[:6]
+    assert box_now.constructor_args["sources"] == []
+    assert webcam.constructor_args["visible"] is False
+    assert EN["text_only"] in banner_html(engine.status(), "en")
+
+
+def test_the_header_tells_model_state_device_and_reason_and_escapes_them() -> None:
+    status = EngineStatus(
+        "loading", "<b>x</b>", "50 % of <i>weights</i>", 0.5, "cpu", "float32", "fastest", "Demo!"
+    )
+    header, banner = header_html(status, "en"), banner_html(status, "en")
+    assert "&lt;b&gt;x" in header
+    assert "50%" in header
+    assert "cpu · float32" in header
+    assert "fastest" in header
+    assert "&lt;i&gt;weights" in banner
+    assert "Demo!" in banner
+
+
+def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> None:
+    engine = ScriptedEngine()
+    engine.set_status(state="loading", progress=None)
+    watch = Watch(engine, SETTINGS)
+    seen = watch.look("", request())[3]
+    assert all(update == gr.skip() for update in watch.look(seen, request()))
+    engine.set_status(state="ready")
+    *head, temperature, top_p, top_k, repetition, presence, _ = watch.look(seen, request())
+    assert head[2].constructor_args["active"] is False  # the timer
+    preset = sampling_preset(engine.model_id, has_images=True)
+    assert (temperature, top_p, top_k) == (preset.temperature, preset.top_p, preset.top_k)
+    assert (repetition, presence) == (preset.repetition_penalty, preset.presence_penalty)
+
+
+def test_reset_follows_the_conversation(uploads: Path) -> None:
+    chat = chat_with(ScriptedEngine())
+    model_id = chat.engine.status().model_id
+    with_pictures = user_turns("hi", [picture(uploads)])
+    assert chat.recommended(with_pictures) == preset_values(model_id, True, SETTINGS)
+    assert chat.recommended(user_turns("hi", [])) == preset_values(model_id, False, SETTINGS)
+
+
+# --- what the page adds, and what it keeps from being rendered ---
+
+
+def test_thoughts_are_shown_apart_and_not_sent_back() -> None:
+    engine = ScriptedEngine(
+        lambda _: "let me see </think> The answer.", model_id="Qwen/Qwen3-VL-2B-Thinking"
+    )
+    chat = chat_with(engine)
+    history = send(chat, [], "why?")
+    assert spoken(history) == ["why?", "The answer."]
+    thought = next(turn for turn in history if turn.get("metadata", {}).get("title") == "Thoughts")
+    assert text_of(thought) == "let me see"
+    send(chat, history, "and?")
+    assert "let me see" not in "".join(message.text for message in engine.calls[-1][0])
+
+
+def test_an_answer_of_blanks_alone_says_so() -> None:
+    history = send(chat_with(ScriptedEngine(lambda _: "\n \n")), [], "why?")
+    assert spoken(history) == ["why?"]
+    assert notes(history)[0] == EN["empty_answer"]
+
+
+def test_split_thinking() -> None:
+    assert split_thinking("still thinking", True) == ("still thinking", "")
+    assert split_thinking("a</think>\n\nb", True) == ("a", "b")
+    assert split_thinking("<think>a</think>b", False) == ("a", "b")
+    assert split_thinking("plain", False) == ("", "plain")
+
+
+def test_places_in_an_answer_are_drawn_and_not_sent_back(uploads: Path) -> None:
+    answer = '```json\n[{"bbox_2d": [100, 100, 900, 900], "label": "square"}]\n```'
+    engine = ScriptedEngine(lambda _: answer)
+    chat = chat_with(engine)
+    history = send(chat, [], "where?", picture(uploads))
+    drawn = history[-1]
+    assert is_page_turn(drawn)
+    with Image.open(drawn["content"][0]["file"]["path"]) as image:
+        assert image.size == (64, 48)
+        assert image.convert("RGB").getpixel((32, 24)) == pytest.approx((255, 0, 0), abs=12)
+        assert len(image.convert("RGB").getcolors(maxcolors=64 * 48) or []) > 1
+    send(chat, history, "thanks")
+    assert sum(len(message.images) for message in engine.calls[-1][0]) == 1
+    assert engine.calls[-1][0][1].text == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "a <img src=x onerror=alert(1)> b",
+        "1 < 2 && 3 > 2",
+        "already &lt;escaped&gt; &amp;lt;",
+        "`<b>` and ```html\n<p>\n``` then <p>",
+        "```html\n<p>unfinished",
+    ],
+)
+def test_html_from_the_model_is_shown_as_text_and_given_back_as_written(text: str) -> None:
+    outside = to_page(text)
+    assert from_page(outside) == text
+    for code in ("`<b>`", "```html\n<p>\n```", "```html\n<p>unfinished"):
+        outside = outside.replace(code, "")
+    assert not any(f"<{name}" in outside for name in ("script", "/script", "img", "p>", "b>"))
+
+
+def test_the_model_gets_its_own_html_back_unchanged() -> None:
+    engine = ScriptedEngine(lambda _: "Use <br> & `<p>`.")
+    chat = chat_with(engine)
+    history = send(chat, [], "how?")
+    assert text_of(history[1]) == "Use &lt;br> & `<p>`."
+    send(chat, history, "thanks")
+    assert engine.calls[-1][0][1].text == "Use <br> & `<p>`."
+
+
+def test_a_webcam_picture_joins_what_is_in_the_box() -> None:
+    assert add_picture(box("hi", "a.png"), "b.png") == (box("hi", "a.png", "b.png"), None)
+    assert add_picture(None, "b.png") == (box("", "b.png"), None)
+
+
+def test_both_languages_say_the_same_things() -> None:
+    assert EN.keys() == ZH.keys()
+    for key, text in EN.items():
+        fields = {part.split("}")[0] for part in text.split("{")[1:]}
+        assert fields == {part.split("}")[0] for part in ZH[key].split("{")[1:]}, key
+    assert language_of(request(language="zh-CN,zh;q=0.9,en;q=0.8")) == "zh"
+    assert language_of(request(language="fr,zh;q=0.5")) == "en"
+
+
+def test_the_page_builds_and_exposes_no_handler_by_name() -> None:
+    demo = build(ScriptedEngine(), SETTINGS)
+    assert demo.get_api_info()["named_endpoints"] == {}
+    assert all(fn.api_visibility == "private" for fn in demo.fns.values() if fn.fn is not None)
+    options = launch_options(Settings(max_video_mb=50))
+    assert options["max_file_size"] == 50 * 1024 * 1024
+
+
+# --- video ---
+
+
+def clip(folder: Path, name: str = "clip.avi", seconds: int = CLIP_SECONDS) -> str:
+    """A clip whose colour tells the second: channel red is 20 times it."""
+    path = folder / name
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), CLIP_FPS, (64, 48))
+    for index in range(seconds * CLIP_FPS):
+        writer.write(np.full((48, 64, 3), (0, 0, 20 * (index // CLIP_FPS)), np.uint8))
+    writer.release()
+    return str(path)
+
+
+def video_with(engine: ScriptedEngine, **settings: Any) -> VideoChat:
+    return VideoChat(engine, Settings(**settings), Runs())
+
+
+def extracted(video: VideoChat, path: str, *how: Any) -> list[Any]:
+    frames, gallery, choices, note = video.extract(path, *how, request(), lambda *_, **__: None)
+    assert len(gallery) == len(frames)
+    assert choices.constructor_args["value"] == list(range(len(frames)))
+    assert str(len(frames)) in note
+    return list(frames)
+
+
+def second_of(image: Image.Image) -> int:
+    return round(np.asarray(image)[24, 32, 0] / 20)
+
+
+def test_frames_carry_their_true_times(uploads: Path) -> None:
+    video = video_with(ScriptedEngine())
+    path = clip(uploads)
+    frames = extracted(video, path, "interval", 5, 8, 16)
+    assert [frame.time_s for frame in frames] == pytest.approx([0, 5, 10])
+    assert [second_of(frame.image) for frame in frames] == [0, 5, 10]
+    assert len(extracted(video, path, "even", 5, 4, 16)) == 4
+    assert len(extracted(video, path, "interval", 1, 8, 3)) == 3
+
+
+def test_broken_clips_say_so_and_show_no_frames(uploads: Path, toasts: list[str]) -> None:
+    video = video_with(ScriptedEngine())
+    (uploads / "empty.mp4").write_bytes(b"")
+    result = video.extract(str(uploads / "empty.mp4"), "interval", 5, 8, 16, request())
+    assert result[0] == result[1] == []
+    assert toasts[0] in result[3]
+    assert video.extract(None, "interval", 5, 8, 16, request())[3] == EN["no_clip"]
+
+
+def test_a_clip_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list[str]) -> None:
+    video = video_with(ScriptedEngine())
+    frames, *_ = video.extract(clip(tmp_path), "interval", 5, 8, 16, request())
+    assert frames == []
+    assert "not uploaded here" in toasts[0]
+
+
+def ask(video: VideoChat, history: list[Any], question: str, frames: Any, kept: Any) -> list[Any]:
+    _, asked, *_ = video.ask(question, history, frames, kept, request())
+    return last(video.answer(asked, frames, kept, "", *KNOBS[:-1], 128, request()))
+
+
+def test_the_chosen_frames_go_first_in_order_with_their_times(uploads: Path) -> None:
+    engine = ScriptedEngine()
+    video = video_with(engine)
+    frames = extracted(video, clip(uploads), "interval", 2, 8, 16)
+    kept = [4, 0, 2]  # ticked in any order
+    history = ask(video, [], "What happens?", frames, kept)
+    history = ask(video, history, "And then?", frames, kept)
+    messages, params = engine.calls[-1]
+    assert [part.time_s for part in messages[0].images] == pytest.approx([0, 4, 8])
+    assert [second_of(part.image) for part in messages[0].images] == [0, 4, 8]
+    assert messages[0].text == "What happens?"
+    assert [len(message.images) for message in messages] == [3, 0, 0]
+    assert params.max_image_tokens == 128
+    assert spoken(history)[-1] == "You said: And then? [3 pictures, 3 messages]"
+
+
+def test_left_out_frames_are_marked_in_the_gallery(uploads: Path) -> None:
+    video = video_with(ScriptedEngine())
+    frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
+    captions = [caption for _, caption in video.show_kept(frames, [0, 2])]
+    assert captions == ["0.0 s", "✕ 5.0 s", "10.0 s"]
+
+
+@pytest.mark.parametrize(
+    ("question", "frames", "told"),
+    [("what?", [], "no_frames"), ("what?", ["left out"], "no_frames"), (" ", None, "no_question")],
+)
+def test_a_question_about_a_clip_needs_frames_and_words(
+    question: str, frames: Any, told: str, uploads: Path, toasts: list[str]
+) -> None:
+    video = video_with(ScriptedEngine())
+    found = extracted(video, clip(uploads), "interval", 5, 8, 16)
+    kept = [0] if frames is None else []
+    result = video.ask(question, [], found if frames is None else frames, kept, request())
+    assert result[1] == gr.skip()
+    assert toasts == [EN[told]]
+
+
+def test_a_text_only_model_is_not_asked_about_clips(uploads: Path, toasts: list[str]) -> None:
+    engine = ScriptedEngine()
+    engine.set_status(accepts_images=False)
+    video = video_with(engine)
+    frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
+    assert video.ask("what?", [], frames, [0], request())[1] == gr.skip()
+    assert toasts == [EN["text_only"]]
+
+
+def test_the_timeline_button_asks_for_a_timeline(uploads: Path) -> None:
+    engine = ScriptedEngine(lambda _: "0.0 s: black\n5.0 s: red\n99.0 s: never")
+    video = video_with(engine)
+    frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
+    _, asked, *_ = video.ask_timeline([], frames, [0, 1, 2], request())
+    assert text_of(asked[0]).startswith(TIMELINE_PROMPT)
+    history = last(video.answer(asked, frames, [0, 1, 2], "", *KNOBS[:-1], 128, request()))
+    assert [option["value"] for option in history[-1]["options"]] == ["0.0", "5.0"]
+    assert video.seek_named(event(0, "5.0")).playback_position == 5.0
+    assert video.seek(frames, event(2)).playback_position == pytest.approx(10.0)
+    assert timeline_prompt(BUNDLED_MODEL_ID) == TIMELINE_PROMPT
+
+
+def test_too_many_frames_for_a_conversation_are_told(uploads: Path) -> None:
+    video = video_with(ScriptedEngine(), max_images=2)
+    frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
+    history = ask(video, [], "what?", frames, [0, 1, 2])
+    assert "limit of 2" in notes(history)[-1]
+    assert spoken(history) == []
+
+
+def wait_for(condition: Any, seconds: float = 5.0) -> None:
+    """Waits until `condition()` holds; fails after `seconds`."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        pause.wait(0.01)
+    assert condition()
+
+
+def test_history_helpers_keep_indentation_and_titles() -> None:
+    assert text_of(answer_turn("    indented")) == "    indented"
+    assert is_page_turn(page_turn("note"))
+    assert not is_page_turn(answer_turn("x"))
