@@ -143,8 +143,9 @@ def params_from(
 ) -> SamplingParams:
     """The sampling fields of a request over `defaults`; a missing or null field keeps its default.
 
-    Reads temperature, top_p, top_k, repetition_penalty, presence_penalty, max_tokens or
-    max_completion_tokens, seed, stop and max_image_tokens. Raises BadRequest on a wrong type or a
+    Reads temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty,
+    frequency_penalty, logit_bias, max_tokens or max_completion_tokens, seed, stop and
+    max_image_tokens. Raises BadRequest on a wrong type or a
     value out of range, and TooLarge when more tokens are asked for than the server gives.
     """
     newer = raw.get("max_completion_tokens") is not None
@@ -157,8 +158,11 @@ def params_from(
         temperature=_number(raw, "temperature", defaults.temperature, 0, 2),
         top_p=_number(raw, "top_p", defaults.top_p, 0, 1),
         top_k=_number(raw, "top_k", defaults.top_k, 0, 1000, int),
+        min_p=_number(raw, "min_p", defaults.min_p, 0, 1),
         repetition_penalty=_number(raw, "repetition_penalty", defaults.repetition_penalty, 0.5, 2),
         presence_penalty=_number(raw, "presence_penalty", defaults.presence_penalty, -2, 2),
+        frequency_penalty=_number(raw, "frequency_penalty", defaults.frequency_penalty, -2, 2),
+        logit_bias=_logit_bias(raw.get("logit_bias"), defaults.logit_bias),
         max_new_tokens=length,
         seed=_number(raw, "seed", defaults.seed, -(2**63), 2**63 - 1, int),
         stop=_stop(raw.get("stop"), defaults.stop),
@@ -199,6 +203,19 @@ def _stop(raw: Any, default: tuple[str, ...]) -> tuple[str, ...]:
         raise TooLarge("'stop' takes at most 16 strings of 1,000 characters in all.")
     _check_unicode("".join(stops), "'stop'")
     return tuple(stops)
+
+
+def _logit_bias(raw: Any, default: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    """OpenAI's form: an object of token ids, as strings, and what to add to their logits."""
+    if raw is None:
+        return default
+    if not isinstance(raw, Mapping) or len(raw) > 1024:
+        raise BadRequest("'logit_bias' must be an object of at most 1,024 token ids and numbers.")
+    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in raw):
+        raise BadRequest("'logit_bias' must have token ids, as strings, for its keys.")
+    if any(len(key) > 9 for key in raw):
+        raise BadRequest("'logit_bias' names a token id that no model has.")
+    return tuple((int(key), _number(raw, key, 0.0, -100, 100)) for key in raw)
 
 
 # --- Gradio's Chatbot ---

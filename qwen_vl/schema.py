@@ -11,7 +11,8 @@ from typing import Literal
 from PIL import Image
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled", "timeout"]
+# "repetition": the answer had fallen into a loop that would have gone on to the limit
+FinishReason = Literal["stop", "length", "repetition", "cancelled", "timeout"]
 LoadState = Literal["loading", "ready", "failed"]
 
 
@@ -55,18 +56,23 @@ class SamplingParams:
     """How one answer is sampled. Ranges are checked where requests come in (`messages`).
 
     temperature 0 is greedy and then top_p and top_k mean nothing; top_k 0 is off.
-    presence_penalty is subtracted once from the logits of every token already generated.
+    min_p drops tokens less likely than min_p times the likeliest one; 0 is off.
+    presence_penalty is subtracted once from the logits of every token already generated,
+    frequency_penalty once for each time it was generated; logit_bias adds to a token id's logit.
     max_image_tokens bounds the visual tokens of each picture (32x32 px each for Qwen3-VL).
     """
 
     temperature: float = 0.7  # 0 .. 2
     top_p: float = 0.8  # 0 < top_p <= 1
     top_k: int = 20  # 0 .. 1000
+    min_p: float = 0.0  # 0 .. 1
     repetition_penalty: float = 1.0  # 0.5 .. 2
     presence_penalty: float = 1.5  # -2 .. 2
+    frequency_penalty: float = 0.0  # -2 .. 2
     max_new_tokens: int = 1024  # 1 .. limit
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, -100 .. 100)
     max_image_tokens: int = 1280  # 4 .. 16384
 
 

@@ -12,11 +12,12 @@ import pytest
 from conftest import opened
 from oracle import Oracle
 from PIL import Image
-from tiny_models import FAMILIES
+from tiny_models import FAMILIES, control_id
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import (
+    BadRequest,
     Busy,
     EngineFailed,
     ModelUnavailable,
@@ -206,6 +207,21 @@ def test_stop_string_ends_the_answer_before_it(engines: dict[str, Engine]) -> No
     assert chunks[-1].finish_reason == "stop"
 
 
+def test_a_looping_answer_ends_and_says_so(fresh: Engine) -> None:
+    bias = ((65, 100.0),)  # one token for ever
+    params = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=3000, logit_bias=bias)
+    chunks = run(fresh, [user("Hello")], params)
+    assert chunks[-1].finish_reason == "repetition"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens < 400
+
+
+def test_logit_bias_must_name_tokens_of_the_model(fresh: Engine) -> None:
+    params = SamplingParams(logit_bias=((100_000, 1.0),))
+    with pytest.raises(BadRequest, match="largest is 263"):
+        fresh.stream([user("Hello")], params)
+
+
 def test_same_seed_same_text_alone_or_in_a_batch(engines: dict[str, Engine]) -> None:
     params = SamplingParams(temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=24, seed=11)
     engine = engines["qwen3_vl"]
@@ -217,7 +233,15 @@ def test_same_seed_same_text_alone_or_in_a_batch(engines: dict[str, Engine]) -> 
     assert text_of(run(engine, [user("Tell")], other)) != alone
 
 
-LONG = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=3000)
+# Neither ends by itself nor falls into a loop.
+LONG = SamplingParams(
+    temperature=2.0,
+    top_p=1.0,
+    top_k=0,
+    seed=1,
+    max_new_tokens=3000,
+    logit_bias=((control_id("<|im_end|>"), -100.0),),
+)
 
 
 def test_closing_one_answer_leaves_the_other(

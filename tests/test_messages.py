@@ -302,3 +302,24 @@ def test_a_chat_has_the_same_limits() -> None:
         from_chatbot([said("user", block("a" * 9))], "bb", LIMITS)
     with pytest.raises(BadRequest):
         from_chatbot([], "a", LIMITS)
+
+
+def test_logit_bias_in_openais_form() -> None:
+    params = params_from({"logit_bias": {"7": -100, "12": 1.5}}, SamplingParams(), Settings())
+    assert params.logit_bias == ((7, -100.0), (12, 1.5))
+    assert params_from({}, SamplingParams(), Settings()).logit_bias == ()
+
+
+@pytest.mark.parametrize(
+    "bias", [[], "x", {"a": 1}, {"-1": 1}, {"1": 101}, {"1": "x"}, {"1" * 10: 1}, {"²": 1}]
+)
+def test_logit_bias_that_makes_no_sense(bias: object) -> None:
+    with pytest.raises(BadRequest, match=r"logit_bias|must be"):
+        params_from({"logit_bias": bias}, SamplingParams(), Settings())
+
+
+@pytest.mark.parametrize(("name", "bad"), [("min_p", 1.1), ("frequency_penalty", -2.1)])
+def test_newer_sampling_fields_have_bounds(name: str, bad: float) -> None:
+    assert getattr(params_from({name: 0.5}, SamplingParams(), Settings()), name) == 0.5
+    with pytest.raises(BadRequest, match=name):
+        params_from({name: bad}, SamplingParams(), Settings())

@@ -81,3 +81,24 @@ def test_same_seed_same_tokens_and_no_seed_differs() -> None:
     assert tokens(-5) == tokens(-5)  # negative seeds are seeds too
     assert tokens(5) != tokens(6)
     assert tokens(None) != tokens(None)
+
+
+def test_frequency_penalty_grows_with_every_use() -> None:
+    logits = torch.tensor([2.0, 0.5])
+    sampler = Sampler(SamplingParams(temperature=0, frequency_penalty=1.0, **PLAIN))
+    # 2.0, then 1.0, then 0.0 against 0.5, then 0.0 against -0.5
+    assert [sampler.next_token(logits) for _ in range(4)] == [0, 0, 1, 0]
+
+
+def test_min_p_is_a_share_of_the_likeliest() -> None:
+    first, second, third = LOGITS.softmax(0)[:3].tolist()
+    assert set(drawn(temperature=1.0, min_p=second / first - 0.01)) == {0, 1}
+    assert set(drawn(temperature=1.0, min_p=third / first - 0.01)) == {0, 1, 2}
+    assert set(drawn(50, temperature=1.0, min_p=1.0)) == {0}
+
+
+def test_logit_bias_bans_and_forces_tokens() -> None:
+    banned = SamplingParams(temperature=0, logit_bias=((0, -100.0),), **PLAIN)
+    assert Sampler(banned).next_token(LOGITS) == 1
+    forced = SamplingParams(temperature=0, logit_bias=((4, 100.0), (0, 1.0)), **PLAIN)
+    assert Sampler(forced).next_token(LOGITS) == 4

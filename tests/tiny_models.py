@@ -100,16 +100,15 @@ def write_tokenizer(folder: Path, template: str) -> None:
     tokenizer = Tokenizer(models.BPE({byte: i for i, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(CONTROL_TOKENS)
 
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=[],
     )
-    fast.add_special_tokens({"additional_special_tokens": CONTROL_TOKENS})
     fast.chat_template = template
-    assert fast.convert_tokens_to_ids("<|image_pad|>") == control_id("<|image_pad|>")
+    assert all(fast.convert_tokens_to_ids(name) == control_id(name) for name in CONTROL_TOKENS)
     fast.save_pretrained(folder)
 
 

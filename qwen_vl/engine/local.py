@@ -19,13 +19,14 @@ from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Setti
 from qwen_vl.engine import checkpoint, machine
 from qwen_vl.engine.batching import Batch, Row
 from qwen_vl.engine.detokenize import TextStream
+from qwen_vl.engine.loops import is_looping
 from qwen_vl.engine.model import LoadedModel, is_tiny, load
 from qwen_vl.engine.prefill import Prefilled, VisionCache, prefill
 from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
-from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading, TooLarge
+from qwen_vl.errors import BadRequest, Busy, EngineFailed, ModelUnavailable, StillLoading, TooLarge
 from qwen_vl.schema import EngineStatus, Message, SamplingParams
 
 MB = 2**20
@@ -74,6 +75,11 @@ class LocalEngine:
         loaded = self._ready()
         if len(self._waiting) >= max(1, self._settings.max_queue):  # before work is put into it
             raise self._busy()
+        if any(token >= loaded.vocabulary_size for token, _ in params.logit_bias):
+            raise BadRequest(
+                f"'logit_bias' names a token id that this model does not have: its largest is "
+                f"{loaded.vocabulary_size - 1}."
+            )
         prompt = loaded.prompts.build(messages, params.max_image_tokens)
         room = self._settings.max_context_tokens - len(prompt.token_ids)
         if room < 1:
@@ -268,6 +274,8 @@ class LocalEngine:
             return self._finish(request, "stop")
         if len(request.tokens) >= request.max_new_tokens:
             return self._finish(request, "length")
+        if is_looping(request.tokens):
+            return self._finish(request, "repetition")
         return answer.wanted
 
     def _finish(self, request: _Request, reason: str) -> bool:

@@ -47,6 +47,10 @@ class LoadedModel:
     def accepts_images(self) -> bool:
         return self.image_token_id is not None
 
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
     def positions(self, prompt: Prompt) -> torch.Tensor:
         """Position ids of a prompt: [1, tokens] for text models, else [4, 1, tokens].
 

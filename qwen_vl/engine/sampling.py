@@ -1,12 +1,13 @@
 """Logits of one request -> its next token. Knows nothing of models, batches or text.
 
-Penalties count generated tokens only, not the prompt. Order as in the field: penalties,
-temperature, top-k, top-p.
+Penalties count generated tokens only, not the prompt. Order as in the field: bias and penalties,
+temperature, top-k, top-p, min-p.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 
 import torch
 
@@ -18,7 +19,12 @@ class Sampler:
 
     def __init__(self, params: SamplingParams) -> None:
         self._params = params
-        self._generated: set[int] = set()
+        self._counts: Counter[int] = Counter()  # of the tokens generated so far
+        self._penalises = (
+            params.repetition_penalty != 1
+            or params.presence_penalty != 0
+            or params.frequency_penalty != 0
+        )
         self._random = torch.Generator()  # on the CPU, so that a seed means the same everywhere
         self._random.manual_seed(
             secrets.randbits(63) if params.seed is None else params.seed % 2**63
@@ -26,24 +32,32 @@ class Sampler:
 
     def next_token(self, logits: torch.Tensor) -> int:
         """`logits` [vocabulary] -> a token id, which from then on counts as generated."""
-        logits = self._penalised(logits)
+        logits = self._penalised(self._biased(logits))
         if self._params.temperature == 0:
             token = int(logits.argmax())
         else:
             token = self._draw(logits / self._params.temperature)
-        self._generated.add(token)
+        self._counts[token] += 1
         return token
+
+    def _biased(self, logits: torch.Tensor) -> torch.Tensor:
+        if not self._params.logit_bias:
+            return logits
+        tokens, biases = zip(*self._params.logit_bias, strict=True)
+        at = torch.tensor(tokens, device=logits.device)
+        return logits.float().index_add(0, at, torch.tensor(biases, device=logits.device))
 
     def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
         params = self._params
-        if not self._generated or (params.repetition_penalty, params.presence_penalty) == (1, 0):
+        if not self._counts or not self._penalises:
             return logits
         logits = logits.float().clone()
-        seen = torch.tensor(sorted(self._generated), device=logits.device)
+        seen = torch.tensor(list(self._counts), device=logits.device)
+        counts = torch.tensor(list(self._counts.values()), device=logits.device)
         scores = logits[seen]
         factor = params.repetition_penalty  # CTRL, arXiv:1909.05858: negative logits grow
         scores = torch.where(scores < 0, scores * factor, scores / factor)
-        logits[seen] = scores - params.presence_penalty
+        logits[seen] = scores - params.presence_penalty - counts * params.frequency_penalty
         return logits
 
     def _draw(self, logits: torch.Tensor) -> int:
@@ -52,5 +66,8 @@ class Sampler:
         scores, tokens = logits.float().cpu().topk(min(count, len(logits)))
         probabilities = scores.softmax(0)
         before = probabilities.cumsum(0) - probabilities
-        probabilities[1:][before[1:] >= self._params.top_p] = 0  # the likeliest always stays
+        dropped = before >= self._params.top_p
+        dropped |= probabilities < self._params.min_p * probabilities[0]
+        dropped[0] = False  # the likeliest always stays
+        probabilities[dropped] = 0
         return int(tokens[torch.multinomial(probabilities, 1, generator=self._random)])

@@ -188,7 +188,7 @@ def stats_line(now: Progress, model_id: str, lang: str) -> str:
         parts.append(say("stat_new", lang, n=usage.completion_tokens))
     elif now.first_text_s is not None:
         parts.append(say("stat_ttft", lang, seconds=f"{now.first_text_s:.2f}"))
-    if now.finish_reason in ("length", "timeout", "cancelled"):
+    if now.finish_reason not in ("stop", None):
         parts.append(say(f"end_{now.finish_reason}", lang))
     return " · ".join(parts)
 
