@@ -1,0 +1,120 @@
+"""Conversations as the model sees them: token ids, what is trained, MRoPE positions, patches.
+
+Knows the prompt format and the processor's resizing. Knows nothing of what is asked or drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import reading
+from dialogues import Sample
+from network import MAX_PIXELS, MERGE, MIN_PIXELS, PATCH_PX
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+CELL_PX = PATCH_PX * MERGE
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation. `positions` is [3, T]; `trained[i]` says that token i is to be learnt.
+
+    `pixels[i]` is uint8 [H, W, 3] of a picture after resizing, `labels[i]` the characters under
+    its visual tokens [tokens, SLOTS] and `starts[i]` the place of its first visual token.
+    """
+
+    task: str
+    ids: np.ndarray
+    trained: np.ndarray
+    positions: np.ndarray
+    pixels: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
+    starts: tuple[int, ...]
+
+
+def resize(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] with sides that are multiples of 32, as the image processor does it."""
+    height, width = smart_resize(image.height, image.width, CELL_PX, MIN_PIXELS, MAX_PIXELS)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+class Encoder:
+    """Turns samples into `Encoded`."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.control = {
+            name: tokenizer.token_to_id(f"<|{name}|>")
+            for name in ("im_start", "im_end", "vision_start", "vision_end", "image_pad")
+        }
+
+    def _text(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def __call__(self, sample: Sample) -> Encoded:
+        """The whole conversation, answers included."""
+        control = self.control
+        pixels = tuple(resize(image) for image in sample.images)
+        ids: list[int] = []
+        trained: list[bool] = []
+        rows: list[np.ndarray] = []  # parts of the positions, each [3, n]
+        starts: list[int] = []
+        next_position = 0
+
+        def add(new: list[int], learn: bool = False) -> None:
+            nonlocal next_position
+            ids.extend(new)
+            trained.extend([learn] * len(new))
+            steps = np.arange(next_position, next_position + len(new))
+            rows.append(np.tile(steps, (3, 1)))
+            next_position += len(new)
+
+        def add_image(index: int) -> None:
+            nonlocal next_position
+            height, width = (side // CELL_PX for side in pixels[index].shape[:2])
+            starts.append(len(ids))
+            ids.extend([control["image_pad"]] * (height * width))
+            trained.extend([False] * (height * width))
+            grid = np.mgrid[:1, :height, :width].reshape(3, -1)
+            rows.append(grid + next_position)
+            next_position += max(height, width)
+
+        for message in sample.messages:
+            add([control["im_start"]])
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            pending = message["role"] + "\n"
+            if message["role"] == "assistant":
+                add(self._text(pending))
+                add([*self._text(content), control["im_end"]], learn=True)
+                add(self._text("\n"))
+                continue
+            for part in parts:
+                if part["type"] == "text":
+                    pending += part["text"]
+                    continue
+                add([*self._text(pending), control["vision_start"]])
+                add_image(len(starts))
+                add([control["vision_end"]])
+                pending = ""
+            add([*self._text(pending), control["im_end"], *self._text("\n")])
+        labels = tuple(
+            reading.slot_labels(
+                list(shown), image.size, (array.shape[0] // CELL_PX, array.shape[1] // CELL_PX)
+            )
+            for image, shown, array in zip(sample.images, sample.shown, pixels, strict=True)
+        )
+        return Encoded(
+            sample.task,
+            np.array(ids),
+            np.array(trained),
+            np.concatenate(rows, axis=1),
+            pixels,
+            labels,
+            tuple(starts),
+        )

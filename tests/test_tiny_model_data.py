@@ -1,0 +1,295 @@
+"""The tiny model's data: pictures show what the answers say, and training sees what users send.
+
+Needs no trained weights and no network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+FOLDER = Path(__file__).parent.parent / "examples" / "tiny_model"
+sys.path.insert(0, str(FOLDER))
+
+import clips  # noqa: E402
+import dialogues  # noqa: E402
+import documents  # noqa: E402
+import encode  # noqa: E402
+import evaluate  # noqa: E402
+import fonts  # noqa: E402
+import network  # noqa: E402
+import processor  # noqa: E402
+import reading  # noqa: E402
+import recall_stage  # noqa: E402
+import scene  # noqa: E402
+import talk_stage  # noqa: E402
+import tokenizer  # noqa: E402
+from transformers import AutoImageProcessor, AutoTokenizer  # noqa: E402
+
+MEGABYTE = 1_000_000
+LIMIT_FILE, LIMIT_ALL = 10 * MEGABYTE, 40 * MEGABYTE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a freshly made tokenizer and processor settings."""
+    path = tmp_path_factory.mktemp("tiny")
+    tokenizer.save_tokenizer(tokenizer.build_tokenizer(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path) -> processor.PictureProcessor:
+    """The processor as users get it."""
+    words = AutoTokenizer.from_pretrained(folder)
+    images = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return processor.PictureProcessor(images, words, chat_template=words.chat_template)
+
+
+@pytest.fixture(scope="module")
+def encoder(prepared: processor.PictureProcessor) -> encode.Encoder:
+    return encode.Encoder(prepared.tokenizer.backend_tokenizer)
+
+
+def as_inputs(prepared: processor.PictureProcessor, sample: dialogues.Sample):
+    """What the processor makes of a whole conversation."""
+    return prepared.apply_chat_template(
+        [processor._as_parts(message) for message in sample.messages],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+
+
+@pytest.mark.parametrize("kind", scene.SHAPES)
+def test_a_box_is_the_bounding_box_of_the_drawn_pixels(kind: str) -> None:
+    rng = random.Random(5)
+    for _ in range(10):
+        width, height = documents.frame_size(rng)
+        blank = scene.make_scene(rng, 0)
+        shape = scene.new_shape(rng, blank)
+        shape = scene.replace(shape, kind=kind)
+        shown = scene.with_shapes(blank, [shape])
+        pixels = np.asarray(scene.draw_scene(shown, width, height))
+        ys, xs = np.nonzero((pixels != np.array(blank.ground)).any(-1))
+        drawn = [
+            xs.min() / width,
+            ys.min() / height,
+            (xs.max() + 1) / width,
+            (ys.max() + 1) / height,
+        ]
+        box = scene.box_1000(shape, width, height)
+        pixel = 1000 / min(width, height)
+        assert np.abs(np.array(box) - np.array(drawn) * 1000).max() <= 1.5 * pixel
+        assert all(0 <= side <= 1000 for side in box)
+
+
+def test_shapes_of_a_scene_differ_in_place_and_look_and_show_on_the_ground() -> None:
+    rng = random.Random(3)
+    for _ in range(200):
+        shown = scene.make_scene(rng, 4)
+        assert len({shape.cell for shape in shown.shapes}) == 4
+        assert len({(shape.kind, shape.colour) for shape in shown.shapes}) == 4
+        assert not {shape.colour for shape in shown.shapes} & shown.banned
+
+
+def test_events_lead_from_each_scene_to_the_next() -> None:
+    rng = random.Random(8)
+    for _ in range(100):
+        clip = clips.make_clip(rng, 5)
+        assert list(clip.times_s) == sorted(set(clip.times_s))
+        for before, after, events in zip(
+            clip.scenes[:-1], clip.scenes[1:], clip.events[1:], strict=True
+        ):
+            shapes = set(before.shapes)
+            for event in events:
+                if event.kind != "appear":
+                    shapes.remove(event.shape)
+                if event.after:
+                    shapes.add(event.after)
+            assert shapes == set(after.shapes)
+
+
+@pytest.mark.parametrize("task", dialogues.TASKS)
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_sample_is_a_conversation_in_one_language_and_repeats_exactly(
+    task: str, lang: str
+) -> None:
+    for seed in range(30):
+        sample = dialogues.make_sample(task, seed, lang)
+        again = dialogues.make_sample(task, seed, lang)
+        assert (sample.turns, sample.times_s) == (again.turns, again.times_s)
+        assert [im.tobytes() for im in sample.images] == [im.tobytes() for im in again.images]
+        assert 1 <= len(sample.turns) <= 4
+        roles = [message["role"] for message in sample.messages if message["role"] != "system"]
+        assert roles == ["user", "assistant"] * len(sample.turns)
+        answers = [m["content"] for m in sample.messages if m["role"] == "assistant"]
+        assert answers == [turn.answer for turn in sample.turns]
+        for image in sample.images:
+            assert max(image.size) <= documents.MAX_SIDE
+            assert max(image.size) <= 2 * min(image.size) + 1
+        for turn in sample.turns:
+            asked_in_chinese = any("\u4e00" <= char <= "\u9fff" for char in turn.question)
+            assert asked_in_chinese == (lang == "zh")
+
+
+def test_boxes_and_fields_are_json_and_values_are_printed_on_the_picture() -> None:
+    for seed in range(60):
+        for turn in dialogues.make_sample("locate", seed).turns:
+            if turn.kind in ("locate", "locate_all", "point"):
+                for part in json.loads(turn.answer):
+                    assert set(part) == {"point_2d" if turn.kind == "point" else "bbox_2d", "label"}
+        sample = dialogues.make_sample("invoice", seed)
+        printed = {line.text for line in sample.shown[0]}
+        for turn in sample.turns:
+            if turn.kind == "invoice":
+                assert set(json.loads(turn.answer).values()) <= printed
+
+
+def test_text_answers_hold_the_printed_lines_in_order() -> None:
+    for seed in range(60):
+        sample = dialogues.make_sample("text", seed)
+        for turn in sample.turns:
+            if turn.kind == "read":
+                assert turn.answer.split("\n") == [line.text for line in sample.shown[0]]
+
+
+def test_characters_under_visual_tokens_are_where_they_are_printed() -> None:
+    line = reading.Line("AB 7", fonts.BUILT_IN, 32, 4, 40)
+    labels = reading.slot_labels([line], (128, 64), (2, 4))
+    found = [reading.SYMBOLS[i - 1] for i in labels[4:].ravel() if i]
+    assert found == ["A", "B", "7"]
+    assert not labels[:4].any()
+
+
+def test_the_chat_template_gives_the_prompt_format(prepared: processor.PictureProcessor) -> None:
+    messages = [
+        {"role": "system", "content": "S"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "<0.0 seconds>"},
+                {"type": "image"},
+                {"type": "text", "text": "Q"},
+            ],
+        },
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "R"},
+    ]
+    text = prepared.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert text == (
+        "<|im_start|>system\nS<|im_end|>\n"
+        "<|im_start|>user\n<0.0 seconds><|vision_start|><|image_pad|><|vision_end|>Q<|im_end|>\n"
+        "<|im_start|>assistant\nA<|im_end|>\n"
+        "<|im_start|>user\nR<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["图中有2个图形：左上的红色圆形。", 'INV-0817 "x" €5.20\n100%', "emoji 🙂 é", " lead  two "],
+)
+def test_the_tokenizer_round_trips(prepared: processor.PictureProcessor, text: str) -> None:
+    words = prepared.tokenizer
+    assert words.decode(words.encode(text)) == text
+
+
+def test_print_is_one_token_per_character(prepared: processor.PictureProcessor) -> None:
+    for text in ("INV-0817", "Water", "2024-05-01", "FOCHDO", "table"):
+        assert len(prepared.tokenizer.encode(text)) == len(text)
+
+
+@pytest.mark.parametrize("task", dialogues.TASKS)
+def test_training_sees_the_ids_positions_and_patches_of_the_processor(
+    task: str, prepared: processor.PictureProcessor, encoder: encode.Encoder
+) -> None:
+    sample = dialogues.make_sample(task, 21)
+    mine, theirs = encoder(sample), as_inputs(prepared, sample)
+    assert mine.ids.tolist() == theirs["input_ids"][0].tolist()
+    if not sample.images:
+        return
+    patches = torch.cat([network.patchify(torch.tensor(p)[None])[0] for p in mine.pixels])
+    # The processor repeats each still picture as two frames.
+    frames = theirs["pixel_values"].view(-1, 3, 2, network.PATCH_PX**2)
+    assert torch.equal(frames[:, :, 0].flatten(1), patches)
+    assert torch.equal(frames[:, :, 0], frames[:, :, 1])
+
+
+def test_the_training_forward_equals_the_models_own(
+    prepared: processor.PictureProcessor, encoder: encode.Encoder
+) -> None:
+    torch.manual_seed(0)
+    vocab = prepared.tokenizer.get_vocab()
+    model = network.make_model(network.make_config(vocab, len(vocab))).eval()
+    for weight in model.parameters():
+        if weight.ndim > 1:  # the real start has zeros that would hide mistakes
+            torch.nn.init.normal_(weight, std=0.06)
+    samples = [dialogues.make_sample(task, 4) for task in ("scene", "clip", "text", "chat")]
+    batch = [encoder(sample) for sample in samples]
+    groups, _, places = talk_stage.stack_pictures(batch, None)
+    spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
+    with torch.no_grad():
+        tokens, features = network.VisionForward(model.model.visual)(groups)
+        hidden = network.TextForward(model.model.language_model)(
+            torch.from_numpy(np.concatenate([one.ids for one in batch])),
+            torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
+            list(itertools.pairwise(spans)),
+            places,
+            tokens,
+            features,
+        )
+        for sample, start, stop in zip(samples, spans[:-1], spans[1:], strict=True):
+            theirs = model(**as_inputs(prepared, sample)).logits[0]
+            torch.testing.assert_close(
+                model.lm_head(hidden[start:stop]), theirs, atol=2e-4, rtol=1e-4
+            )
+
+
+def test_training_never_draws_an_evaluation_picture() -> None:
+    # A talk step uses seeds below (step * workers + rank + 1) * 100; recall counts on from its own.
+    most_steps, most_workers = 1_000_000, 256
+    assert most_steps * most_workers * 100 < dialogues.FIRST_EVAL_SEED
+    recalled = recall_stage.FIRST_SEED + most_steps * most_workers * recall_stage.PICTURES
+    assert recalled < dialogues.FIRST_EVAL_SEED
+    case_seeds = [dialogues.FIRST_EVAL_SEED + sum(map(ord, row.name)) for row in evaluate.ROWS]
+    assert min(case_seeds) >= dialogues.FIRST_EVAL_SEED
+
+
+def test_scores() -> None:
+    assert evaluate.edits("kitten", "sitting") == (3, 7)
+    assert evaluate.iou([0, 0, 10, 10], [0, 0, 10, 10]) == 1
+    assert evaluate.iou([0, 0, 10, 10], [5, 0, 15, 10]) == pytest.approx(1 / 3)
+    truth = '[{"bbox_2d": [0, 0, 10, 10], "label": "red star"}]'
+    assert evaluate.boxes(truth, truth) == (1, 1)
+    assert evaluate.boxes("no json", truth) == (0, 1)
+    assert evaluate.boxes("[]", "[]") == (1, 1)
+    assert evaluate.fields('{"a": "1", "b": "3"}', '{"a": "1", "b": "2"}') == (1, 2)
+    assert evaluate.events("a\nb\nc", "a\nb") == (2, 3)
+
+
+def test_no_file_is_too_large() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and "work" not in path.parts]
+    assert all(path.stat().st_size < LIMIT_FILE for path in files)
+    assert sum(path.stat().st_size for path in files) < LIMIT_ALL
+
+
+def test_small_and_odd_pictures_are_resized_like_the_processor_does(
+    prepared: processor.PictureProcessor,
+) -> None:
+    for size in ((40, 30), (161, 209), (700, 500), (512, 256)):
+        image = Image.effect_noise(size, 60).convert("RGB")
+        mine = network.patchify(torch.tensor(encode.resize(image))[None])[0]
+        theirs = prepared.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        theirs = theirs.view(-1, 3, 2, network.PATCH_PX**2)[:, :, 0].flatten(1)
+        assert torch.equal(mine, theirs)
