@@ -348,7 +348,7 @@ def test_the_bundled_model_answers_an_example_and_a_clip(
         visitor.wait_text("#chat .bot", bundled_engine.model_id)
         visitor.wait_idle()
         visitor.page.get_by_role("tab", name="Video").click()
-        visitor.page.locator("#clip-examples tr").nth(1).click()
+        visitor.page.locator("#clip-examples tr").last.click()
         visitor.wait_text("#video-note", "frames")
         visitor.wait_text("#video-chat .bot", "tokens/s")
         visitor.page.wait_for_selector("#ask:not([disabled])")

@@ -245,7 +245,7 @@ def test_leaving_the_page_cancels_what_waits_for_its_first_word() -> None:
         next(answer)
     chat.leave(request())
     wait_for(lambda: engine.cancelled == 1)
-    assert list(answer) == []
+    assert list(answer) == [(gr.skip(), gr.skip())]  # changes nothing on the page
 
 
 def test_a_second_question_waits_for_the_first_answer(toasts: list[str]) -> None:

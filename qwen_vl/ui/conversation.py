@@ -48,6 +48,9 @@ LATEX: list[dict[str, str | bool]] = [
 ]
 
 Question = tuple[str, list[str]]  # text and file paths
+# The last thing a dropped answer says: Gradio sends a generator's last value once more when it has
+# ended, which would bring back what was just cleared.
+UNCHANGED = (gr.skip(), None)
 MakeMessages = Callable[[Sequence[Turn]], list[Message]]
 
 
@@ -105,7 +108,7 @@ class Conversation:
         make_messages: MakeMessages,
         values: Sequence[float | None],
         request: gr.Request,
-    ) -> Iterator[tuple[list[Turn], Question | None]]:
+    ) -> Iterator[tuple[Any, Question | None]]:
         """Answers the last question of `history`, if `begin` announced it.
 
         Yields the history to show, and the question when it has to go back to the box.
@@ -124,6 +127,7 @@ class Conversation:
             model_id = self.engine.status().model_id
             for now in progress(self.engine, messages, params, run, lang):
                 if run.discarded:
+                    yield UNCHANGED
                     return
                 shown = turns_of(now, model_id, lang)
                 yield [*history, *shown], None
@@ -133,6 +137,7 @@ class Conversation:
                 yield [*history, *shown, *more], None
         except UserError as error:
             if run.discarded:
+                yield UNCHANGED
                 return
             note = error_turn(error, lang)
             if error.status in ASKERS_FAULT:
