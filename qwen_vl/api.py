@@ -217,7 +217,7 @@ async def _events(
             return
         except UserError as error:
             yield _event(error_object(error))
-        except Exception:
+        except Exception:  # a bug: logged whole here, told to the client without details
             logger.exception("an answer broke off")
             yield _event(error_object(_Bug()))
 
@@ -256,7 +256,7 @@ def _answering_errors(endpoint: Endpoint) -> Endpoint:
             return Response(status_code=499)  # nobody reads it; nginx's number for this
         except UserError as error:
             return _error_response(error)
-        except Exception:
+        except Exception:  # a bug: logged whole here, told to the client without details
             logger.exception("%s %s broke", request.method, request.url.path)
             return _error_response(_Bug())
 

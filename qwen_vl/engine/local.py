@@ -39,6 +39,7 @@ class _Request:
     """What the inference thread needs to answer one prompt."""
 
     prompt: Prompt
+    keys: np.ndarray  # of the prompt's tokens, for the prefix store
     max_new_tokens: int
     answer: Answer
     sampler: Sampler
@@ -91,6 +92,7 @@ class LocalEngine:
         answer = Answer(len(prompt.token_ids), self._settings.max_seconds, self._on_close)
         request = _Request(
             prompt,
+            token_keys(prompt, loaded.image_token_id),  # here, not on the inference thread
             min(params.max_new_tokens, room),
             answer,
             Sampler(params),
@@ -212,9 +214,8 @@ class LocalEngine:
         assert self._loaded is not None
         answer = request.answer
         answer.start()
-        keys = token_keys(request.prompt, self._loaded.image_token_id)
         try:
-            parts = prefill(self._loaded, vision, request.prompt, prefixes.longest(keys))
+            parts = prefill(self._loaded, vision, request.prompt, prefixes.longest(request.keys))
             while (result := _next_part(parts)) is None:
                 self._step(batch, prefixes)
                 if answer.out_of_time:
@@ -222,7 +223,7 @@ class LocalEngine:
                 if not answer.wanted:
                     return
             answer.cached_tokens = result.cached_tokens
-            prefixes.put(keys, result.states)  # at once: others may be asking the same now
+            prefixes.put(request.keys, result.states)  # at once: others may be asking the same now
             if self._accept(request, request.sampler.next_token(result.logits)):
                 batch.join(result.row, result.cache)
                 self._running[result.row] = request
@@ -248,16 +249,14 @@ class LocalEngine:
 
     def _drop_ended(self, batch: Batch, prefixes: PrefixStore) -> None:
         """Takes ended rows out; what they hold is kept for the next turn."""
-        assert self._loaded is not None
         for request in self._running.values():
             if request.answer.out_of_time:
                 self._finish(request, "timeout")
         gone = [row for row in batch.rows if not self._running[row].answer.wanted]
         for row in gone:
             request = self._running.pop(row)
-            keys = token_keys(request.prompt, self._loaded.image_token_id)
-            written = row.length - len(keys)
-            prefixes.put(np.append(keys, request.tokens[:written]), batch.states(row))
+            written = row.length - len(request.keys)
+            prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
         if gone:
             batch.leave(gone)
 

@@ -143,7 +143,7 @@ class Pump:
             self.items.put(None)
         except UserError as error:
             self.items.put(error)
-        except Exception as error:
+        except Exception as error:  # lost in this thread otherwise: logged, and told to the page
             log.exception("The engine broke while it answered the page")
             self.items.put(error)
         finally:
