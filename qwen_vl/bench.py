@@ -1,6 +1,7 @@
 """`python -m qwen_vl.bench`: how fast is it on this machine, against plain `generate`.
 
-Both run on the same weights in the same process, so their ratios hold where absolute times drift.
+Both run in the same process, one after the other, so their ratios hold where absolute times drift:
+first the engine as the app would run it (on a CPU with int8 weights), then `generate` in float32.
 Prints a table, and writes the figures as JSON and as a picture. Knows the engine's interface and
 nothing below it but what to compare with.
 """
@@ -14,9 +15,11 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from PIL import Image, ImageDraw, ImageFont
@@ -25,9 +28,15 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart, Usage
 
+if TYPE_CHECKING:
+    from qwen_vl.engine.baseline import SubjectEngine
+
 QUESTION = "Describe the image."
 SECOND_QUESTION = "How many shapes are there?"
 SECOND_TOKENS = 30
+SYSTEM_PROMPT = "You are a helpful assistant. You look closely and answer briefly. " * 12
+TEXT_QUESTION = "Explain in a few sentences why the sky is blue."
+TEXTS = 4
 CONCURRENCY = (1, 2, 4, 8)
 REPEATS = 2  # of what has no cache to hide behind; the better run counts, on both sides
 
@@ -49,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     what.add_argument("--model", default="bundled", help="model id or folder (default: bundled)")
     what.add_argument("--shape", choices=["2b"], help="Qwen3-VL's architecture with random weights")
     parser.add_argument("--dtype", default="auto", help="as for app.py (default: auto)")
+    parser.add_argument("--quantize", default="auto", help="as for app.py (default: auto)")
     parser.add_argument("--image-px", type=int, default=512, help="side of the picture")
     parser.add_argument("--new-tokens", type=int, default=128, help="tokens per answer")
     parser.add_argument("--most-at-once", type=int, default=8, help="concurrent requests, at most")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results")
     args = parser.parse_args(argv)
     figures, name = measure(
-        Settings(model=args.model, dtype=args.dtype, max_seconds=3600),
+        Settings(model=args.model, dtype=args.dtype, quantize=args.quantize, max_seconds=3600),
         shape=args.shape,
         image_px=args.image_px,
         new_tokens=args.new_tokens,
@@ -77,103 +87,129 @@ def measure(
     """Runs everything, one after another, and tells what it is doing -> (figures, model name)."""
     from qwen_vl.engine import baseline
 
-    say("Loading the model")
-    subject = baseline.random_2b(settings) if shape else baseline.named(settings)
-    figures = [Figure("load", subject.load_s, "s")]
-    picture = noise(image_px)
-    first = [_user(picture, QUESTION)]
-    detail = SamplingParams().max_image_tokens
-
-    say("Plain generate: warming up")
-    baseline.generate(subject, first, 2, detail)
-    say("Plain generate: one request")
+    find = baseline.random_2b if shape else baseline.named
+    with peak_memory() as memory:
+        say("Engine: loading the model")
+        subject = find(settings)
+        name = f"{subject.name} in {subject.precision}"
+        load_s = subject.load_s
+        engine = baseline.SubjectEngine(subject, settings)
+        del subject
+        while engine.status().state == "loading":
+            time.sleep(0.01)
+        ours = run_engine(engine, image_px, new_tokens, most_at_once)
+    engine.close()
+    del engine
+    baseline.release()
     with peak_memory() as plain_memory:
+        say("Plain generate: loading the model")
+        subject = find(baseline.plain_settings(settings))
+        name += f"; generate in {subject.precision}"
+        say("Plain generate: one request")
+        first, detail = [_user(noise(image_px), QUESTION)], SamplingParams().max_image_tokens
+        baseline.generate(subject, first, 2, detail)  # warms up
         plain_ttft_s, plain_s = min(
             baseline.generate(subject, first, new_tokens, detail) for _ in range(REPEATS)
         )
     plain_speed = (new_tokens - 1) / (plain_s - plain_ttft_s)
-    figures += [
+    one, texts = ours.one, ours.texts_alone
+    figures = [
+        _against("load", load_s, "s", subject.load_s, "generate"),
         Figure("generate: time to first token", plain_ttft_s, "s"),
         Figure("generate: decode", plain_speed, "tokens/s"),
         Figure("generate: peak memory", plain_memory.peak_bytes / 2**30, "GiB"),
+        _against("time to first token", one.ttft_s, "s", plain_ttft_s, "generate"),
+        _against(
+            "time to first token, second turn",
+            ours.second_turn.ttft_s,
+            "s",
+            plain_ttft_s,
+            "generate's first turn",
+        ),
+        _against("decode, one request", one.tokens_per_s, "tokens/s", plain_speed, "generate"),
+        _against(
+            "engine's own work per decode step",
+            ours.overhead_s * 1000,
+            "ms",
+            ours.forward_s * 1000,
+            "the model's forward",
+        ),
     ]
+    for count, (speed, worst_ttft_s) in ours.together.items():
+        against = "generate one after another"
+        figures += [
+            _against(f"{count} at once", speed, "tokens/s", new_tokens / plain_s, against),
+            Figure(f"{count} at once, worst time to first token", worst_ttft_s, "s"),
+        ]
+    if ours.texts_together:
+        worst_s = max(usage.ttft_s for usage in ours.texts_together)
+        what = f"{len(ours.texts_together)} texts at once, worst time to first token"
+        figures.append(_against(what, worst_s, "s", texts.ttft_s, "one text alone"))
+    peaks = (one_peak.peak_bytes / 2**30 for one_peak in (memory, plain_memory))
+    figures.append(_against("peak memory", next(peaks), "GiB", next(peaks), "generate"))
+    return figures, name
 
-    engine = baseline.SubjectEngine(subject, settings)
-    while engine.status().state == "loading":
-        time.sleep(0.01)
+
+@dataclass(frozen=True)
+class EngineRun:
+    """What the engine reached. `together` maps a count to (tokens/s in all, worst TTFT in s)."""
+
+    one: Usage
+    second_turn: Usage
+    forward_s: float  # of one decode step, in the model
+    overhead_s: float  # of one decode step, around it
+    together: dict[int, tuple[float, float]]
+    texts_alone: Usage
+    texts_together: list[Usage]
+
+
+def run_engine(
+    engine: SubjectEngine, image_px: int, new_tokens: int, most_at_once: int
+) -> EngineRun:
+    """All of the engine's rows."""
     say("Engine: warming up")
     ask(engine, [_user(noise(image_px, seed=99), QUESTION)], 2)
     say("Engine: one request")
-    with peak_memory() as memory:
-        runs = [
-            ask(engine, [_user(noise(image_px, seed), QUESTION)], new_tokens)
-            for seed in range(REPEATS)
-        ]
-        _, one = min(runs, key=lambda run: run[1].ttft_s)
-        say("Engine: a second question about the same picture")
-        first = [_user(noise(image_px, REPEATS - 1), QUESTION)]
-        answer = Message("assistant", (TextPart(runs[-1][0]),))
-        turns = [*first, answer, _user(None, SECOND_QUESTION)]
-        _, two = ask(engine, turns, SECOND_TOKENS)
-        figures += [
-            _against("time to first token", one.ttft_s, "s", plain_ttft_s, "generate"),
-            _against(
-                "time to first token, second turn",
-                two.ttft_s,
-                "s",
-                plain_ttft_s,
-                "generate's first turn",
-            ),
-            _against("decode, one request", one.tokens_per_s, "tokens/s", plain_speed, "generate"),
-        ]
-        for count in (n for n in CONCURRENCY if n <= most_at_once):
-            say(f"Engine: {count} at once")
-            figures += together(engine, image_px, count, new_tokens, plain_s)
-    figures.append(
-        _against(
-            "peak memory",
-            memory.peak_bytes / 2**30,
-            "GiB",
-            plain_memory.peak_bytes / 2**30,
-            "generate",
-        )
-    )
-    engine.close()
-    return figures, subject.name
+    runs = []
+    for seed in range(REPEATS):
+        first = [_user(noise(image_px, seed), QUESTION)]
+        before_s = engine.forward_s
+        text, usage = ask(engine, first, 1)
+        prefill_s = engine.forward_s - before_s
+        first = [_user(noise(image_px, seed + REPEATS), QUESTION)]
+        before_s = engine.forward_s
+        text, usage = ask(engine, first, new_tokens)
+        forward_s = (engine.forward_s - before_s - prefill_s) / (new_tokens - 1)
+        runs.append((text, usage, forward_s))
+    _, one, _ = min(runs, key=lambda run: run[1].ttft_s)
+    _, fastest, forward_s = max(runs, key=lambda run: run[1].tokens_per_s)
+    say("Engine: a second question about the same picture")
+    turns = [*first, Message("assistant", (TextPart(text),)), _user(None, SECOND_QUESTION)]
+    _, second_turn = ask(engine, turns, SECOND_TOKENS)
+    together = {}
+    for count in (n for n in CONCURRENCY if n <= most_at_once):
+        say(f"Engine: {count} at once")
+        picture = noise(image_px, seed=1000 + count)
+        asked = [[_user(picture, f"{QUESTION} ({i})")] for i in range(count)]
+        start_s = time.perf_counter()
+        usages = ask_together(engine, asked, new_tokens)
+        speed = sum(usage.completion_tokens for usage in usages) / (time.perf_counter() - start_s)
+        together[count] = speed, max(usage.ttft_s for usage in usages)
+    say("Engine: texts with a system prompt that is known already")
+    system = Message("system", (TextPart(SYSTEM_PROMPT),))
+    asked = [[system, _user(None, f"{TEXT_QUESTION} ({i})")] for i in range(TEXTS + 2)]
+    ask(engine, asked[0], 2)
+    _, alone = ask(engine, asked[1], new_tokens)
+    texts = ask_together(engine, asked[2 : 2 + min(TEXTS, most_at_once)], new_tokens)
+    step_s = 1 / fastest.tokens_per_s
+    return EngineRun(one, second_turn, forward_s, step_s - forward_s, together, alone, texts)
 
 
-def together(
-    engine: Engine, image_px: int, count: int, new_tokens: int, plain_s: float
-) -> list[Figure]:
-    """`count` people ask about one new picture at the same time."""
-    picture = noise(image_px, seed=1000 + count)
-    usages: list[Usage] = []
-
-    def one(i: int) -> None:
-        usages.append(ask(engine, [_user(picture, f"{QUESTION} ({i})")], new_tokens)[1])
-
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(count)]
-    start_s = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    spent_s = time.perf_counter() - start_s
-    speed = sum(usage.completion_tokens for usage in usages) / spent_s
-    return [
-        _against(
-            f"{count} at once, all together",
-            speed,
-            "tokens/s",
-            new_tokens / plain_s,
-            "generate one after another",
-        ),
-        Figure(
-            f"{count} at once, worst time to first token",
-            max(usage.ttft_s for usage in usages),
-            "s",
-        ),
-    ]
+def ask_together(engine: Engine, asked: Sequence[list[Message]], new_tokens: int) -> list[Usage]:
+    """All questions at the same moment."""
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = pool.map(lambda messages: ask(engine, messages, new_tokens), asked)
+        return [usage for _, usage in answers]
 
 
 def ask(engine: Engine, messages: list[Message], new_tokens: int) -> tuple[str, Usage]:

@@ -22,22 +22,59 @@ def test_tiny_models_run_in_float32() -> None:
     assert machine.choose(Settings(device="cpu"), tiny=True).dtype == torch.float32
 
 
+def speeds(bfloat16: tuple[float, float], int8: tuple[float, float]) -> machine.Speeds:
+    prefill, decode = zip(bfloat16, int8, strict=True)
+    return machine.Speeds(
+        dict(zip(("bfloat16", "int8"), prefill, strict=True)),
+        dict(zip(("bfloat16", "int8"), decode, strict=True)),
+    )
+
+
 @pytest.mark.parametrize(
-    ("bfloat16_s", "expected"),
-    [((0.5, 0.5), torch.bfloat16), ((0.5, 4.0), torch.float32), ((4.0, 0.5), torch.float32)],
+    ("bfloat16", "expected"),
+    [((2.0, 2.0), torch.bfloat16), ((2.0, 0.2), torch.float32), ((0.2, 2.0), torch.float32)],
 )
 def test_bfloat16_must_win_in_both_phases(
-    bfloat16_s: tuple[float, float], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    bfloat16: tuple[float, float], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times_s = {torch.float32: (1.0, 1.0), torch.bfloat16: bfloat16_s}
-    monkeypatch.setattr(machine, "_probe", times_s.__getitem__)
-    choice = machine.choose(Settings(device="cpu"))
-    assert choice.dtype == expected
+    monkeypatch.setattr(machine, "_measure", lambda _: speeds(bfloat16, (1.0, 4.0)))
+    choice = machine.choose(Settings(device="cpu", quantize="none"))
+    assert (choice.dtype, choice.quantize) == (expected, "none")
     assert "measured" in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("int8_decode", "has_experts", "expected"),
+    [(4.0, False, "int8"), (1.1, False, "none"), (4.0, True, "none")],
+)
+def test_auto_takes_int8_where_it_is_faster(
+    int8_decode: float, has_experts: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_measure", lambda _: speeds((0.5, 0.5), (1.0, int8_decode)))
+    choice = machine.choose(Settings(device="cpu"), has_experts=has_experts)
+    assert (choice.quantize, choice.dtype) == (expected, torch.float32)
+    assert choice.precision == {"none": "float32"}.get(expected, expected)
+
+
+def test_prefill_multiplies_in_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gain, expected in ((2.0, torch.bfloat16), (0.3, torch.float32)):
+        monkeypatch.setattr(machine, "_measure", lambda _, g=gain: speeds((g, 1.0), (1.0, 4.0)))
+        assert machine.choose(Settings(device="cpu")).product_dtype == expected
+
+
 def test_the_probe_measures() -> None:
-    assert all(seconds > 0 for seconds in machine._probe(torch.float32))
+    measured = machine._measure(machine.usable_cores())
+    assert set(measured.decode) == {"float32", "bfloat16", "int8", "int4"}
+    assert all(gain > 0 for gain in (*measured.decode.values(), *measured.prefill.values()))
+
+
+def test_what_cannot_be_quantised_is_said() -> None:
+    with pytest.raises(ModelUnavailable, match="experts"):
+        machine.choose(Settings(device="cpu", quantize="int8"), has_experts=True)
+    with pytest.raises(ModelUnavailable, match="use --quantize int4 on a CPU"):
+        machine.choose(Settings(device="cpu", quantize="4bit"))
+    with pytest.raises(ValueError, match="leave out --dtype bfloat16"):
+        Settings(quantize="int8", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])

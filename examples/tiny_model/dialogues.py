@@ -23,7 +23,7 @@ from documents import (
 )
 from PIL import Image, ImageFilter
 from questions import OFF_TOPIC, SYSTEM_PROMPTS
-from reading import LARGEST_PX, Line, Mark, page
+from reading import LARGEST_PX, Line, Mark, Note, page
 from scene import Scene
 from turns import (
     Asker,
@@ -61,6 +61,7 @@ PAGE_CELLS = ((4, 5), (5, 5), (4, 6), (5, 6), (6, 6), (5, 8), (6, 8))
 QUICK = ("scene", "locate", "chart", "clip", "screen")
 FRAME_COUNTS = (2, 3, 3, 4, 4, 5, 6, 8)
 MANY_TURNS, FEW_TURNS = (1, 2, 3, 4, 4), (1, 1, 2, 3)
+LONGER = 2  # times as many in training: seeing the picture is what costs
 # Training draws from seeds below this one, evaluation and the tests from it upwards.
 FIRST_EVAL_SEED = 1 << 40
 
@@ -118,10 +119,11 @@ def clip_size(rng: random.Random, count: int, ease: float) -> tuple[int, int]:
 def marks(shown: Scene, size: tuple[int, int]) -> list[Line | Mark]:
     """The shapes as symbols at their middles."""
     found = []
-    for shape in shown.shapes:
-        x1, y1, x2, y2 = scenes.box_1000(shape, *size)
-        middle = ((x1 + x2) * size[0] / 2000, (y1 + y2) * size[1] / 2000)
-        found.append(Mark(name(shape, "en"), *middle))
+    for i, shape in enumerate(shown.shapes):
+        box = scenes.box_1000(shape, *size)
+        middle = ((box[0] + box[2]) * size[0] / 2000, (box[1] + box[3]) * size[1] / 2000)
+        note = Note("shape", i + 1, len(shown.shapes), tuple(box))
+        found.append(Mark(name(shape, "en"), *middle, note))
     return found
 
 
@@ -162,17 +164,16 @@ def draw(
 
 
 def make_sample(
-    task: str, seed: int, lang: str | None = None, ease: float = 0.0, retold: int = 0
+    task: str, seed: int, lang: str | None = None, ease: float = 0.0, longer: bool = False
 ) -> Sample:
-    """One conversation of 1 to 4 turns; the same arguments give the same one.
-
-    The pictures follow from `task`, `seed` and `ease` alone; `retold` asks anew about them.
-    """
-    rng = random.Random(f"{seed} {retold}")
+    """One conversation of 1 to 4 turns, up to 8 if `longer`; the same arguments give the same."""
+    rng = random.Random(f"{seed} {longer}")
     ask = Asker(rng, lang or rng.choice(("en", "en", "zh")))
     images, shown, times_s, stream = draw(task, random.Random(seed), ask, ease)
     turns: list[Turn] = []
     most = 1 if task in ("pair", "page") else rng.choice(MANY_TURNS if task in QUICK else FEW_TURNS)
+    if longer and task in QUICK:
+        most *= LONGER
     for _ in range(40):
         if len(turns) == most:
             break

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import words
 from fonts import font_names, load_font
 from PIL import Image, ImageDraw
-from reading import Line, two_colours
+from reading import Line, Note, two_colours
 
 MIN_SIDE, MAX_SIDE = 160, 512
-SMALLEST_PX = 20
+SMALLEST_PX = 22
 LABELS = {
     "invoice_no": ("Invoice No", "Invoice #", "Invoice", "Inv. No.", "Number", "INVOICE NO"),
     "date": ("Date", "Invoice date", "DATE", "Issued"),
@@ -77,18 +77,32 @@ class Printer:
         self.lines: list[Line] = []
 
     def line(
-        self, text: str, font: str, px: int, x: float, y_centre: float, ink: tuple[int, int, int]
+        self,
+        text: str,
+        font: str,
+        px: int,
+        x: float,
+        y_centre: float,
+        ink: tuple[int, int, int],
+        note: Note,
     ) -> None:
         """Print `text` with its left edge at `x` and its middle at `y_centre`."""
         self.draw.text((x, y_centre), text, font=load_font(font, px), fill=ink, anchor="lm")
-        self.lines.append(Line(text, font, px, x, y_centre))
+        self.lines.append(Line(text, font, px, x, y_centre, note))
 
     def centred(
-        self, text: str, font: str, px: int, x: float, y_centre: float, ink: tuple[int, int, int]
+        self,
+        text: str,
+        font: str,
+        px: int,
+        x: float,
+        y_centre: float,
+        ink: tuple[int, int, int],
+        note: Note,
     ) -> None:
         """Print `text` with its middle at (`x`, `y_centre`)."""
         width = load_font(font, px).getlength(text)
-        self.line(text, font, px, x - width / 2, y_centre, ink)
+        self.line(text, font, px, x - width / 2, y_centre, ink, note)
 
 
 def side(rng: random.Random, least: float = 0) -> int:
@@ -117,8 +131,8 @@ def fitted(rng: random.Random, need_w: float, need_h: float) -> tuple[int, int]:
 
 
 def smallest_px(ease: float) -> int:
-    """The smallest font: 20 pixels, 26 while it is made easy."""
-    return SMALLEST_PX + round(6 * ease)
+    """The smallest font: 22 pixels, 26 while it is made easy."""
+    return SMALLEST_PX + round(4 * ease)
 
 
 def font_px(rng: random.Random, smallest: int, largest: int) -> int:
@@ -148,11 +162,12 @@ def draw_text(rng: random.Random, ease: float = 0.0) -> tuple[Printer, list[str]
     y = rng.uniform(6, max(6.0, size[1] - pitch * len(texts) - 6)) + pitch / 2
     centre = rng.random() < 0.4
     left = rng.uniform(6, max(6.0, size[0] - need_w + 6))
-    for text in texts:
+    for i, text in enumerate(texts):
+        note = Note("line", i + 1, len(texts))
         if centre:
-            printer.centred(text, font, px, size[0] / 2, y, ink)
+            printer.centred(text, font, px, size[0] / 2, y, ink, note)
         else:
-            printer.line(text, font, px, left, y, ink)
+            printer.line(text, font, px, left, y, ink, note)
         y += pitch
     return printer, texts
 
@@ -194,14 +209,21 @@ def draw_invoice(rng: random.Random, ease: float = 0.0) -> tuple[Printer, dict[s
     left = rng.uniform(8, max(8.0, size[0] - need_w + 8))
     if heading:
         big = min(round(px * 1.3), round(px * (size[0] - 16 - left) / max(1, measure(heading))))
-        printer.line(heading, bold, max(12, big), left, y, ink)
+        printer.line(heading, bold, max(12, big), left, y, ink, Note("heading"))
         y += pitch * 1.4
     for key, value in fields.items():
-        printer.line(labels[key], bold, px, left, y, ink)
+        printer.line(labels[key], bold, px, left, y, ink, Note("label"))
         width = label_w if columns else load_font(bold, px).getlength(labels[key])
-        printer.line(value, font, px, left + width + gap, y, ink)
+        printer.line(value, font, px, left + width + gap, y, ink, Note(key))
         y += pitch
     return printer, fields
+
+
+def trend_of(values: tuple[int, ...]) -> str:
+    """rising, falling or mixed"""
+    if list(values) == sorted(values):
+        return "rising"
+    return "falling" if list(values) == sorted(values, reverse=True) else "mixed"
 
 
 def draw_chart(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Chart]:
@@ -233,7 +255,7 @@ def draw_chart(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Chart]:
     ground, ink = two_colours(rng)
     printer = Printer(size, ground)
     if title:
-        printer.centred(title, font, px, size[0] / 2, px * 1.1, ink)
+        printer.centred(title, font, px, size[0] / 2, px * 1.1, ink, Note("title"))
     base = size[1] - px * 1.6
     slot = (size[0] - 16) / count
     colours = [tuple(rng.randint(30, 225) for _ in range(3)) for _ in range(count)]
@@ -244,9 +266,12 @@ def draw_chart(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Chart]:
         height = (base - top - 4) * value / (20 * unit)
         fill = colours[0] if one_colour else colours[i]
         printer.draw.rectangle((x - half, base - height, x + half, base), fill=fill)
-        printer.centred(label, font, px, x, base + px * 0.8, ink)
+        role = {max(values): "highest", min(values): "lowest"}.get(value, "bar")
+        note = Note(role, i + 1, count, trend=trend_of(values))
+        printer.centred(label, font, px, x, base + px * 0.8, ink, note)
         if printed:
-            printer.centred(str(value), font, px, x, base - height - px * 0.65, ink)
+            above = base - height - px * 0.65
+            printer.centred(str(value), font, px, x, above, ink, Note("value", i + 1, count))
     printer.draw.line((6, base, size[0] - 6, base), fill=ink)
     return printer, Chart(tuple(labels), values, title, printed)
 
@@ -278,17 +303,18 @@ def draw_screen(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Screen]
     printer = Printer(size, ground)
     strip = tuple(min(255, c + 45) if dark else max(0, c - 40) for c in ground)
     printer.draw.rectangle((0, 0, size[0], bar), fill=strip)
-    printer.line(title, font, px, 12, bar / 2, ink)
+    printer.line(title, font, px, 12, bar / 2, ink, Note("title"))
     slack = max(0.0, size[1] - need_h - 16)
     y = bar + 8 + rng.random() * slack / 2
     fields, buttons = {}, {}
     field_w = rng.uniform(0.7, 1.0) * (size[0] - 24)
     for name in field_names:
-        printer.line(name, font, px, 12, y + px * 0.7, ink)
         box = (12, y + px * 1.4, 12 + field_w, y + px * 2.9)
         paper = (255, 255, 255) if not dark else (60, 62, 70)
         printer.draw.rectangle(box, fill=paper, outline=ink)
         fields[name] = _share(box, size)
+        note = Note("field", len(fields), len(field_names), tuple(fields[name]))
+        printer.line(name, font, px, 12, y + px * 0.7, ink, note)
         y += field_h
     y += rng.random() * slack / 2
     x = rng.uniform(12, max(12.0, size[0] - row_w - 12))
@@ -298,8 +324,9 @@ def draw_screen(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Screen]
     for name, width in zip(button_names, button_w, strict=True):
         box = (x, y + px * 0.2, x + width, y + px * 1.9)
         printer.draw.rounded_rectangle(box, px * 0.3, fill=accent)
-        printer.centred(name, font, px, x + width / 2, y + px * 1.05, label)
         buttons[name] = _share(box, size)
+        note = Note("button", len(buttons), len(button_names), tuple(buttons[name]))
+        printer.centred(name, font, px, x + width / 2, y + px * 1.05, label, note)
         if stacked:
             y += button_h
         else:

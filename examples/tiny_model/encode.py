@@ -12,8 +12,10 @@ import reading
 from dialogues import Sample
 from network import MAX_PIXELS, MERGE, MIN_PIXELS, PATCH_PX
 from PIL import Image
+from sources import Spot, spots
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from turns import Turn
 
 CELL_PX = PATCH_PX * MERGE
 
@@ -22,16 +24,18 @@ CELL_PX = PATCH_PX * MERGE
 class Encoded:
     """One conversation. `positions` is [3, T]; `trained[i]` says that token i is to be learnt.
 
-    `pixels[i]` is uint8 [H, W, 3] of a picture after resizing, `labels[i]` the characters under
-    its visual tokens [tokens, SLOTS] and `starts[i]` the place of its first visual token.
+    `sources[i]` is the place of the visual token that token i tells of, -1 for none.
+    `pixels[i]` is uint8 [H, W, 3] of a picture after resizing, `labels[i]` what lies under its
+    visual tokens and `starts[i]` the place of its first visual token.
     """
 
     task: str
     ids: np.ndarray
     trained: np.ndarray
     positions: np.ndarray
+    sources: np.ndarray
     pixels: tuple[np.ndarray, ...]
-    labels: tuple[np.ndarray, ...]
+    labels: tuple[reading.TokenLabels, ...]
     starts: tuple[int, ...]
 
 
@@ -62,14 +66,16 @@ class Encoder:
         pixels = tuple(resize(image) for image in sample.images)
         ids: list[int] = []
         trained: list[bool] = []
+        sources: list[int] = []
         rows: list[np.ndarray] = []  # parts of the positions, each [3, n]
         starts: list[int] = []
         next_position = 0
 
-        def add(new: list[int], learn: bool = False) -> None:
+        def add(new: list[int], learn: bool = False, told: list[int] | None = None) -> None:
             nonlocal next_position
             ids.extend(new)
             trained.extend([learn] * len(new))
+            sources.extend(told or [-1] * len(new))
             steps = np.arange(next_position, next_position + len(new))
             rows.append(np.tile(steps, (3, 1)))
             next_position += len(new)
@@ -80,10 +86,27 @@ class Encoder:
             starts.append(len(ids))
             ids.extend([control["image_pad"]] * (height * width))
             trained.extend([False] * (height * width))
+            sources.extend([-1] * (height * width))
             grid = np.mgrid[:1, :height, :width].reshape(3, -1)
             rows.append(grid + next_position)
             next_position += max(height, width)
 
+        def tell(turn: Turn) -> None:
+            """The answer of a turn and its end, with the visual token that each token tells of."""
+            encoding = self.tokenizer.encode(turn.answer, add_special_tokens=False)
+            where = spots(sample, turn)
+            told = []
+            for first, last in encoding.offsets:
+                spot = next((spot for spot in where[first:last] if spot), None)
+                told.append(-1 if spot is None else token_at(spot))
+            add([*encoding.ids, control["im_end"]], learn=True, told=[*told, -1])
+
+        def token_at(spot: Spot) -> int:
+            cells = tuple(side // CELL_PX for side in pixels[spot.image].shape[:2])
+            cell = reading.cell_of(spot.x, spot.y, sample.images[spot.image].size, cells)
+            return starts[spot.image] + cell[0] * cells[1] + cell[1] if cell else -1
+
+        turns = iter(sample.turns)
         for message in sample.messages:
             add([control["im_start"]])
             content = message["content"]
@@ -91,7 +114,7 @@ class Encoder:
             pending = message["role"] + "\n"
             if message["role"] == "assistant":
                 add(self._text(pending))
-                add([*self._text(content), control["im_end"]], learn=True)
+                tell(next(turns))
                 add(self._text("\n"))
                 continue
             for part in parts:
@@ -104,7 +127,7 @@ class Encoder:
                 pending = ""
             add([*self._text(pending), control["im_end"], *self._text("\n")])
         labels = tuple(
-            reading.slot_labels(
+            reading.token_labels(
                 list(shown), image.size, (array.shape[0] // CELL_PX, array.shape[1] // CELL_PX)
             )
             for image, shown, array in zip(sample.images, sample.shown, pixels, strict=True)
@@ -114,6 +137,7 @@ class Encoder:
             np.array(ids),
             np.array(trained),
             np.concatenate(rows, axis=1),
+            np.array(sources),
             pixels,
             labels,
             tuple(starts),

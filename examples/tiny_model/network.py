@@ -6,6 +6,8 @@ takes whole batches of equal-sized pictures. Knows nothing of pictures, question
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ PATCH_PX = 16
 MERGE = 2
 MIN_PIXELS, MAX_PIXELS = 16_384, 262_144
 MODEL_ID = "qwen3-vl-tiny-demo"
+# Heads that learn where to look: layer -> (head, steps ahead). 0 is the place that the token read
+# just now tells of, 1 the place that the token to be said next tells of.
+GUIDED_HEADS = {1: ((0, 0),), 2: ((0, 1), (2, 1)), 3: ((0, 1),)}
 
 
 def make_config(vocab: dict[str, int], vocab_size: int) -> Qwen3VLConfig:
@@ -172,11 +177,13 @@ class TextForward:
         visual_at: Tensor,
         visual: Tensor,
         features: list[Tensor],
-    ) -> Tensor:
-        """The last hidden states [T, 256].
+        sources: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The last hidden states [T, 256], and how badly the guided heads look (mean, in nats).
 
         `ids` [T] and `positions` [3, T] of all conversations; `spans` are their (start, stop);
         `visual` and each of `features` are [V, 256] and belong at the places `visual_at` [V].
+        `sources` [T] are the places that tokens tell of, counted within a conversation, or -1.
         """
         text = self.text
         x = text.embed_tokens(ids).index_copy(0, visual_at, visual)
@@ -184,14 +191,33 @@ class TextForward:
         cos, sin = cos[0, :, None], sin[0, :, None]
         longest = max(stop - start for start, stop in spans)
         mask = torch.full((longest, longest), float("-inf"), dtype=x.dtype).triu(1)
+        guides: list[Tensor] = []
         for index, layer in enumerate(text.layers):
-            x = x + _text_attention(_rms_norm(x, layer.input_layernorm), cos, sin, spans, mask,
-                                    layer.self_attn)  # fmt: skip
+            h = _rms_norm(x, layer.input_layernorm)
+            guide = Guide(GUIDED_HEADS.get(index, ()), sources, guides)
+            x = x + _text_attention(h, cos, sin, spans, mask, layer.self_attn, guide)
             h, mlp = _rms_norm(x, layer.post_attention_layernorm), layer.mlp
             x = x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))
             if index < len(features):
                 x = x.index_add(0, visual_at, features[index])
-        return _rms_norm(x, text.norm)
+        return _rms_norm(x, text.norm), torch.cat(guides).mean()
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Which heads of a layer are told where to look, and the losses that it adds to."""
+
+    heads: tuple[tuple[int, int], ...]
+    sources: Tensor
+    losses: list[Tensor]
+
+    def add(self, scores: Tensor, start: int) -> None:
+        """`scores` [heads, length, length] of the conversation that starts at `start`."""
+        told = self.sources[start : start + scores.shape[1]]
+        at = (told >= 0).nonzero()[:, 0]
+        for head, ahead in self.heads:
+            rows = scores[head].index_select(0, at - ahead).float()
+            self.losses.append(F.cross_entropy(rows, told[at], reduction="none"))
 
 
 def _rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
@@ -205,6 +231,7 @@ def _text_attention(
     spans: list[tuple[int, int]],
     mask: Tensor,
     attn: nn.Module,
+    guide: Guide,
 ) -> Tensor:
     """Causal attention within each conversation."""
     q = _rms_norm(attn.q_proj(x).unflatten(-1, (-1, attn.head_dim)), attn.q_norm)
@@ -217,6 +244,7 @@ def _text_attention(
         keys = k[start:stop].permute(1, 2, 0).repeat_interleave(groups, 0)
         values = v[start:stop].transpose(0, 1).repeat_interleave(groups, 0)
         scores = q[start:stop].transpose(0, 1) @ keys + mask[:length, :length]
+        guide.add(scores, start)
         parts.append((torch.softmax(scores, -1) @ values).transpose(0, 1).flatten(1))
     return attn.o_proj(torch.cat(parts))
 

@@ -1,13 +1,14 @@
 """Densely printed pages for the reading stage, and what lies under each visual token.
 
-Knows how to fill a picture with text and which character lies where. Knows nothing of questions,
-tokens of the text model, or how training works.
+Knows how to fill a picture with text, which character lies where, and what the side task asks about
+a place. Knows nothing of questions, tokens of the text model, or how training works.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import words
@@ -20,8 +21,44 @@ SLOTS = 8  # characters that one visual token may hold
 LARGEST_PX = 32  # of a page's fonts
 NOTHING = 0
 # What a visual token may be asked to name: characters, and whole shapes by colour and kind.
-SYMBOLS = (*CHARS, *(f"{colour} {kind}" for colour in COLOURS for kind in SHAPES))
+SYMBOLS = (*CHARS, *(f"{colour} {kind}" for colour in COLOURS for kind in SHAPES), " ")
 SYMBOL_IDS = {symbol: i + 1 for i, symbol in enumerate(SYMBOLS)}
+EDGE = "\n"  # stands for the character before a line's first and after its last
+NEIGHBOUR_IDS = {char: i + 1 for i, char in enumerate((*CHARS, " ", EDGE))}
+ROLES = (
+    "shape", "line", "heading", "label", "title", "button", "field", "bar", "highest", "lowest",
+    "value", "invoice_no", "date", "due_date", "customer", "tax", "total",
+)  # fmt: skip
+TRENDS = ("rising", "falling", "mixed")
+MOST, BOX_STEPS, PLACE_STEPS = 8, 50, 32
+# What else a visual token may be asked, and how many answers there are; 0 means "not asked".
+HINTS = {
+    "before": len(NEIGHBOUR_IDS),  # the character before the token's first one, on the same line
+    "before_2": len(NEIGHBOUR_IDS),  # the one before that
+    "after": len(NEIGHBOUR_IDS),  # the character after the token's last one
+    "role": len(ROLES),
+    "nth": MOST,
+    "of": MOST,
+    "trend": len(TRENDS),
+    "x1": BOX_STEPS + 1,
+    "y1": BOX_STEPS + 1,
+    "x2": BOX_STEPS + 1,
+    "y2": BOX_STEPS + 1,
+    "col": PLACE_STEPS,  # where the token lies, as a share of the picture's sides
+    "row": PLACE_STEPS,
+}
+HINT_AT = {name: i for i, name in enumerate(HINTS)}
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a printed line or a shape is: its role, the `nth` `of` how many, its box in 0-1000."""
+
+    role: str
+    nth: int = 0
+    of: int = 0
+    box: tuple[int, ...] | None = None
+    trend: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +70,11 @@ class Line:
     size_px: int
     x: float
     y_centre: float
+    note: Note | None = None
+
+    def centres(self) -> list[float]:
+        """The x of the middle of each character, in pixels."""
+        return [self.x + part for part in char_centres(self.font, self.size_px, self.text)]
 
 
 @dataclass(frozen=True)
@@ -42,34 +84,73 @@ class Mark:
     symbol: str
     x: float
     y_centre: float
+    note: Note | None = None
 
 
-def slot_labels(
+class TokenLabels(NamedTuple):
+    """What the side task asks of each visual token; 0 is "nothing" and "not asked".
+
+    `slots` [tokens, SLOTS] are symbols in reading order, `hints` [tokens, len(HINTS)] the rest.
+    """
+
+    slots: np.ndarray
+    hints: np.ndarray
+
+
+def cell_of(
+    x: float, y: float, raw: tuple[int, int], cells: tuple[int, int]
+) -> tuple[int, int] | None:
+    """(row, column) of the visual token over a point; None beside the picture.
+
+    `raw` is (width, height) of the drawn picture, `cells` is (rows, cols) after resizing.
+    """
+    row = min(cells[0] - 1, max(0, int(y * cells[0] / raw[1])))
+    col = int(x * cells[1] / raw[0])
+    return (row, col) if 0 <= col < cells[1] else None
+
+
+def token_labels(
     shown: list[Line | Mark], raw: tuple[int, int], cells: tuple[int, int]
-) -> np.ndarray:
-    """Symbol ids [rows * cols, SLOTS] under each visual token, in reading order.
+) -> TokenLabels:
+    """Labels of all visual tokens, row by row; `raw` and `cells` as for `cell_of`.
 
-    A character belongs to the token that holds (its own middle x, its line's middle y). `raw` is
-    (width, height) of the drawn picture, `cells` is (rows, cols) of visual tokens after resizing.
+    A character belongs to the token that holds (its own middle x, its line's middle y).
     """
     rows, cols = cells
-    labels = np.zeros((rows * cols, SLOTS), dtype=np.int64)
-    used = np.zeros(rows * cols, dtype=np.int64)
+    slots = np.zeros((rows, cols, SLOTS), dtype=np.int64)
+    used = np.zeros((rows, cols), dtype=np.int64)
+    hints = np.zeros((rows, cols, len(HINTS)), dtype=np.int64)
+    hints[..., HINT_AT["row"]] = ((np.arange(rows) + 0.5) * PLACE_STEPS / rows)[:, None] + 1
+    hints[..., HINT_AT["col"]] = (np.arange(cols) + 0.5) * PLACE_STEPS / cols + 1
     for part in sorted(shown, key=lambda part: (part.y_centre, part.x)):
-        row = min(rows - 1, max(0, int(part.y_centre * rows / raw[1])))
-        if isinstance(part, Mark):
-            placed = [(part.symbol, 0.0)]
-        else:
-            placed = zip(part.text, char_centres(part.font, part.size_px, part.text), strict=True)
-        for char, centre in placed:
-            col = int((part.x + centre) * cols / raw[0])
-            if char == " " or not 0 <= col < cols:
+        is_line = isinstance(part, Line)
+        symbols = part.text if is_line else (part.symbol,)
+        centres = part.centres() if is_line else (part.x,)
+        edged = EDGE * 2 + part.text + EDGE if is_line else ""
+        for i, (symbol, x) in enumerate(zip(symbols, centres, strict=True)):
+            cell = cell_of(x, part.y_centre, raw, cells)
+            if cell is None or used[cell] == SLOTS:
                 continue
-            cell = row * cols + col
-            if used[cell] < SLOTS:
-                labels[cell, used[cell]] = SYMBOL_IDS[char]
-                used[cell] += 1
-    return labels
+            slots[cell][used[cell]] = SYMBOL_IDS[symbol]
+            if is_line:
+                if not used[cell]:
+                    hints[cell][HINT_AT["before_2"]] = NEIGHBOUR_IDS[edged[i]]
+                    hints[cell][HINT_AT["before"]] = NEIGHBOUR_IDS[edged[i + 1]]
+                hints[cell][HINT_AT["after"]] = NEIGHBOUR_IDS[edged[i + 3]]
+            if part.note and not used[cell]:
+                _note(hints[cell], part.note)
+            used[cell] += 1
+    return TokenLabels(slots.reshape(-1, SLOTS), hints.reshape(rows * cols, -1))
+
+
+def _note(hints: np.ndarray, note: Note) -> None:
+    hints[HINT_AT["role"]] = ROLES.index(note.role) + 1
+    hints[HINT_AT["nth"]], hints[HINT_AT["of"]] = min(note.nth, MOST), min(note.of, MOST)
+    if note.trend:
+        hints[HINT_AT["trend"]] = TRENDS.index(note.trend) + 1
+    if note.box:
+        for side, part in zip(("x1", "y1", "x2", "y2"), note.box, strict=True):
+            hints[HINT_AT[side]] = round(part * BOX_STEPS / 1000) + 1
 
 
 def two_colours(rng: random.Random) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

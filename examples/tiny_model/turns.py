@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import scene as scenes
 from clips import Clip
-from documents import Chart, Screen
+from documents import Chart, Screen, trend_of
 from questions import FIELD_ANSWERS, FIELD_QUESTIONS, OFF_TOPIC, QUESTIONS
 from reading import Line
 from scene import Scene
@@ -202,11 +202,11 @@ def invoice_turns(ask: Asker, fields: dict[str, str]) -> Iterator[Turn]:
 
 def trend_said(values: tuple[int, ...], ask: Asker) -> str:
     """Rising, falling or mixed."""
-    if list(values) == sorted(values):
-        return ask.say("The values are rising.", "数值在上升。")
-    if list(values) == sorted(values, reverse=True):
-        return ask.say("The values are falling.", "数值在下降。")
-    return ask.say("The values are mixed.", "数值有升有降。")
+    return {
+        "rising": ask.say("The values are rising.", "数值在上升。"),
+        "falling": ask.say("The values are falling.", "数值在下降。"),
+        "mixed": ask.say("The values are mixed.", "数值有升有降。"),
+    }[trend_of(values)]
 
 
 def chart_turns(ask: Asker, chart: Chart) -> Iterator[Turn]:

@@ -6,6 +6,9 @@ take as long. Knows nothing of how results are shown.
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +27,9 @@ from transformers.generation.streamers import BaseStreamer
 from qwen_vl.config import Settings
 from qwen_vl.engine import checkpoint, machine
 from qwen_vl.engine.local import LocalEngine
-from qwen_vl.engine.model import LoadedModel, is_tiny, load
+from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
 from qwen_vl.engine.prompt import PromptBuilder
+from qwen_vl.engine.quantize import quantise
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.schema import Message
 
@@ -63,16 +67,26 @@ class Subject:
 
     loaded: LoadedModel
     name: str
+    precision: str
     load_s: float
+
+
+def plain_settings(settings: Settings) -> Settings:
+    """What plain `generate` runs in: float32 on a CPU, the engine's own type elsewhere."""
+    if machine.choose(settings, tiny=True).device == "cpu":
+        return replace(settings, dtype="float32", quantize="none")
+    return replace(settings, quantize="none")
 
 
 def named(settings: Settings) -> Subject:
     """The model that `settings` names. Raises ModelUnavailable."""
     found = checkpoint.find(settings, lambda *_: None)
-    choice = machine.choose(settings, tiny=is_tiny(found.folder))
+    choice = machine.choose(
+        settings, tiny=is_tiny(found.folder), has_experts=has_experts(found.folder)
+    )
     start_s = time.perf_counter()
     loaded = load(found, choice, lambda *_: None)
-    return Subject(loaded, f"{found.model_id} in {_name(choice)}", time.perf_counter() - start_s)
+    return Subject(loaded, found.model_id, _name(choice), time.perf_counter() - start_s)
 
 
 def random_2b(settings: Settings) -> Subject:
@@ -86,43 +100,72 @@ def random_2b(settings: Settings) -> Subject:
     config = Qwen3VLConfig(
         **_SHAPE_2B,
         tie_word_embeddings=True,
-        dtype=choice.dtype,
         image_token_id=ids.image_token_id,
         video_token_id=ids.video_token_id,
         vision_start_token_id=ids.vision_start_token_id,
         vision_end_token_id=ids.vision_end_token_id,
     )
+    rounded = choice.quantize in ("int8", "int4")
     start_s = time.perf_counter()
-    model: Any = Qwen3VLForConditionalGeneration(config)
-    model = model.to(choice.dtype).eval()
+    torch.manual_seed(0)
+    model: Any = Qwen3VLForConditionalGeneration._from_config(
+        config, dtype=torch.bfloat16 if rounded else choice.dtype
+    )
+    if rounded:
+        quantise(model, choice.quantize, choice.product_dtype)
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     loaded = LoadedModel(
-        model=model,
+        model=model.eval(),
         tokenizer=tokenizer,
         prompts=PromptBuilder(tokenizer, processor, config.image_token_id),
         image_token_id=config.image_token_id,
         end_ids=frozenset(),
         device=torch.device("cpu"),
     )
-    return Subject(loaded, f"Qwen3-VL-2B shape, random weights, {_name(choice)}", load_s)
+    return Subject(loaded, "Qwen3-VL-2B shape, random weights", _name(choice), load_s)
 
 
 def _name(choice: machine.Choice) -> str:
-    return f"{str(choice.dtype).removeprefix('torch.')}, {choice.threads} threads"
+    return f"{choice.precision}, {choice.threads} threads"
+
+
+def release() -> None:
+    """Gives memory that nothing uses any more back to the system, where that can be asked for."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim:
+        trim(0)
 
 
 class SubjectEngine(LocalEngine):
     """The local engine over a subject. It never ends before the length asked for."""
 
     def __init__(self, subject: Subject, settings: Settings) -> None:
-        self._subject = subject
+        self._subject: Subject | None = subject
+        self.forward_s = 0.0  # spent in the model's own forward so far
         super().__init__(settings)
 
     def _load(self) -> None:
+        assert self._subject is not None
         self._loaded = replace(self._subject.loaded, end_ids=frozenset())
+        self._loaded.model.register_forward_pre_hook(self._forward_begins)
+        self._loaded.model.register_forward_hook(self._forward_ends)
         self._status = replace(self._status, state="ready", model_id=self._subject.name)
+
+    def _forward_begins(self, *_: Any) -> None:
+        self._began_s = time.perf_counter()
+
+    def _forward_ends(self, *_: Any) -> None:
+        self.forward_s += time.perf_counter() - self._began_s
+
+    def close(self) -> None:
+        """Ends the engine and lets go of the model."""
+        super().close()
+        self._loaded = self._subject = None
 
 
 class _Clock(BaseStreamer):

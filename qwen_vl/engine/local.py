@@ -20,7 +20,7 @@ from qwen_vl.engine import checkpoint, machine
 from qwen_vl.engine.batching import Batch, Row
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.loops import is_looping
-from qwen_vl.engine.model import LoadedModel, is_tiny, load
+from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
 from qwen_vl.engine.prefill import Prefilled, VisionCache, prefill
 from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
@@ -157,11 +157,12 @@ class LocalEngine:
     def _load(self) -> None:
         found = checkpoint.find(self._settings, self._report)
         self._status = replace(self._status, model_id=found.model_id, notice=found.notice)
-        choice = machine.choose(self._settings, tiny=is_tiny(found.folder))
+        choice = machine.choose(
+            self._settings, tiny=is_tiny(found.folder), has_experts=has_experts(found.folder)
+        )
         self._report("Reading the model", None)
         loaded = load(found, choice, self._report)
         self._loaded = loaded
-        dtype = str(choice.dtype).removeprefix("torch.")
         threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""
         self._status = replace(
             self._status,
@@ -169,11 +170,17 @@ class LocalEngine:
             detail="",
             progress=None,
             device=loaded.device.type,
-            dtype=dtype,
+            dtype=choice.precision,
             reason=choice.reason + threads,
             accepts_images=loaded.accepts_images,
         )
-        log.info("%s on %s in %s: %s", found.model_id, loaded.device, dtype, self._status.reason)
+        log.info(
+            "%s on %s in %s: %s",
+            found.model_id,
+            loaded.device,
+            choice.precision,
+            self._status.reason,
+        )
         if found.notice:
             log.warning("%s", found.notice)
 

@@ -21,11 +21,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    BitsAndBytesConfig,
 )
 
 from qwen_vl.engine.checkpoint import Checkpoint, Report
 from qwen_vl.engine.machine import Choice
 from qwen_vl.engine.prompt import Prompt, PromptBuilder
+from qwen_vl.engine.quantize import quantise
 from qwen_vl.errors import ModelUnavailable
 
 VISION_FAMILIES = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen2_vl")
@@ -129,14 +131,27 @@ def _image_processor(checkpoint: Checkpoint) -> Any:
 
 def _weights(checkpoint: Checkpoint, choice: Choice, has_vision: bool, report: Report) -> Any:
     model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
-    device_map: Any = "auto" if choice.device == "auto" else {"": choice.device}
+    on_cpu = choice.quantize in ("int8", "int4")
+    options: dict[str, Any] = {
+        # What is going to be rounded is read as it is stored, in half the memory of float32.
+        "dtype": "auto" if on_cpu else choice.dtype,
+        "device_map": "auto" if choice.device == "auto" else {"": choice.device},
+    }
+    if choice.quantize == "4bit":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=choice.dtype,
+        )
     previous = transformers.utils.logging.set_tqdm_hook(_reporting(report))
     try:
-        model = model_class.from_pretrained(
-            checkpoint.folder, dtype=choice.dtype, device_map=device_map, local_files_only=True
-        )
+        model = model_class.from_pretrained(checkpoint.folder, local_files_only=True, **options)
     finally:
         transformers.utils.logging.set_tqdm_hook(previous)
+    if on_cpu:
+        report(f"Rounding the weights to {choice.quantize}", None)
+        quantise(model, choice.quantize, choice.product_dtype)
     return model.eval()
 
 
@@ -186,3 +201,11 @@ def _out_of_memory(checkpoint: Checkpoint) -> ModelUnavailable:
 def is_tiny(folder: Path) -> bool:
     """Whether the weights are so small (under 100 MB) that precision is no question of speed."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 100e6
+
+
+def has_experts(folder: Path) -> bool:
+    """Whether the checkpoint is a mixture of experts; False if its config cannot be read."""
+    try:
+        return json.loads((folder / "config.json").read_text())["model_type"].endswith("_moe")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # loading it says what is wrong

@@ -1,0 +1,155 @@
+"""Linear layers with 8- or 4-bit weights for the CPU, put in the place of a model's own.
+
+Only weights are rounded, never activations, because rounding those ruins language models (measured
+in the README). The same stored weights serve two kernels: decoding runs a kernel that unpacks while
+it multiplies, as reading the weights is what takes the time there; prefill widens the weights of
+one layer at a time and runs an ordinary matrix product in the type that is fastest on this machine.
+Knows nothing of families, requests or files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUP = 32  # columns that share a scale and a zero point in int4
+_INT4_ROWS = 64  # outputs that the int4 kernel packs together
+_TILE = 8  # an argument of the packing that means nothing on CPUs
+
+
+class Int8Linear(nn.Module):
+    """y = x W^T + b with W as int8 codes [out, in] and one scale per output.
+
+    `product_dtype` is what prefill multiplies in.
+    """
+
+    most_decode_rows = 16  # with more, widening the weights first is faster
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, product_dtype: torch.dtype) -> None:
+        super().__init__()
+        scales = (weight.abs().amax(1).float() / 127).clamp(min=1e-12)
+        # The kernel takes bfloat16 scales: rounded before the codes are made, they cost nothing.
+        scales = scales.bfloat16()
+        # Rows at a time: a float32 copy of a whole output layer would be the largest tensor of all.
+        codes = [
+            (rows.float() / scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8)
+            for rows, scale in zip(weight.split(4096), scales.split(4096), strict=True)
+        ]
+        self.register_buffer("codes", torch.cat(codes))
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", None if bias is None else bias.float())
+        self.product_dtype = product_dtype
+        self.out_features, self.in_features = weight.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.in_features)
+        if len(flat) <= self.most_decode_rows:
+            y = torch._weight_int8pack_mm(flat.bfloat16(), self.codes, self.scales)
+        else:
+            y = F.linear(flat.to(self.product_dtype), widened(self.codes, self.product_dtype))
+            y = y.float().mul_(self.scales)
+        return _shaped(y, x, self.bias)
+
+    def dequantised(self) -> Tensor:
+        """The weight that this layer stands for, float32 [out, in]."""
+        return self.codes.float() * self.scales.float()[:, None]
+
+
+class Int4Linear(nn.Module):
+    """y = x W^T + b with W as 4-bit codes; `GROUP` neighbours share a scale and a zero point."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        packed, groups = [], []
+        for rows in weight.split(4096):
+            codes, scales_and_zeros = round_to_int4(rows.float())
+            packed.append(torch._convert_weight_to_int4pack_for_cpu(codes, _TILE))
+            groups.append(scales_and_zeros)
+        self.register_buffer("packed", torch.cat(packed))
+        # [groups, out, 2], as the kernel takes it
+        self.register_buffer("scales_and_zeros", torch.cat(groups, 1).contiguous())
+        self.register_buffer("bias", None if bias is None else bias.float())
+        self.out_features, self.in_features = weight.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.in_features).bfloat16()
+        y = torch._weight_int4pack_mm_for_cpu(flat, self.packed, GROUP, self.scales_and_zeros)
+        return _shaped(y, x, self.bias)
+
+
+class WideEmbedding(nn.Module):
+    """An embedding kept in the checkpoint's bfloat16 that gives float32, as its neighbours take."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).float()
+
+
+def round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 [out, in] -> codes 0..15 [out, in] int32, and bfloat16 [groups, out, 2].
+
+    A weight is (code - 8) * scale + zero.
+    """
+    grouped = weight.unflatten(1, (-1, GROUP))
+    low, high = grouped.amin(-1), grouped.amax(-1)
+    scales = ((high - low) / 15).clamp(min=1e-9).bfloat16()
+    zeros = (low + 8 * scales.float()).bfloat16()
+    codes = (grouped - zeros.float()[..., None]) / scales.float()[..., None] + 8
+    codes = codes.round().clamp(0, 15).to(torch.int32).flatten(1)
+    return codes, torch.stack([scales, zeros], -1).transpose(0, 1).contiguous()
+
+
+def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
+    """int8 codes as `dtype`, in one buffer that all layers share: fresh memory costs more time."""
+    buffer = _buffers.get(dtype)
+    if buffer is None or len(buffer) < codes.numel():
+        buffer = _buffers[dtype] = torch.empty(codes.numel(), dtype=dtype)
+    return buffer[: codes.numel()].view(codes.shape).copy_(codes)
+
+
+_buffers: dict[torch.dtype, Tensor] = {}
+
+
+def quantise(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
+    """Replaces the model's linear layers one by one, in place, so that memory only ever falls.
+
+    `scheme` is "int8" or "int4". In int4, what runs once per picture (the vision encoder), what
+    decides between tokens (the output layer) and what has no whole groups stays in int8. All else
+    becomes float32, but for the embedding, of which only single rows are read.
+    """
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    for path, parent in list(model.named_modules()):
+        for name, child in list(parent.named_children()):
+            if child is embedding:
+                setattr(parent, name, WideEmbedding(child.weight.data.bfloat16()))
+            elif type(child) is nn.Linear:
+                coarse = scheme == "int4" and child is not head and _fits_int4(child)
+                in_vision = "visual" in path.split(".")
+                setattr(parent, name, _rounded(child, coarse and not in_vision, product_dtype))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+
+
+def _fits_int4(linear: nn.Linear) -> bool:
+    return linear.in_features % GROUP == 0 and linear.out_features % _INT4_ROWS == 0
+
+
+def _rounded(linear: nn.Linear, to_int4: bool, product_dtype: torch.dtype) -> nn.Module:
+    bias = None if linear.bias is None else linear.bias.data
+    if to_int4:
+        return Int4Linear(linear.weight.data, bias)
+    return Int8Linear(linear.weight.data, bias, product_dtype)
+
+
+def _shaped(y: Tensor, x: Tensor, bias: Any) -> Tensor:
+    y = y.to(x.dtype)
+    if bias is not None:
+        y = y + bias
+    return y.view(*x.shape[:-1], -1)
