@@ -57,11 +57,12 @@ def build_router(engine: Engine, settings: Settings) -> APIRouter:
     @_answering_errors
     async def health(request: Request) -> Response:
         """200 when the model can answer; 503 while it loads and when it failed. Same fields."""
-        fields = asdict(engine.status())
+        status = engine.status()
+        fields = asdict(status)
         fields = {"status": fields.pop("state"), "model": fields.pop("model_id"), **fields}
         return JSONResponse(
             {**fields, "version": __version__},
-            status_code=200 if fields["status"] == "ready" else 503,
+            status_code=200 if status.answers else 503,
             headers={"Cache-Control": "no-store"},
         )
 

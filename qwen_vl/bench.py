@@ -29,7 +29,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart, Usage
 
 if TYPE_CHECKING:
-    from qwen_vl.engine.baseline import SubjectEngine
+    from qwen_vl.engine import baseline
 
 QUESTION = "Describe the image."
 SECOND_QUESTION = "How many shapes are there?"
@@ -164,7 +164,7 @@ class EngineRun:
 
 
 def run_engine(
-    engine: SubjectEngine, image_px: int, new_tokens: int, most_at_once: int
+    engine: baseline.SubjectEngine, image_px: int, new_tokens: int, most_at_once: int
 ) -> EngineRun:
     """All of the engine's rows."""
     say("Engine: warming up")

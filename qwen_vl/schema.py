@@ -13,7 +13,8 @@ from PIL import Image
 Role = Literal["system", "user", "assistant"]
 # "repetition": the answer had fallen into a loop that would have gone on to the limit
 FinishReason = Literal["stop", "length", "repetition", "cancelled", "timeout"]
-LoadState = Literal["loading", "ready", "failed"]
+# "degraded": answers, but a request failed a moment ago
+LoadState = Literal["loading", "ready", "degraded", "failed"]
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,30 @@ class EngineStatus:
 
     state: LoadState
     model_id: str
-    detail: str = ""  # loading: the step; failed: the cause and the next step
+    detail: str = ""  # loading: the step; failed and degraded: the cause, and the next step
     progress: float | None = None
     device: str = ""
     dtype: str = ""
     reason: str = ""  # why this dtype and thread count were chosen
     notice: str = ""  # what a user must know, e.g. that this is the bundled demo model
     accepts_images: bool = True
+
+    @property
+    def answers(self) -> bool:
+        """Whether requests are taken."""
+        return self.state in ("ready", "degraded")
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What the engine is doing now and has done so far, in numbers."""
+
+    waiting: int = 0  # requests in the queue
+    running: int = 0  # rows of the batch
+    prefix_hits: int = 0  # prompts of which a part was there already
+    prefix_misses: int = 0
+    prefix_bytes: int = 0
+    vision_hits: int = 0  # pictures that were encoded already
+    vision_misses: int = 0
+    vision_bytes: int = 0
+    gpu_bytes: int = 0  # allocated on all GPUs

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qwen_vl.errors import Unsupported
-from qwen_vl.schema import Chunk, EngineStatus, FinishReason, Message, SamplingParams, Usage
+from qwen_vl.schema import (
+    Chunk,
+    EngineStats,
+    EngineStatus,
+    FinishReason,
+    Message,
+    SamplingParams,
+    Usage,
+)
 
 Step = str | threading.Event | Exception
 
@@ -83,6 +91,9 @@ class StepEngine:
     @property
     def model_id(self) -> str:
         return self._status.model_id
+
+    def stats(self) -> EngineStats:
+        return EngineStats()
 
     def status(self) -> EngineStatus:
         return self._status

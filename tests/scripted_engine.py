@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from qwen_vl.schema import Chunk, EngineStatus, Message, SamplingParams, Usage
+from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams, Usage
 
 SPEED = 12.5  # tokens per second, as it says
 
@@ -89,6 +89,9 @@ class ScriptedEngine:
     @property
     def model_id(self) -> str:
         return self._status.model_id
+
+    def stats(self) -> EngineStats:
+        return EngineStats()
 
     def status(self) -> EngineStatus:
         return self._status

@@ -344,7 +344,25 @@ def test_a_failing_request_leaves_the_engine_alive(
         run(engine, [user("A")])
     monkeypatch.setattr(local, "prefill", whole)
     assert run(engine, [user("A")])[-1].finish_reason == "length"
+    status = engine.status()
+    assert status.state == "degraded"
+    assert status.answers
+    assert "not enough memory" in status.detail
+    monkeypatch.setattr(local, "DEGRADED_S", 0.0)
     assert engine.status().state == "ready"
+
+
+def test_stats_count_what_is_reused(fresh: Engine) -> None:
+    run(fresh, [user(picture(1), "A")])
+    run(fresh, [user(picture(1), "A")])
+    stats = fresh.stats()
+    assert (stats.prefix_misses, stats.prefix_hits) == (1, 1)
+    assert stats.prefix_bytes > 0
+    run(fresh, [user("First", picture(1), "A")])  # another prefix, the same picture
+    stats = fresh.stats()
+    assert (stats.vision_misses, stats.vision_hits) == (1, 1)
+    assert stats.vision_bytes > 0
+    assert (stats.waiting, stats.running) == (0, 0)
 
 
 def test_loading_and_failed_engines_refuse(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from qwen_vl.config import Settings
-from qwen_vl.schema import Chunk, EngineStatus, Message, SamplingParams
+from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams
 
 
 class AnswerStream(Protocol):
@@ -38,6 +38,10 @@ class Engine(Protocol):
 
     def status(self) -> EngineStatus:
         """What is running, at once."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """How much it is doing, at once."""
         ...
 
     def stream(self, messages: Sequence[Message], params: SamplingParams) -> AnswerStream:

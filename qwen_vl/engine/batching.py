@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from qwen_vl.engine.model import LoadedModel
+
+ROOM_COLUMNS = 64  # more would be copied less often, and take more memory
 
 
 @dataclass(eq=False)
@@ -91,9 +93,48 @@ class Batch:
         return torch.stack([lengths, mrope, mrope, mrope]).unsqueeze(2)
 
 
+class RoomyLayer(DynamicLayer):
+    """Keys and values with free columns behind them: a step writes one column, and copies none."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers: list[torch.Tensor] = []  # of keys and of values, with the free columns
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends columns, [rows, heads, new columns, head_dim] -> all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        used, columns = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
+        if not self._has_room(columns):
+            self._make_room(key_states, used, columns + ROOM_COLUMNS)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, used:columns] = states
+        self.keys, self.values = (buffer[:, :, :columns] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def _has_room(self, columns: int) -> bool:
+        """Whether the keys still lie at the start of their buffer, and it is wide enough."""
+        if not self._buffers or self._buffers[0].shape[2] < columns:
+            return False
+        buffer = self._buffers[0]
+        return self.keys.data_ptr() == buffer.data_ptr() and self.keys.stride() == buffer.stride()
+
+    def _make_room(self, states: torch.Tensor, used: int, columns: int) -> None:
+        rows, heads, _, head_dim = states.shape
+        self._buffers = [states.new_empty(rows, heads, columns, head_dim) for _ in range(2)]
+        if used:
+            for buffer, kept in zip(self._buffers, (self.keys, self.values), strict=True):
+                buffer[:, :, :used] = kept
+
+
 def new_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
     """A KV cache that grows, beginning with copies of `layers`; sliding windows are masked."""
-    cache = DynamicCache()
+    cache = Cache(layer_class_to_replicate=RoomyLayer)
     for index, (keys, values) in enumerate(layers):
         cache.update(keys, values, index)
     return cache

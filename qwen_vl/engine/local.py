@@ -7,7 +7,9 @@ What goes wrong in one request ends that request. Knows nothing of Gradio, HTTP 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,9 +29,10 @@ from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
 from qwen_vl.errors import BadRequest, Busy, EngineFailed, ModelUnavailable, StillLoading, TooLarge
-from qwen_vl.schema import EngineStatus, Message, SamplingParams
+from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 MB = 2**20
+DEGRADED_S = 60.0  # how long a failed request shows in the status
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,10 @@ class LocalEngine:
         self._loaded: LoadedModel | None = None
         self._waiting: deque[_Request] = deque()
         self._running: dict[Row, _Request] = {}
+        self._vision: VisionCache | None = None
+        self._prefixes = PrefixStore(settings.prefix_cache_mb * MB)
+        self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
+        self._failure = ""
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
@@ -70,7 +77,24 @@ class LocalEngine:
         return self._status.model_id
 
     def status(self) -> EngineStatus:
-        return self._status
+        status = self._status
+        if status.state == "ready" and time.monotonic() - self._failed_s < DEGRADED_S:
+            return replace(status, state="degraded", detail=self._failure)
+        return status
+
+    def stats(self) -> EngineStats:
+        vision, prefixes = self._vision, self._prefixes
+        return EngineStats(
+            waiting=len(self._waiting),
+            running=len(self._running),
+            prefix_hits=prefixes.hits,
+            prefix_misses=prefixes.misses,
+            prefix_bytes=prefixes.size_bytes,
+            vision_hits=vision.hits if vision else 0,
+            vision_misses=vision.misses if vision else 0,
+            vision_bytes=vision.size_bytes if vision else 0,
+            gpu_bytes=sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count()))),
+        )
 
     def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
         loaded = self._ready()
@@ -198,12 +222,12 @@ class LocalEngine:
         assert self._loaded is not None
         batch = Batch(self._loaded)
         vision = VisionCache(self._loaded, self._settings.vision_cache_mb * MB)
-        prefixes = PrefixStore(self._settings.prefix_cache_mb * MB)
+        self._vision = vision
         while not self._closing:
             request = self._next_waiting(block=not batch.rows)
             if request is not None:
-                self._admit(request, batch, vision, prefixes)
-            self._step(batch, prefixes)
+                self._admit(request, batch, vision)
+            self._step(batch)
 
     def _next_waiting(self, block: bool) -> _Request | None:
         with self._wake:
@@ -215,31 +239,32 @@ class LocalEngine:
                 return None
             return self._waiting.popleft()
 
-    def _admit(
-        self, request: _Request, batch: Batch, vision: VisionCache, prefixes: PrefixStore
-    ) -> None:
+    def _admit(self, request: _Request, batch: Batch, vision: VisionCache) -> None:
         assert self._loaded is not None
         answer = request.answer
         answer.start()
         try:
-            parts = prefill(self._loaded, vision, request.prompt, prefixes.longest(request.keys))
+            parts = prefill(
+                self._loaded, vision, request.prompt, self._prefixes.longest(request.keys)
+            )
             while (result := _next_part(parts)) is None:
-                self._step(batch, prefixes)
+                self._step(batch)
                 if answer.out_of_time:
                     answer.finish("timeout")
                 if not answer.wanted:
                     return
             answer.cached_tokens = result.cached_tokens
-            prefixes.put(request.keys, result.states)  # at once: others may be asking the same now
+            # At once: others may be asking the same now.
+            self._prefixes.put(request.keys, result.states)
             if self._accept(request, request.sampler.next_token(result.logits)):
                 batch.join(result.row, result.cache)
                 self._running[result.row] = request
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([request], error)
 
-    def _step(self, batch: Batch, prefixes: PrefixStore) -> None:
+    def _step(self, batch: Batch) -> None:
         """One more token for everybody who is in the batch."""
-        self._drop_ended(batch, prefixes)
+        self._drop_ended(batch)
         if not batch.rows:
             return
         requests = [self._running[row] for row in batch.rows]
@@ -252,9 +277,9 @@ class LocalEngine:
             self._running.clear()
             batch.leave(batch.rows)
             return
-        self._drop_ended(batch, prefixes)
+        self._drop_ended(batch)
 
-    def _drop_ended(self, batch: Batch, prefixes: PrefixStore) -> None:
+    def _drop_ended(self, batch: Batch) -> None:
         """Takes ended rows out; what they hold is kept for the next turn."""
         for request in self._running.values():
             if request.answer.out_of_time:
@@ -263,7 +288,7 @@ class LocalEngine:
         for row in gone:
             request = self._running.pop(row)
             written = row.length - len(request.keys)
-            prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
+            self._prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
         if gone:
             batch.leave(gone)
 
@@ -301,6 +326,7 @@ class LocalEngine:
             )
         else:
             told = EngineFailed("The model failed on this request. The server's log says why.")
+        self._failed_s, self._failure = time.monotonic(), f"A request failed: {told}"
         for request in requests:
             request.answer.fail(told)
 

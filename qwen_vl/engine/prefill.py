@@ -31,13 +31,15 @@ class VisionCache:
         self._loaded = loaded
         self._limit_bytes = limit_bytes
         self._features: OrderedDict[str, list[torch.Tensor]] = OrderedDict()
-        self._bytes = 0
+        self.size_bytes = self.hits = self.misses = 0
 
     def features(self, picture: Picture) -> list[torch.Tensor]:
         """[tokens, hidden] of the merger, then of each deepstack level (none for Qwen2.5-VL)."""
         if picture.content in self._features:
             self._features.move_to_end(picture.content)
+            self.hits += 1
             return self._features[picture.content]
+        self.misses += 1
         device = self._loaded.device
         output = self._loaded.model.model.get_image_features(
             picture.pixels.to(device), picture.grid.to(device), return_dict=True
@@ -49,10 +51,10 @@ class VisionCache:
 
     def _remember(self, content: str, features: list[torch.Tensor]) -> None:
         self._features[content] = features
-        self._bytes += _size_bytes(features)
-        while self._bytes > self._limit_bytes:
+        self.size_bytes += _size_bytes(features)
+        while self.size_bytes > self._limit_bytes:
             _, dropped = self._features.popitem(last=False)
-            self._bytes -= _size_bytes(dropped)
+            self.size_bytes -= _size_bytes(dropped)
 
 
 def _size_bytes(features: list[torch.Tensor]) -> int:

@@ -60,7 +60,7 @@ class PrefixStore:
         self._limit_bytes = limit_bytes
         self._stored: OrderedDict[int, Prefix] = OrderedDict()
         self._next_id = 0
-        self.size_bytes = 0
+        self.size_bytes = self.hits = self.misses = 0
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -73,7 +73,9 @@ class PrefixStore:
         shared = {i: _shared(prefix.keys, keys[:-1]) for i, prefix in self._stored.items()}
         best = max(shared, key=shared.__getitem__, default=None)
         if best is None or not shared[best]:
+            self.misses += 1
             return []
+        self.hits += 1
         self._stored.move_to_end(best)
         length = shared[best]
         return [(k[:, :, :length], v[:, :, :length]) for k, v in self._stored[best].layers]

@@ -26,6 +26,8 @@ class Int8Linear(nn.Module):
     `product_dtype` is what prefill multiplies in.
     """
 
+    codes: Tensor
+    scales: Tensor
     most_decode_rows = 16  # with more, widening the weights first is faster
 
     def __init__(self, weight: Tensor, bias: Tensor | None, product_dtype: torch.dtype) -> None:
@@ -61,6 +63,9 @@ class Int8Linear(nn.Module):
 class Int4Linear(nn.Module):
     """y = x W^T + b with W as 4-bit codes; `GROUP` neighbours share a scale and a zero point."""
 
+    packed: Tensor
+    scales_and_zeros: Tensor
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         packed, groups = [], []
@@ -82,6 +87,8 @@ class Int4Linear(nn.Module):
 
 class WideEmbedding(nn.Module):
     """An embedding kept in the checkpoint's bfloat16 that gives float32, as its neighbours take."""
+
+    weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ def wait_until_ready(engine: Engine, run: Run, lang: str) -> Iterator[Progress]:
         status = engine.status()
         if status.state == "failed":
             raise ModelUnavailable(say("load_failed", lang, detail=status.detail))
-        if status.state == "ready":
+        if status.answers:
             return
         percent = "" if status.progress is None else f" {status.progress:.0%}"
         yield Progress(waiting=say("wait_loading", lang, step=f"{status.detail}{percent}".strip()))

@@ -84,7 +84,7 @@ class Chat(Conversation):
 
     def _accepted(self, asked: list[Turn], new_files: bool, system_prompt: str, lang: str) -> bool:
         status = self.engine.status()
-        if new_files and status.state == "ready" and not status.accepts_images:
+        if new_files and status.answers and not status.accepts_images:
             gr.Warning(say("text_only", lang))
             return False
         try:

@@ -51,7 +51,7 @@ def banner_html(status: EngineStatus, lang: str) -> str:
         lines.append(f'<div class="note failed">{escape(text)}</div>')
     if status.notice:
         lines.append(f'<div class="note info">{escape(status.notice)}</div>')
-    if status.state == "ready" and not status.accepts_images:
+    if status.answers and not status.accepts_images:
         lines.append(f'<div class="note info">{escape(say("text_only", lang))}</div>')
     return "".join(lines)
 
@@ -73,7 +73,7 @@ class Watch:
         lang = language_of(request)
         timer = gr.Timer(active=status.state == "loading")
         head = (header_html(status, lang), banner_html(status, lang), timer, now)
-        if status.state != "ready":
+        if not status.answers:
             return (*head, gr.skip(), gr.skip(), *nothing)
         values = preset_values(status.model_id, status.accepts_images, self.settings)
         return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)

@@ -18,6 +18,7 @@ EN = {
     # status
     "state_loading": "loading",
     "state_ready": "ready",
+    "state_degraded": "degraded",
     "state_failed": "failed",
     "load_failed": "The model could not be loaded: {detail}",
     "text_only": "This model reads text only: pictures and clips are switched off.",
@@ -99,6 +100,7 @@ ZH = {
     "settings": "设置",
     "state_loading": "加载中",
     "state_ready": "就绪",
+    "state_degraded": "不稳定",
     "state_failed": "失败",
     "load_failed": "模型无法加载：{detail}",
     "text_only": "此模型只能读取文字：图片和视频已停用。",

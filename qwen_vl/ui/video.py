@@ -133,7 +133,7 @@ class VideoChat(Conversation):
         if self.is_answering(request):
             return say("busy_here", lang)
         status = self.engine.status()
-        if status.state == "ready" and not status.accepts_images:
+        if status.answers and not status.accepts_images:
             return say("text_only", lang)
         if not frames or not kept:
             return say("no_frames", lang)
