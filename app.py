@@ -3,28 +3,62 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Sequence
 
 from qwen_vl import api, ui
-from qwen_vl.config import load_settings
+from qwen_vl.config import Settings, api_is_open, is_public, load_settings
 from qwen_vl.engine import open_engine
+from qwen_vl.metrics import Measured, Metrics
+from qwen_vl.tasks import Jobs
+
+log = logging.getLogger("app")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    engine = open_engine(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    serve(settings, stop)
+
+
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Runs the page and the API until `stop` is set and running answers have had their time."""
+    if is_public(settings) and not settings.api_key:
+        log.warning(
+            "this server is public and has no --api-key: its API is %s",
+            "open to everybody" if api_is_open(settings) else "off (--api on opens it)",
+        )
+    metrics = Metrics()
+    engine = Measured(open_engine(settings), metrics)
+    jobs = Jobs(
+        engine,
+        file=settings.job_file,
+        keep_s=settings.job_keep_hours * 3600,
+        most=settings.max_jobs,
+    )
     demo = ui.build(engine, settings)
+    user, _, password = settings.auth.partition(":")
     try:
         demo.launch(
             server_name=settings.host,
             server_port=settings.port,
             share=settings.share,
-            app_kwargs={"routes": api.build_router(engine, settings).routes},
+            auth=[(user, password)] if user else None,
+            app_kwargs={"routes": api.build_router(engine, settings, jobs, metrics).routes},
+            prevent_thread_lock=True,
             **ui.launch_options(settings),
         )
+        stop.wait()
+        log.info("stopping: running answers get %.0f seconds", settings.shutdown_seconds)
+        engine.drain(settings.shutdown_seconds)
     finally:
+        jobs.close()
+        demo.close(verbose=False)
         engine.close()
 
 

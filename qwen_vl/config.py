@@ -32,6 +32,7 @@ MAX_CONTEXT_TOKENS = 32_768
 MAX_BATCH = 8
 MAX_QUEUE = 16
 MAX_SECONDS = 120.0
+MAX_JOBS = 1000
 
 # Visual tokens of one picture: the range that the Qwen3-VL processors are made for.
 MIN_IMAGE_TOKENS = 4
@@ -75,6 +76,30 @@ class Settings:
     threads: int = _option(0, "CPU threads for the model; 0 uses every core it may run on")
     host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 for all", metavar="ADDRESS")
     port: int = _option(7860, "port of the page and the API")
+    api: str = _option(
+        "auto",
+        "the HTTP API beside the page; 'auto' is off on a public address (--share, --auth, or a "
+        "--host that is not this machine) unless there is an --api-key",
+        choices=("auto", "on", "off"),
+    )
+    api_key: tuple[str, ...] = _option(
+        (), "a key that API calls must send; may be given several times", metavar="KEY"
+    )
+    auth: str = _option("", "name and password that the page asks for", metavar="USER:PASSWORD")
+    rate_limit: int = _option(
+        0, "API requests a minute from one address; 0 is without a limit", metavar="N"
+    )
+    allow_image_urls: bool = _option(
+        False, "fetch pictures from http(s) addresses in API requests, from public servers only"
+    )
+    job_file: str = _option(
+        ":memory:", "SQLite file that keeps the results of asynchronous jobs", metavar="FILE"
+    )
+    job_keep_hours: float = _option(24.0, "hours after which a job's result is forgotten")
+    max_jobs: int = _option(MAX_JOBS, "asynchronous jobs that are kept, finished ones included")
+    shutdown_seconds: float = _option(
+        30.0, "seconds that running answers get to finish when the server is told to stop"
+    )
     share: bool = _option(False, "also open a public gradio.live link")
     system_prompt: str = _option("", "system prompt that new chats start with", metavar="TEXT")
     image_tokens: int = _option(
@@ -120,7 +145,11 @@ class Settings:
             raise ValueError(
                 f"--quantize {self.quantize} computes in float32: leave out --dtype {self.dtype}"
             )
-        for name in ("max_queue", "prefix_cache_mb", "vision_cache_mb"):
+        if self.auth and not all(self.auth.partition(":")):
+            raise ValueError("--auth must be a name and a password: USER:PASSWORD")
+        if any(not key.strip() for key in self.api_key):
+            raise ValueError("--api-key must not be empty")
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{_flag(name)} must be 0 or more")
         for item in fields(self):
@@ -142,7 +171,31 @@ _POSITIVE = (
     "max_context_tokens",
     "max_batch",
     "max_seconds",
+    "max_jobs",
+    "job_keep_hours",
 )
+
+
+_NOT_NEGATIVE = (
+    "max_queue",
+    "prefix_cache_mb",
+    "vision_cache_mb",
+    "rate_limit",
+    "shutdown_seconds",
+)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def is_public(settings: Settings) -> bool:
+    """Whether others than this machine's own users can reach the server, or are kept off it."""
+    return settings.share or bool(settings.auth) or settings.host not in _LOOPBACK
+
+
+def api_is_open(settings: Settings) -> bool:
+    """Whether the HTTP API answers at all (with a key, if there are any)."""
+    if settings.api == "auto":
+        return bool(settings.api_key) or not is_public(settings)
+    return settings.api == "on"
 
 
 def _flag(name: str) -> str:
@@ -160,7 +213,7 @@ def flag_rows() -> list[tuple[str, str, str, str]]:
         (
             _flag(item.name),
             ENV_PREFIX + item.name.upper(),
-            "" if item.default in (None, "") else str(item.default),
+            "" if item.default in (None, "", ()) else str(item.default),
             item.metadata["help"]
             + (f" ({', '.join(item.metadata['choices'])})" if "choices" in item.metadata else ""),
         )
@@ -194,12 +247,14 @@ def _parser() -> argparse.ArgumentParser:
                 help=text,
             )
             continue
-        shown = "" if item.default in (None, "") else f" (default: {item.default})"
+        shown = "" if item.default in (None, "", ()) else f" (default: {item.default})"
         if "choices" not in options:
             options.setdefault("metavar", "N")
+        if isinstance(item.default, tuple):
+            options["action"] = "append"
         parser.add_argument(
             _flag(item.name),
-            type=_type_of(item.name),
+            type=str if isinstance(item.default, tuple) else _type_of(item.name),
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%") + shown,
             **options,
@@ -217,7 +272,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         kind = _type_of(item.name)
         try:
-            found[item.name] = _bool(raw) if kind is bool else kind(raw)
+            if kind is tuple:  # several, with commas between them
+                found[item.name] = tuple(part.strip() for part in raw.split(","))
+            else:
+                found[item.name] = _bool(raw) if kind is bool else kind(raw)
         except ValueError:
             raise ValueError(
                 f"{ENV_PREFIX}{item.name.upper()}={raw!r} is not a valid {kind.__name__}"
@@ -241,7 +299,10 @@ def load_settings(
     A value that makes no sense ends the program with a usage message and exit status 2.
     """
     parser = _parser()
-    given = vars(parser.parse_args(argv))
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(parser.parse_args(argv)).items()
+    }
     try:
         return Settings(
             **{**_from_environment(os.environ if environ is None else environ), **given}

@@ -17,11 +17,32 @@ class BadRequest(UserError):
     """The request is malformed: a missing field, a value out of range, a picture that is broken."""
 
 
+class Unauthorised(UserError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(UserError):
+    """This server does not offer that, at least not here."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(UserError):
     """The thing asked for does not exist here."""
 
     status = 404
     code = "not_found"
+
+
+class Conflict(UserError):
+    """Something else is under way that this would get in the way of."""
+
+    status = 409
+    code = "conflict"
 
 
 class TooLarge(UserError):
@@ -53,6 +74,23 @@ class Busy(UserError):
     retry_after_s = 5
 
 
+class TooOften(Busy):
+    """More requests from one address than it may send."""
+
+    code = "rate_limit"
+
+
+class OutOfTime(UserError):
+    """The answer was not finished within its time. `partial` is what there is of it."""
+
+    status = 504
+    code = "timeout"
+
+    def __init__(self, message: str, partial: str) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
 class EngineFailed(UserError):
     """This one request broke inside the engine; the others go on."""
 
@@ -72,3 +110,12 @@ class StillLoading(ModelUnavailable):
 
     code = "loading"
     retry_after_s = 5
+
+
+class ShuttingDown(ModelUnavailable):
+    """The server finishes what it has begun and takes nothing new."""
+
+    code = "shutting_down"
+
+    def __init__(self, message: str = "The server is shutting down: try again later.") -> None:
+        super().__init__(message)

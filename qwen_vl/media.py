@@ -53,7 +53,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DATA_URI = re.compile(r"data:image/[\w.+-]+(?:;[\w-]+=[^;,]*)*;base64,", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:(?P<kind>\w+)/[\w.+-]+(?:;[\w-]+=[^;,]*)*;base64,", re.IGNORECASE)
 
 
 def load_image(source: bytes | Path, settings: Settings) -> Image.Image:
@@ -91,21 +91,32 @@ def load_data_uri(uri: str, settings: Settings) -> Image.Image:
 
     Raises what `load_image` raises, too. The size is checked before the base64 is decoded.
     """
+    return load_image(data_uri_bytes(uri, "image", settings.max_image_mb), settings)
+
+
+def data_uri_bytes(uri: str, kind: str, limit_mb: float) -> bytes:
+    """What a base64 data: URI of a media type `kind`/... holds. Raises BadRequest and TooLarge."""
+    what = {"image": "picture", "video": "clip"}[kind]
     head = _DATA_URI.match(uri)
-    if head is None:
+    if head is None or head["kind"].lower() != kind:
+        example = {"image": "data:image/png", "video": "data:video/mp4"}[kind]
         raise BadRequest(
-            "Only data: URIs are accepted here. Send the picture as data:image/png;base64,..."
+            f"Only data: URIs are accepted here. Send the {what} as {example};base64,..."
         )
-    if (len(uri) - head.end()) * 3 // 4 - 2 > settings.max_image_mb * BYTES_PER_MB:
-        raise TooLarge(_too_many_bytes("picture", settings.max_image_mb))
+    if (len(uri) - head.end()) * 3 // 4 - 2 > limit_mb * BYTES_PER_MB:
+        raise TooLarge(_too_many_bytes(what, limit_mb))
     try:
-        data = base64.b64decode(uri[head.end() :], validate=True)
+        return base64.b64decode(uri[head.end() :], validate=True)
     except (binascii.Error, ValueError):
         raise BadRequest(
             "The base64 of the data: URI is not valid. Use the standard alphabet with its padding "
             "and no spaces or line breaks."
         ) from None
-    return load_image(data, settings)
+
+
+def as_data_uri(data: bytes) -> str:
+    """A picture's bytes as `load_data_uri` takes them; the format is found out there."""
+    return f"data:image/unknown;base64,{base64.b64encode(data).decode()}"
 
 
 def content_hash(image: Image.Image) -> str:

@@ -7,7 +7,7 @@ Reads the OpenAI chat format (`from_openai`, `params_from`) and Gradio's Chatbot
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,17 @@ def _check_unicode(text: str, what: str) -> None:
 # --- the OpenAI chat format ---
 
 
-def from_openai(raw: Any, settings: Settings) -> list[Message]:
+# Reads a part of another type: (the part, where it stands) -> parts of a message.
+PartReader = Callable[[Mapping[str, Any], str], Sequence[Part]]
+
+
+def from_openai(
+    raw: Any, settings: Settings, others: Mapping[str, PartReader] | None = None
+) -> list[Message]:
     """The `messages` field of a chat completion request -> messages.
 
     Source: the OpenAI API reference, "Create chat completion". Content is a string or a list of
-    `text` and `image_url` parts; pictures are `data:` URIs.
+    `text` and `image_url` parts; pictures are `data:` URIs. `others` reads further types of parts.
     """
     if not isinstance(raw, list):
         raise BadRequest("'messages' must be a list of {role, content} objects.")
@@ -83,7 +89,10 @@ def from_openai(raw: Any, settings: Settings) -> list[Message]:
             "start a new conversation."
         )
     _check_image_count(raw, settings)
-    messages = [_openai_message(item, f"messages[{i}]", settings) for i, item in enumerate(raw)]
+    others = others or {}
+    messages = [
+        _openai_message(item, f"messages[{i}]", settings, others) for i, item in enumerate(raw)
+    ]
     check_conversation(messages, settings)
     return messages
 
@@ -101,7 +110,9 @@ def _check_image_count(raw: list[Any], settings: Settings) -> None:
         raise TooLarge(f"{images} pictures are more than the limit of {settings.max_images}.")
 
 
-def _openai_message(raw: Any, where: str, settings: Settings) -> Message:
+def _openai_message(
+    raw: Any, where: str, settings: Settings, others: Mapping[str, PartReader]
+) -> Message:
     if not isinstance(raw, Mapping):
         raise BadRequest(f"{where} must be an object with 'role' and 'content'.")
     role = _ROLES.get(str(raw.get("role")))
@@ -114,28 +125,33 @@ def _openai_message(raw: Any, where: str, settings: Settings) -> Message:
         return Message(role, ())
     if not isinstance(content, list):
         raise BadRequest(f"{where}.content must be a string or a list of parts.")
-    parts = [
-        _openai_part(part, f"{where}.content[{i}]", settings) for i, part in enumerate(content)
-    ]
+    parts: list[Part] = []
+    for i, part in enumerate(content):
+        parts += _openai_parts(part, f"{where}.content[{i}]", settings, others)
     return Message(role, tuple(parts))
 
 
-def _openai_part(raw: Any, where: str, settings: Settings) -> Part:
+def _openai_parts(
+    raw: Any, where: str, settings: Settings, others: Mapping[str, PartReader]
+) -> Sequence[Part]:
     if not isinstance(raw, Mapping):
         raise BadRequest(f"{where} must be an object with a 'type'.")
     kind = raw.get("type")
     if kind == "text":
         if not isinstance(raw.get("text"), str):
             raise BadRequest(f"{where}.text must be a string.")
-        return TextPart(raw["text"])
+        return [TextPart(raw["text"])]
     if kind == "image_url":
         url = raw.get("image_url")
         if isinstance(url, Mapping):
             url = url.get("url")
         if not isinstance(url, str):
             raise BadRequest(f"{where}.image_url.url must be a string: a data: URI.")
-        return ImagePart(load_data_uri(url, settings))
-    raise BadRequest(f"{where}.type must be 'text' or 'image_url': nothing else is read here.")
+        return [ImagePart(load_data_uri(url, settings))]
+    if isinstance(kind, str) and kind in others:
+        return others[kind](raw, where)
+    known = ", ".join(["text", "image_url", *others])
+    raise BadRequest(f"{where}.type must be one of {known}: nothing else is read here.")
 
 
 def params_from(

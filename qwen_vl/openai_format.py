@@ -31,7 +31,7 @@ class Completion:
         """All chunks of the answer -> a `chat.completion`."""
         message = {"role": "assistant", "content": "".join(chunk.text for chunk in chunks)}
         choice = {"index": 0, "message": message, "logprobs": None, **_finish(chunks[-1])}
-        return self._object("chat.completion", [choice], usage=_usage(chunks[-1].usage))
+        return self._object("chat.completion", [choice], usage=usage_object(chunks[-1].usage))
 
     def opening(self) -> dict[str, Any]:
         """The first `chat.completion.chunk` of a stream; it says whose turn it is."""
@@ -44,7 +44,7 @@ class Completion:
         if chunk.finish_reason:
             yield self._piece({}, **_finish(chunk))
             if self.include_usage:
-                yield self._object("chat.completion.chunk", [], usage=_usage(chunk.usage))
+                yield self._object("chat.completion.chunk", [], usage=usage_object(chunk.usage))
 
     def _piece(self, delta: dict[str, str], **finish: str) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": None, **finish}
@@ -75,7 +75,7 @@ def _finish(chunk: Chunk) -> dict[str, str]:
     return {"finish_reason": told, "native_finish_reason": reason}
 
 
-def _usage(usage: Usage | None) -> dict[str, Any] | None:
+def usage_object(usage: Usage | None) -> dict[str, Any] | None:
     if usage is None:
         return None
     return {

@@ -90,6 +90,9 @@ class ScriptedEngine:
     def model_id(self) -> str:
         return self._status.model_id
 
+    def drain(self, seconds: float) -> None:
+        pass
+
     def stats(self) -> EngineStats:
         return EngineStats()
 

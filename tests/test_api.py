@@ -24,7 +24,8 @@ from openai import OpenAI
 from PIL import Image, ImageDraw
 
 from qwen_vl import __version__, api
-from qwen_vl.config import Settings
+from qwen_vl.api import answers
+from qwen_vl.config import Settings, load_settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import (
     Busy,
@@ -35,8 +36,10 @@ from qwen_vl.errors import (
     Unsupported,
     UserError,
 )
+from qwen_vl.metrics import Measured, Metrics
 from qwen_vl.presets import sampling_preset
 from qwen_vl.schema import EngineStatus, Usage
+from qwen_vl.tasks import Jobs
 
 CHAT = "/v1/chat/completions"
 SMALL = Settings(
@@ -54,7 +57,11 @@ PATIENCE_S = 20  # what a test waits for happens at once; this only ends a test 
 @contextlib.contextmanager
 def serving(engine: Engine, settings: Settings = SMALL) -> Iterator[httpx.Client]:
     """A server with the API routes and nothing else, and a client for it."""
-    app = FastAPI(routes=build_routes(engine, settings))
+    metrics = Metrics()
+    measured = Measured(engine, metrics)
+    jobs = Jobs(measured, file=settings.job_file, keep_s=3600, most=settings.max_jobs)
+    routes = api.build_router(measured, settings, jobs, metrics).routes
+    app = FastAPI(routes=routes, openapi_url=None, docs_url=None, redoc_url=None)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -66,14 +73,11 @@ def serving(engine: Engine, settings: Settings = SMALL) -> Iterator[httpx.Client
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
             yield client
     finally:
+        jobs.close()
         engine.close()
         server.should_exit = True
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server still waits for a request"
-
-
-def build_routes(engine: Engine, settings: Settings) -> list[Any]:
-    return api.build_router(engine, settings).routes
 
 
 def asking(content: Any = "Hello", **fields: Any) -> dict[str, Any]:
@@ -141,6 +145,8 @@ def test_health_is_200_with_all_fields_when_the_model_can_answer() -> None:
         "detail": "",
         "notice": "n",
         "accepts_images": True,
+        "live": True,
+        "ready": True,
         "version": __version__,
     }
 
@@ -248,7 +254,7 @@ def test_text_of_any_script_arrives_unchanged_both_ways(stream: bool) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "told"),
-    [("stop", "stop"), ("length", "length"), ("timeout", "length"), ("cancelled", "length")],
+    [("stop", "stop"), ("length", "length"), ("repetition", "length"), ("cancelled", "length")],
 )
 def test_an_answer_cut_short_never_looks_complete(reason: Any, told: str) -> None:
     with serving(StepEngine("a", finish_reason=reason)) as client:
@@ -257,6 +263,17 @@ def test_an_answer_cut_short_never_looks_complete(reason: Any, told: str) -> Non
     for end in (choice, streamed):
         assert end["finish_reason"] == told
         assert end["native_finish_reason"] == reason
+
+
+def test_out_of_time_is_504_with_the_partial_text_and_the_end_of_a_stream() -> None:
+    with serving(StepEngine("Once ", "upon", finish_reason="timeout")) as client:
+        response = client.post(CHAT, json=asking())
+        streamed = list(events(client.post(CHAT, json=asking(stream=True))))
+    assert response.status_code == 504
+    error = response.json()["error"]
+    assert (error["code"], error["partial"]) == ("timeout", "Once upon")
+    assert said(streamed) == "Once upon"
+    assert streamed[-2]["choices"][0]["native_finish_reason"] == "timeout"
 
 
 def test_parameters_reach_the_engine_over_the_presets_of_its_model() -> None:
@@ -359,8 +376,8 @@ BAD = {
     ),
     "file url": (_picture("file:///etc/hostname"), 400, "bad_request"),
     "path": (_picture("/etc/hostname"), 400, "bad_request"),
-    "http url": (_picture("http://127.0.0.1:1/a.png"), 400, "bad_request"),
-    "https url": (_picture("https://example.com/a.png"), 400, "bad_request"),
+    "http url": (_picture("http://127.0.0.1:1/a.png"), 422, "unsupported"),
+    "https url": (_picture("https://example.com/a.png"), 422, "unsupported"),
     "text as data": (_picture("data:text/plain;base64,SGVsbG8="), 400, "bad_request"),
     "broken base64": (_picture("data:image/png;base64,@@@@"), 400, "bad_request"),
     "cut base64": (_picture(as_uri(_PNG)[:-1]), 400, "bad_request"),
@@ -597,7 +614,7 @@ def test_every_answer_is_closed_in_the_end() -> None:
 
 
 def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr(answers, "KEEP_ALIVE_S", 0.02)
     gate = threading.Event()
     with (
         serving(StepEngine(gate, "done")) as client,
@@ -631,17 +648,19 @@ def beside_a_page(engine: Engine, settings: Settings) -> Iterator[str]:
     """The routes on Gradio's own server, joined as `app.py` joins them. Gives its address."""
     import gradio as gr
 
+    jobs = Jobs(engine, file=settings.job_file, keep_s=3600, most=settings.max_jobs)
     with gr.Blocks() as page:
         gr.Markdown("A page.")
     _, url, _ = page.launch(
         prevent_thread_lock=True,
         quiet=True,
         ssr_mode=False,
-        app_kwargs={"routes": build_routes(engine, settings)},
+        app_kwargs={"routes": api.build_router(engine, settings, jobs, Metrics()).routes},
     )
     try:
         yield url.rstrip("/")
     finally:
+        jobs.close()
         page.close(verbose=False)
 
 
@@ -669,7 +688,7 @@ def official(base_url: Any) -> OpenAI:
 def test_the_official_client_understands_answers_errors_and_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr(answers, "KEEP_ALIVE_S", 0.02)
     gate = threading.Event()
     engine = StepEngine("Good ", gate, "morning", EngineFailed("Out of memory."))
     with serving(engine) as http_client:
@@ -689,14 +708,13 @@ def test_the_official_client_understands_answers_errors_and_silence(
 @contextlib.contextmanager
 def running_app(*flags: str) -> Iterator[str]:
     """`python app.py` with these flags, in this process. Gives its address once it can answer."""
-    import gradio as gr
-
     import app
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    thread = threading.Thread(target=app.main, args=([*flags, "--port", str(port)],), daemon=True)
+    settings, stop = load_settings([*flags, "--port", str(port)]), threading.Event()
+    thread = threading.Thread(target=app.serve, args=(settings, stop), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{port}"
     try:
@@ -705,8 +723,9 @@ def running_app(*flags: str) -> Iterator[str]:
             time.sleep(0.05)
         yield url
     finally:
-        gr.close_all(verbose=False)
+        stop.set()
         thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 def is_ready(url: str) -> bool:

@@ -29,11 +29,13 @@ BELOW: dict[str, set[str]] = {
     "messages": {"media", "schema", "errors", "config"},
     "openai_format": {"schema", "errors", "config"},
     "engine": {"media", "presets", "schema", "errors", "config"},
+    "fetch": {"media", "errors", "config"},
 }
-BELOW["tasks"] = set(BELOW)
-BELOW["api"] = set(BELOW)
-BELOW["ui"] = set(BELOW) - {"api", "tasks", "openai_format"}
-BELOW["bench"] = set(BELOW) - {"api", "tasks", "ui"}
+BELOW["metrics"] = {"engine", "schema", "errors", "config"}
+BELOW["tasks"] = {"engine", "schema", "errors", "config"}
+BELOW["ui"] = set(BELOW) - {"tasks", "fetch", "metrics", "openai_format"}
+BELOW["bench"] = set(BELOW) - {"tasks", "fetch", "metrics", "ui"}
+BELOW["api"] = set(BELOW) - {"ui", "bench"}
 BELOW["app"] = set(BELOW)
 for _module in BELOW:
     BELOW[_module] = BELOW[_module] | {""}  # the package itself: its version
@@ -45,6 +47,9 @@ OWNERS: dict[str, set[str]] = {
     "fastapi": {"api"},
     "starlette": {"api"},
     "uvicorn": set(),
+    "httpx": {"fetch", "engine"},
+    "safehttpx": {"fetch"},
+    "prometheus_client": {"metrics"},
     "cv2": {"video"},
     "torch": {"engine"},
     "torchvision": set(),

@@ -142,7 +142,7 @@ def font_px(rng: random.Random, smallest: int, largest: int) -> int:
 
 def draw_text(rng: random.Random, ease: float = 0.0) -> tuple[Printer, list[str]]:
     """1 to 4 printed lines: words, numbers, prices, codes."""
-    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 34)
+    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 28)
     texts = []
     for _ in range(1 if rng.random() < ease else rng.choice((1, 1, 2, 2, 3, 3, 4))):
         text = words.item(rng)
@@ -208,7 +208,7 @@ def draw_invoice(rng: random.Random, ease: float = 0.0) -> tuple[Printer, dict[s
     y = rng.uniform(8, max(8.0, size[1] - pitch * rows - 8)) + pitch / 2
     left = rng.uniform(8, max(8.0, size[0] - need_w + 8))
     if heading:
-        big = min(round(px * 1.3), round(px * (size[0] - 16 - left) / max(1, measure(heading))))
+        big = min(round(px * 1.15), round(px * (size[0] - 16 - left) / max(1, measure(heading))))
         printer.line(heading, bold, max(12, big), left, y, ink, Note("heading"))
         y += pitch * 1.4
     for key, value in fields.items():

@@ -34,7 +34,8 @@ PICTURES = {
     "screen": 1.0,
     "clip": 1.0,
 }
-SHAPE_WEIGHT, HINT_WEIGHT = 0.3, 1.5
+SHAPE_WEIGHT, HINT_WEIGHT = 0.3, 3.0
+DECAY_SHARE, END_RATE = 0.3, 0.2  # the learning rate falls to a fifth in the last third
 CLASSES = len(reading.SYMBOLS) + 1
 
 
@@ -113,7 +114,8 @@ def _read(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         if team.rank == 0:
             team.seconds.add_(now - before)
         before = now
-        optimiser.step(team, lr * min(1.0, (step + 1) / 60))
+        rate = max(END_RATE, min(1.0, (step + 1) / 60, (1 - spent / seconds) / DECAY_SHARE))
+        optimiser.step(team, lr * rate)
         step += 1
         pictures += sum(len(group[0]) for group in groups) * team.size
         losses.append(loss.item())

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from trainee import Trainee
 
 STEP_COST = 10_000  # in text tokens
-DECAY_SHARE = 0.78  # the learning rate falls to zero over this last share of the time
+DECAY_SHARE = 0.7  # the learning rate falls to zero over this last share of the time
 WARM_UP_STEPS = 100
-EASY_UNTIL = 0.45  # share of the time after which nothing is made easier any more
+EASY_UNTIL = 0.35  # share of the time after which nothing is made easier any more
 EASE_FALLS = 0.25  # share of the time over which that goes
 LOG_STEPS = 50
 

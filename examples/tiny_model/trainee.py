@@ -27,8 +27,8 @@ HEAD_FILE = "reading_head.safetensors"  # for going on with training; answering 
 SAVE_S, EXPORT_S = 150, 600
 # Small, or with a rank that means nothing: AdamW. All other matrices: Muon.
 ADAM_ONLY = ("pos_embed", "merger", "head", "embed_tokens")
-# At Adam's full rate these wide layers ran away until they drowned the visual tokens themselves.
-RATES = {"deepstack_merger": 0.1}
+# At Adam's full rate these ran away: deepstack drowned the visual tokens, patches their places.
+RATES = {"deepstack_merger": 0.1, "patch_embed": 0.1}
 
 
 class Trainee:

@@ -48,6 +48,10 @@ class Engine(Protocol):
         """Raises StillLoading, ModelUnavailable, Busy, Unsupported or TooLarge at once."""
         ...
 
+    def drain(self, seconds: float) -> None:
+        """Refuses new requests from now on, and waits until the others are answered or for long."""
+        ...
+
     def close(self) -> None:
         """Ends running answers as cancelled and gives the memory back."""
         ...

@@ -28,7 +28,15 @@ from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
-from qwen_vl.errors import BadRequest, Busy, EngineFailed, ModelUnavailable, StillLoading, TooLarge
+from qwen_vl.errors import (
+    BadRequest,
+    Busy,
+    EngineFailed,
+    ModelUnavailable,
+    ShuttingDown,
+    StillLoading,
+    TooLarge,
+)
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 MB = 2**20
@@ -66,7 +74,8 @@ class LocalEngine:
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._wake = threading.Condition()
-        self._closing = False
+        self._admitting = False  # a request is between the queue and the batch
+        self._draining = self._closing = False
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
         self._thread.start()
 
@@ -131,6 +140,16 @@ class LocalEngine:
             self._wake.notify()
         return answer
 
+    def drain(self, seconds: float) -> None:
+        self._draining = True
+        end_s = time.monotonic() + seconds
+        while self._busy_now() and time.monotonic() < end_s:
+            time.sleep(0.05)
+
+    def _busy_now(self) -> bool:
+        with self._wake:
+            return bool(self._waiting or self._running or self._admitting)
+
     def close(self) -> None:
         with self._wake:
             self._closing = True
@@ -143,6 +162,8 @@ class LocalEngine:
             raise StillLoading(
                 f"{status.model_id} is still loading ({status.detail}): try again in a moment."
             )
+        if self._draining:
+            raise ShuttingDown
         if status.state == "failed" or self._loaded is None or self._closing:
             raise ModelUnavailable(status.detail or "The server is shutting down.")
         return self._loaded
@@ -227,6 +248,7 @@ class LocalEngine:
             request = self._next_waiting(block=not batch.rows)
             if request is not None:
                 self._admit(request, batch, vision)
+                self._admitting = False
             self._step(batch)
 
     def _next_waiting(self, block: bool) -> _Request | None:
@@ -237,6 +259,7 @@ class LocalEngine:
                 return None
             if len(self._running) >= self._settings.max_batch:
                 return None
+            self._admitting = True
             return self._waiting.popleft()
 
     def _admit(self, request: _Request, batch: Batch, vision: VisionCache) -> None:

@@ -1,0 +1,204 @@
+"""An HTTP API over an engine: OpenAI-compatible chat completions, plain streams, jobs, figures.
+
+Knows HTTP. Does not know which engine answers, how a model works, or the page that shares its port:
+whoever starts a server adds `build_router(...).routes` to it. The routes answer their own errors,
+so that server needs no exception handlers. No text or picture of a conversation is logged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, replace
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from qwen_vl import __version__
+from qwen_vl.api import docs
+from qwen_vl.api.answers import pull, streamed, whole
+from qwen_vl.api.calls import Call, Reader
+from qwen_vl.api.errors import Endpoint, answering_errors
+from qwen_vl.api.guards import Guards
+from qwen_vl.api.sessions import Session, Sessions
+from qwen_vl.config import Settings
+from qwen_vl.engine import AnswerStream, Engine
+from qwen_vl.errors import NotFound
+from qwen_vl.messages import check_conversation
+from qwen_vl.metrics import CONTENT_TYPE, Metrics
+from qwen_vl.openai_format import Completion, usage_object
+from qwen_vl.schema import Chunk, Message, TextPart
+from qwen_vl.tasks import Jobs, JobView
+
+__all__ = ["build_router"]
+
+
+def build_router(engine: Engine, settings: Settings, jobs: Jobs, metrics: Metrics) -> APIRouter:
+    """All routes for one engine. `/health` is open to everybody, all others pass the guards."""
+    router = APIRouter()
+    service = _Service(engine, settings, jobs, metrics)
+    guards = service.guards
+    for method, path, endpoint, check in (
+        ("GET", "/health", service.health, _nothing),
+        ("GET", "/v1/models", service.models, guards),
+        ("POST", "/v1/chat/completions", service.chat_completions, guards),
+        ("POST", "/stream_chat", service.stream_chat, guards),
+        ("POST", "/inference", service.submit, guards),
+        ("GET", "/result/{task_id}", service.result, guards),
+        ("DELETE", "/result/{task_id}", service.cancel, guards),
+        ("GET", "/metrics", service.figures, guards),
+        ("GET", "/docs", service.docs, guards),
+        ("GET", "/openapi.json", service.openapi, guards),
+    ):
+        answering: Endpoint = answering_errors(metrics, path, check)(endpoint)
+        methods = [method, "HEAD"] if path == "/health" else [method]
+        router.add_api_route(path, answering, methods=methods, include_in_schema=False)
+    return router
+
+
+def _nothing(_: Request) -> None:
+    pass
+
+
+class _Service:
+    """The endpoints."""
+
+    def __init__(self, engine: Engine, settings: Settings, jobs: Jobs, metrics: Metrics) -> None:
+        self.engine, self.settings, self.jobs, self.metrics = engine, settings, jobs, metrics
+        self.guards = Guards(settings)
+        self.sessions = Sessions()
+        self.started = int(time.time())
+
+    @property
+    def reader(self) -> Reader:
+        return Reader(self.engine.model_id, self.settings)
+
+    async def health(self, request: Request) -> Response:
+        """200 when requests are taken, also while degraded; 503 while loading or failed."""
+        status = self.engine.status()
+        fields = asdict(status)
+        fields = {"status": fields.pop("state"), "model": fields.pop("model_id"), **fields}
+        return JSONResponse(
+            {**fields, "live": True, "ready": status.answers, "version": __version__},
+            status_code=200 if status.answers else 503,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def models(self, request: Request) -> Response:
+        """The one model that answers here."""
+        model = {"id": self.engine.model_id, "object": "model", "created": self.started}
+        return JSONResponse({"object": "list", "data": [{**model, "owned_by": "local"}]})
+
+    async def chat_completions(self, request: Request) -> Response:
+        """One answer, whole or as server-sent events. The client ends the work by leaving."""
+        call = await self.reader.chat(request)
+        answer = await self._ask(call)
+        completion = Completion(self.engine.model_id, call.include_usage)
+        stream = call.stream
+        del call  # the pictures: nothing here needs them while the answer is written
+        chunks = pull(answer, request)
+        if stream:
+            return await streamed(chunks, completion.pieces, [completion.opening()])
+        return JSONResponse(completion.whole(await whole(chunks)))
+
+    async def stream_chat(self, request: Request) -> Response:
+        """Tokens as plain server-sent events; with a `session_id` the server remembers."""
+        call = await self.reader.simple(request)
+        if call.session_id is None:
+            return await streamed(pull(await self._ask(call), request), _tokens)
+        memory = self.sessions.use(self.guards.owner(request), call.session_id)
+        return await _remembering(self, call, memory, request)
+
+    async def submit(self, request: Request) -> Response:
+        """Takes a job in; its answer is picked up at /result/<task_id>."""
+        call = await self.reader.job(request)
+        job = self.jobs.submit(call.messages, call.params, self.guards.owner(request))
+        return JSONResponse({"task_id": job.task_id, "status": job.status}, status_code=202)
+
+    async def result(self, request: Request) -> Response:
+        """A job as it is now."""
+        task_id = request.path_params["task_id"]
+        return self._job(self.jobs.get(task_id, self.guards.owner(request)))
+
+    async def cancel(self, request: Request) -> Response:
+        """Ends a job. One that is being answered is cancelled a moment later."""
+        task_id = request.path_params["task_id"]
+        return self._job(self.jobs.cancel(task_id, self.guards.owner(request)))
+
+    async def figures(self, request: Request) -> Response:
+        """Everything that is counted, for Prometheus."""
+        return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def docs(self, request: Request) -> Response:
+        """The API's reference, readable without any other server."""
+        return HTMLResponse(docs.page())
+
+    async def openapi(self, request: Request) -> Response:
+        """The API's reference for programs."""
+        return JSONResponse(docs.schema())
+
+    async def _ask(self, call: Call) -> AnswerStream:
+        return await anyio.to_thread.run_sync(self.engine.stream, call.messages, call.params)
+
+    def _job(self, job: JobView | None) -> Response:
+        if job is None:
+            raise NotFound("There is no such job, or it has been forgotten: see --job-keep-hours.")
+        return JSONResponse(_told(job), headers={"Cache-Control": "no-store"})
+
+
+def _told(job: JobView) -> dict[str, Any]:
+    told: dict[str, Any] = {"task_id": job.task_id, "status": job.status, "result": job.text}
+    told["created"] = job.created_s
+    if job.status == "processing":
+        told["position"] = job.position
+        return told
+    told |= {"finished": job.finished_s, "finish_reason": job.finish_reason}
+    told["usage"] = usage_object(job.usage)
+    if job.error is not None:
+        told["error"] = {"message": job.error, "code": job.error_code}
+    return told
+
+
+# --- /stream_chat ---
+
+
+def _tokens(chunk: Chunk) -> Iterator[dict[str, Any]]:
+    if chunk.text:
+        yield {"token": chunk.text}
+    if chunk.finish_reason:
+        yield {"finish_reason": chunk.finish_reason, "usage": usage_object(chunk.usage)}
+
+
+async def _remembering(
+    service: _Service, call: Call, memory: AbstractContextManager[Session], request: Request
+) -> Response:
+    """Streams an answer to a session's next question, and adds both to the session."""
+    with ExitStack() as stack:
+        session = stack.enter_context(memory)
+        messages = [*session.messages, *call.messages]
+        check_conversation(messages, service.settings)
+        answer = await service._ask(replace(call, messages=messages))
+        chunks = _until_end(pull(answer, request), session, messages, stack.pop_all())
+        return await streamed(chunks, _tokens)
+
+
+async def _until_end(
+    chunks: AsyncGenerator[Chunk | None, None],
+    session: Session,
+    messages: list[Message],
+    stack: ExitStack,
+) -> AsyncGenerator[Chunk | None, None]:
+    """Passes the chunks on; what was said is remembered, also when the client leaves midway."""
+    text = ""
+    with stack:
+        try:
+            async for chunk in chunks:
+                text += chunk.text if chunk else ""
+                yield chunk
+        finally:
+            await chunks.aclose()
+            if text:
+                session.messages = [*messages, Message("assistant", (TextPart(text),))]

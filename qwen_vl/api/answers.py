@@ -1,0 +1,136 @@
+"""Answers on their way out: whole, or as server-sent events; ended when their client leaves.
+
+Knows the engine's AnswerStream and HTTP. Knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from typing import Any
+
+import anyio
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+
+from qwen_vl.api.errors import Bug, error_body
+from qwen_vl.engine import AnswerStream
+from qwen_vl.errors import OutOfTime, UserError
+from qwen_vl.schema import Chunk
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 15.0  # a stream that was silent for so long says so, or proxies give it up
+DONE = "data: [DONE]\n\n"
+
+Chunks = AsyncGenerator[Chunk | None, None]  # None: nothing came for `KEEP_ALIVE_S`
+Told = Callable[[Chunk], Iterator[Mapping[str, Any]]]  # a chunk -> what events say of it
+
+
+async def pull(answer: AnswerStream, request: Request) -> Chunks:
+    """The chunks of `answer`, up to its last. However this ends, `answer` gets closed.
+
+    A thread waits for the engine, so that this can wait for the client as well: it raises
+    ClientDisconnect as soon as that leaves, also before the first chunk.
+    """
+    loop = asyncio.get_running_loop()
+    inbox: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+
+    def put(item: Chunk | Exception) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has stopped: nobody waits any more
+            loop.call_soon_threadsafe(inbox.put_nowait, item)
+
+    def pump() -> None:
+        try:
+            for chunk in answer:
+                put(chunk)
+            put(RuntimeError("the engine ended an answer without a last chunk"))
+        except Exception as error:  # noqa: BLE001 - raised again below
+            put(error)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        inbox.put_nowait(ClientDisconnect())
+
+    watcher = asyncio.create_task(watch())
+    threading.Thread(target=pump, name="api-answer", daemon=True).start()
+    try:
+        ended = False
+        while not ended:
+            item: Chunk | Exception | None = None
+            with anyio.move_on_after(KEEP_ALIVE_S):
+                item = await inbox.get()
+            if isinstance(item, Exception):
+                raise item
+            ended = item is not None and item.finish_reason is not None
+            yield item
+    finally:
+        answer.close()
+        watcher.cancel()
+
+
+async def whole(chunks: Chunks) -> list[Chunk]:
+    """All of an answer. Raises OutOfTime with what there is when its time was over."""
+    async with contextlib.aclosing(chunks):
+        got = [chunk async for chunk in chunks if chunk]
+    if got[-1].finish_reason == "timeout":
+        partial = "".join(chunk.text for chunk in got)
+        raise OutOfTime(
+            "The answer took longer than this server gives it: ask for fewer tokens "
+            "('max_tokens'), or stream it. 'partial' holds what was written.",
+            partial,
+        )
+    return got
+
+
+async def streamed(
+    chunks: Chunks, told: Told, opening: list[Mapping[str, Any]] | None = None
+) -> Response:
+    """Server-sent events: `opening`, what `told` makes of each chunk, and [DONE].
+
+    Waits for the first chunk, so that until then an error has its own HTTP status.
+    """
+    first = await anext(chunks)
+    return StreamingResponse(
+        _events(first, chunks, told, opening or []),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _events(
+    first: Chunk | None, chunks: Chunks, told: Told, opening: list[Mapping[str, Any]]
+) -> AsyncGenerator[str, None]:
+    async with contextlib.aclosing(chunks):
+        try:
+            for payload in opening:
+                yield _event(payload)
+            for text in _texts(first, told):
+                yield text
+            async for chunk in chunks:
+                for text in _texts(chunk, told):
+                    yield text
+            yield DONE
+        except ClientDisconnect:
+            return
+        except UserError as error:
+            yield _event(error_body(error))
+        except Exception:  # a bug: logged whole here, told to the client without details
+            logger.exception("an answer broke off")
+            yield _event(error_body(Bug()))
+
+
+def _texts(chunk: Chunk | None, told: Told) -> list[str]:
+    if chunk is None:
+        return [": still working\n\n"]  # a comment, which clients skip
+    return [_event(payload) for payload in told(chunk)]
+
+
+def _event(payload: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(payload)}\n\n"  # ASCII only: some clients split lines at U+2028

@@ -1,0 +1,103 @@
+"""Pictures from the web, for servers that were told to fetch them.
+
+A public address is resolved once per hop and then pinned, so that neither a redirect nor a second
+answer of a name server leads into the server's own network. Bounded in bytes, hops and seconds.
+Knows HTTP as a client and nothing of pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from urllib.parse import urljoin, urlsplit
+
+import anyio
+import httpx
+import safehttpx
+
+from qwen_vl.config import Settings
+from qwen_vl.errors import BadRequest, TooLarge, Unsupported
+from qwen_vl.media import BYTES_PER_MB
+
+MAX_HOPS = 4  # redirects that are followed
+MAX_SECONDS = 15.0  # for one picture, all hops together
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+async def fetch_image(url: str, settings: Settings) -> bytes:
+    """The bytes behind an http(s) URL.
+
+    Raises Unsupported unless the server allows it, BadRequest when the URL does not lead to a
+    public server that answers in time, and TooLarge.
+    """
+    if not settings.allow_image_urls:
+        raise Unsupported(
+            "This server does not fetch pictures from the web: send them as data: URIs, or start "
+            "it with --allow-image-urls."
+        )
+    try:
+        with anyio.fail_after(MAX_SECONDS):
+            return await _follow(url, settings.max_image_mb)
+    except TimeoutError:
+        raise BadRequest(
+            f"The picture's server took longer than {MAX_SECONDS:.0f} seconds: send the picture "
+            "as a data: URI."
+        ) from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+        raise BadRequest(
+            f"The picture cannot be fetched ({type(error).__name__}): check its address."
+        ) from error
+
+
+async def _follow(url: str, limit_mb: float) -> bytes:
+    for _ in range(MAX_HOPS + 1):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadRequest("A picture's address must begin with http:// or https://.")
+        address = await _public_address(parts.hostname)
+        client = httpx.AsyncClient(
+            transport=safehttpx.AsyncSecureTransport(address), trust_env=False
+        )
+        async with client, client.stream("GET", url, timeout=MAX_SECONDS) as response:
+            if response.status_code in _REDIRECTS and "location" in response.headers:
+                url = urljoin(url, response.headers["location"])
+                continue
+            if response.status_code != 200:
+                raise BadRequest(f"The picture's server answered {response.status_code}.")
+            return await _read(response, limit_mb)
+    raise BadRequest(f"The picture's address redirects more than {MAX_HOPS} times.")
+
+
+async def _public_address(host: str) -> str:
+    """One address of `host`. Raises BadRequest if any of them is not public: names can lie."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    addresses = {str(entry[4][0]) for entry in found}
+    if not addresses or not all(_is_public(address) for address in addresses):
+        raise BadRequest("The picture's address is not on the public internet.")
+    return min(addresses)
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        # Ways to write an IPv4 address as an IPv6 one: mapped, 6to4, Teredo, NAT64.
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if ip in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None and not inner.is_global:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+async def _read(response: httpx.Response, limit_mb: float) -> bytes:
+    refusal = TooLarge(f"The picture is larger than {limit_mb:g} MB.")
+    limit_bytes = limit_mb * BYTES_PER_MB
+    announced = response.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit_bytes:
+        raise refusal
+    data = bytearray()
+    async for piece in response.aiter_bytes():
+        data += piece
+        if len(data) > limit_bytes:
+            raise refusal
+    return bytes(data)

@@ -1,0 +1,155 @@
+"""Figures for Prometheus: what was asked, what went wrong, how fast answers were.
+
+`Measured` is an engine around an engine: it counts what goes through it, whoever asks. Knows the
+engine's interface and nothing of HTTP; no text or picture leaves a trace here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from qwen_vl.engine import AnswerStream, Engine
+from qwen_vl.errors import UserError
+from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_TTFT_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TOKENS_PER_S = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+class Metrics:
+    """All figures of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, CPU time, open files
+        PlatformCollector(registry=self.registry)
+        self.requests = self._counter("http_requests", "HTTP calls", "route", "status")
+        self.errors = self._counter("errors", "What the engine refused or broke on", "code")
+        self.answers = self._counter("answers", "Answers that ended", "finish_reason")
+        self.tokens = self._counter("tokens", "Tokens of prompts and answers", "kind")
+        self.ttft_s = self._histogram("time_to_first_token_seconds", "Queueing included", _TTFT_S)
+        self.speed = self._histogram("tokens_per_second", "Of one answer", _TOKENS_PER_S)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"qwen_vl_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"qwen_vl_{name}", text, buckets=buckets, registry=self.registry)
+
+    def error(self, error: BaseException) -> None:
+        """Counts one error by its kind."""
+        self.errors.labels(error.code if isinstance(error, UserError) else "bug").inc()
+
+    def ended(self, chunk: Chunk) -> None:
+        """Counts the last chunk of an answer."""
+        self.answers.labels(chunk.finish_reason).inc()
+        if chunk.usage is None:
+            return
+        self.tokens.labels("prompt").inc(chunk.usage.prompt_tokens)
+        self.tokens.labels("cached").inc(chunk.usage.cached_tokens)
+        self.tokens.labels("completion").inc(chunk.usage.completion_tokens)
+        if chunk.usage.completion_tokens:
+            self.ttft_s.observe(chunk.usage.ttft_s)
+        if chunk.usage.tokens_per_s:
+            self.speed.observe(chunk.usage.tokens_per_s)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's own numbers when they are asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats, status = self._engine.stats(), self._engine.status()
+        yield _gauge("ready", "1 while requests are taken", float(status.answers))
+        yield _gauge("requests_waiting", "Requests in the queue", stats.waiting)
+        yield _gauge("batch_rows", "Answers being written now", stats.running)
+        yield _gauge("gpu_memory_bytes", "Allocated on all GPUs", stats.gpu_bytes)
+        hits = CounterMetricFamily(
+            "qwen_vl_cache_lookups", "Prompts and pictures looked up", labels=["cache", "result"]
+        )
+        size = GaugeMetricFamily("qwen_vl_cache_bytes", "Memory in use", labels=["cache"])
+        for cache, found, missed, used in (
+            ("prefix", stats.prefix_hits, stats.prefix_misses, stats.prefix_bytes),
+            ("vision", stats.vision_hits, stats.vision_misses, stats.vision_bytes),
+        ):
+            hits.add_metric([cache, "hit"], found)
+            hits.add_metric([cache, "miss"], missed)
+            size.add_metric([cache], used)
+        yield hits
+        yield size
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"qwen_vl_{name}", text, value=value)
+
+
+class Measured:
+    """An `Engine` that passes everything on and counts it."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        metrics.registry.register(_EngineCollector(engine))
+
+    @property
+    def model_id(self) -> str:
+        return self._engine.model_id
+
+    def status(self) -> EngineStatus:
+        return self._engine.status()
+
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    def stream(self, messages: Sequence[Message], params: SamplingParams) -> AnswerStream:
+        try:
+            return _MeasuredAnswer(self._engine.stream(messages, params), self._metrics)
+        except UserError as error:
+            self._metrics.error(error)
+            raise
+
+    def drain(self, seconds: float) -> None:
+        self._engine.drain(seconds)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class _MeasuredAnswer:
+    def __init__(self, answer: AnswerStream, metrics: Metrics) -> None:
+        self._answer = answer
+        self._metrics = metrics
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        try:
+            chunk = next(self._answer)
+        except UserError as error:
+            self._metrics.error(error)
+            raise
+        if chunk.finish_reason is not None:
+            self._metrics.ended(chunk)
+        return chunk
+
+    def close(self) -> None:
+        self._answer.close()

@@ -1,0 +1,146 @@
+"""`python app.py` as a user starts and stops it, and the README's calls against it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PATIENCE_S = 60
+
+
+@contextlib.contextmanager
+def started(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """The app in a process of its own, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--model", "bundled", "--port", str(port), *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S)
+    try:
+        end_s = time.monotonic() + PATIENCE_S
+        while not _is_ready(client):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < end_s, "the app does not get ready"
+            time.sleep(0.05)
+        yield process, client
+    finally:
+        client.close()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def long_question(tokens: int) -> dict[str, object]:
+    return {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": tokens,
+        "temperature": 2,
+        "top_p": 1,
+        "top_k": 0,
+        "seed": 3,
+        "stream": True,
+        "logit_bias": {str(token): -100 for token in range(1036, 1050)},  # no end of turn
+    }
+
+
+def test_a_stopped_server_finishes_what_it_has_begun() -> None:
+    with started("--max-new-tokens", "4000") as (process, client):
+        refused: list[int] = []
+
+        def ask_again() -> None:
+            process.send_signal(signal.SIGTERM)
+            end_s = time.monotonic() + PATIENCE_S
+            while time.monotonic() < end_s and 503 not in refused:
+                with contextlib.suppress(httpx.TransportError), httpx.Client() as other:
+                    url = f"{client.base_url}/v1/chat/completions"
+                    refused.append(other.post(url, json=long_question(1)).status_code)
+
+        with client.stream("POST", "/v1/chat/completions", json=long_question(300)) as response:
+            lines = response.iter_lines()
+            next(lines)
+            asker = threading.Thread(target=ask_again)
+            asker.start()
+            rest = list(lines)
+        asker.join(PATIENCE_S)
+        assert rest[-2:] == ["data: [DONE]", ""] or rest[-1] == "data: [DONE]"
+        ended = [json.loads(line[6:]) for line in rest if '"native_finish_reason"' in line]
+        assert ended[0]["choices"][0]["native_finish_reason"] in ("length", "repetition")
+        assert 503 in refused
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_stopped_server_waits_no_longer_than_told() -> None:
+    with started("--max-new-tokens", "4000", "--shutdown-seconds", "0.2") as (process, client):
+        with client.stream("POST", "/v1/chat/completions", json=long_question(4000)) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(httpx.TransportError):
+                list(lines)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def curl_calls() -> list[str]:
+    """The curl commands of the README, backslashes and all."""
+    blocks = re.findall(r"```(?:bash|sh|shell)\n(.*?)```", README, re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [line.strip() for line in joined.splitlines() if line.strip().startswith("curl ")]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[httpx.Client]:
+    with started() as (_, client):
+        yield client
+
+
+def test_the_readme_shows_curl_calls() -> None:
+    assert len(curl_calls()) >= 4
+
+
+@pytest.mark.parametrize("command", curl_calls())
+def test_the_readmes_curl_calls_work(command: str, server: httpx.Client, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (160, 160), "white")
+    ImageDraw.Draw(picture).ellipse((30, 30, 120, 120), fill="red")
+    picture.save(tmp_path / "photo.jpg")
+    here = str(server.base_url).rstrip("/")
+    task = server.post("/inference", json={"text": "Hello", "max_tokens": 5}).json()["task_id"]
+    command = command.replace("http://127.0.0.1:7860", here).replace("TASK_ID", task)
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --fail-with-body --silent --show-error"],
+        cwd=tmp_path,
+        env={**os.environ, "NO_PROXY": "*"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()

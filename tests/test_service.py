@@ -1,0 +1,459 @@
+"""The rest of the API over real HTTP: who may call, plain streams, jobs, forms, clips, figures."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from api_engine import StepEngine
+from clip_files import frame, write
+from PIL import Image
+from test_api import (
+    CHAT,
+    PATIENCE_S,
+    SMALL,
+    as_uri,
+    asking,
+    assert_error,
+    encoded,
+    noise,
+    serving,
+)
+
+from qwen_vl.api import guards, sessions
+from qwen_vl.config import Settings
+from qwen_vl.errors import EngineFailed
+from qwen_vl.schema import EngineStats
+
+KEYED = Settings(api_key=("first-key", "second-key"))
+ROUTES = [
+    ("GET", "/v1/models"),
+    ("POST", CHAT),
+    ("POST", "/stream_chat"),
+    ("POST", "/inference"),
+    ("GET", "/result/x"),
+    ("DELETE", "/result/x"),
+    ("GET", "/metrics"),
+    ("GET", "/docs"),
+    ("GET", "/openapi.json"),
+]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def payloads(response: httpx.Response) -> list[Any]:
+    lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def tokens(response: httpx.Response) -> str:
+    return "".join(payload.get("token", "") for payload in payloads(response))
+
+
+def finished(client: httpx.Client, task_id: str) -> dict[str, Any]:
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        job = client.get(f"/result/{task_id}").json()
+        if job["status"] != "processing":
+            return job
+        time.sleep(0.01)
+    raise AssertionError("the job does not end")
+
+
+# --- who may call ---
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_asks_for_a_key(method: str, path: str) -> None:
+    with serving(StepEngine("a"), KEYED) as client:
+        for headers in ({}, bearer("wrong"), {"Authorization": "Basic first-key"}):
+            response = client.request(method, path, headers=headers)
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert_error(response.json(), "invalid_api_key")
+        for key in KEYED.api_key:
+            assert client.request(method, path, headers=bearer(key)).status_code != 401
+
+
+def test_health_needs_no_key() -> None:
+    with serving(StepEngine(), KEYED) as client:
+        assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        (Settings(), 200),
+        (Settings(host="0.0.0.0"), 403),
+        (Settings(share=True), 403),
+        (Settings(auth="me:secret"), 403),
+        (Settings(api="off"), 403),
+        (Settings(share=True, api="on"), 200),
+        (Settings(host="0.0.0.0", api_key=("k",)), 401),
+    ],
+)
+def test_a_public_server_without_keys_has_no_api(settings: Settings, status: int) -> None:
+    with serving(StepEngine("a"), settings) as client:
+        assert client.get("/health").status_code == 200
+        response = client.get("/v1/models")
+        assert response.status_code == status
+        if status == 403:
+            assert "--api-key" in assert_error(response.json(), "forbidden")
+
+
+def test_the_rate_limit_counts_addresses() -> None:
+    with serving(StepEngine("a"), Settings(rate_limit=3)) as client:
+        assert [client.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
+        response = client.get("/v1/models")
+        assert 1 <= int(response.headers["retry-after"]) <= 20
+        assert_error(response.json(), "rate_limit")
+        assert client.get("/health").status_code == 200
+
+
+def test_a_bucket_fills_again_and_old_addresses_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(guards.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(guards, "MAX_ADDRESSES", 2)
+    limit = guards.RateLimit(2)
+    limit.take("a"), limit.take("a")
+    with pytest.raises(guards.TooOften) as refused:
+        limit.take("a")
+    assert refused.value.retry_after_s == 30
+    now_s[0] += 30
+    limit.take("a")
+    limit.take("b"), limit.take("c")
+    assert set(limit._buckets) == {"b", "c"}
+
+
+# --- plain streams ---
+
+
+def test_stream_chat_sends_tokens() -> None:
+    engine = StepEngine("Hel", "lo")
+    with serving(engine) as client:
+        response = client.post("/stream_chat", json={"text": "Hi", "temperature": 0})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    sent = payloads(response)
+    assert sent[:2] == [{"token": "Hel"}, {"token": "lo"}]
+    assert sent[2]["finish_reason"] == "stop"
+    assert sent[2]["usage"]["completion_tokens"] == 2
+    messages, params = engine.requests[0]
+    assert messages[0].text == "Hi"
+    assert params.temperature == 0
+
+
+def test_stream_chat_remembers_a_session_and_nobody_elses() -> None:
+    engine = StepEngine("An answer")
+    picture = as_uri(encoded(noise(8, 8)))
+    with serving(engine, KEYED) as client:
+        for key, text, image in (
+            ("first-key", "One", picture),
+            ("first-key", "Two", None),
+            ("second-key", "Three", None),
+        ):
+            body = {"text": text, "image": image, "session_id": "s"}
+            client.post("/stream_chat", json=body, headers=bearer(key))
+        client.post("/stream_chat", json={"text": "Four"}, headers=bearer("first-key"))
+    asked = [[message.text for message in messages] for messages, _ in engine.requests]
+    assert asked == [["One"], ["One", "An answer", "Two"], ["Three"], ["Four"]]
+    assert len(engine.requests[1][0][0].images) == 1  # the picture of the first turn is still there
+
+
+def test_a_session_answers_one_question_at_a_time() -> None:
+    gate = threading.Event()
+    engine = StepEngine("a", gate)
+    body = {"text": "Hi", "session_id": "s"}
+    with serving(engine) as client:
+        with client.stream("POST", "/stream_chat", json=body) as first:
+            lines = first.iter_lines()  # kept: dropping it would close the connection
+            next(lines)
+            response = client.post("/stream_chat", json=body)
+            assert response.status_code == 409
+            assert_error(response.json(), "conflict")
+        assert engine.answers[0].closed.wait(PATIENCE_S)
+        gate.set()
+        end_s = time.monotonic() + PATIENCE_S
+        while client.post("/stream_chat", json=body).status_code == 409:  # free a moment later
+            assert time.monotonic() < end_s
+    # What was said before the first client left is part of the conversation.
+    assert [m.text for m in engine.requests[-1][0]] == ["Hi", "a", "Hi"]
+
+
+def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+    kept = sessions.Sessions()
+    for name in "abc":
+        with kept.use("", name) as session:
+            session.messages = []
+    assert len(kept) == 2
+    monkeypatch.setattr(sessions, "KEPT_S", -1.0)
+    with kept.use("", "d"):
+        pass
+    assert len(kept) == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"text": ""},
+        {"text": 5},
+        {"text": "a", "image": 5},
+        {"text": "a", "image": "file:///etc/hostname"},
+        {"text": "a", "session_id": 5},
+        {"text": "a", "session_id": "x" * 201},
+        {"text": "a", "temperature": "hot"},
+    ],
+)
+def test_stream_chat_refuses_in_words(body: dict[str, Any]) -> None:
+    with serving(StepEngine("a")) as client:
+        response = client.post("/stream_chat", json=body)
+    assert response.status_code == 400
+    assert_error(response.json(), "bad_request")
+
+
+# --- jobs ---
+
+
+def test_a_job_is_answered_in_the_background() -> None:
+    gate = threading.Event()
+    engine = StepEngine("Half", gate, " and whole")
+    with serving(engine) as client:
+        response = client.post("/inference", json=asking())
+        assert response.status_code == 202
+        begun = response.json()
+        assert begun["status"] == "processing"
+        end_s = time.monotonic() + PATIENCE_S
+        while (job := client.get(f"/result/{begun['task_id']}").json())["result"] != "Half":
+            assert time.monotonic() < end_s
+        assert (job["status"], job["position"]) == ("processing", 0)
+        gate.set()
+        job = finished(client, begun["task_id"])
+    assert (job["status"], job["result"]) == ("done", "Half and whole")
+    assert job["finish_reason"] == "stop"
+    assert job["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        {"json": {"text": "Hi"}},
+        {"files": {"image": ("a.png", encoded(noise(8, 8)))}, "data": {"prompt": "Hi"}},
+    ],
+    ids=["simple", "form"],
+)
+def test_jobs_take_the_other_forms_too(send: dict[str, Any]) -> None:
+    engine = StepEngine("a")
+    with serving(engine) as client:
+        job = finished(client, client.post("/inference", **send).json()["task_id"])
+    assert job["status"] == "done"
+    assert engine.requests[0][0][0].text == "Hi"
+
+
+def test_cancelled_and_failed_jobs_say_so() -> None:
+    gate = threading.Event()
+    with serving(StepEngine("Half", gate)) as client:
+        ids = [client.post("/inference", json=asking()).json()["task_id"] for _ in range(6)]
+        waiting = client.get(f"/result/{ids[5]}").json()
+        assert waiting["position"] == 2  # four are being answered
+        assert client.delete(f"/result/{ids[5]}").json()["status"] == "cancelled"
+        client.delete(f"/result/{ids[0]}")
+        assert finished(client, ids[0])["status"] == "cancelled"
+        gate.set()
+        assert finished(client, ids[1])["status"] == "done"
+        assert client.delete(f"/result/{ids[1]}").json()["status"] == "done"  # too late
+    with serving(StepEngine("Half", EngineFailed("It broke."))) as client:
+        job = finished(client, client.post("/inference", json=asking()).json()["task_id"])
+    assert (job["status"], job["result"]) == ("failed", "Half")
+    assert job["error"] == {"message": "It broke.", "code": "engine_failed"}
+
+
+def test_jobs_are_bounded() -> None:
+    gate = threading.Event()
+    with serving(StepEngine(gate), Settings(max_jobs=2)) as client:
+        codes = [client.post("/inference", json=asking()).status_code for _ in range(3)]
+        gate.set()
+    assert codes == [202, 202, 429]
+
+
+def test_unknown_jobs_and_those_of_others_are_404() -> None:
+    with serving(StepEngine("a"), KEYED) as client:
+        mine = client.post("/inference", json=asking(), headers=bearer("first-key")).json()
+        path = f"/result/{mine['task_id']}"
+        assert client.get(path, headers=bearer("first-key")).status_code == 200
+        for response in (
+            client.get(path, headers=bearer("second-key")),
+            client.delete(path, headers=bearer("second-key")),
+            client.get("/result/nothing", headers=bearer("first-key")),
+        ):
+            assert response.status_code == 404
+            assert_error(response.json(), "not_found")
+
+
+# --- forms and clips ---
+
+
+def test_a_form_with_a_picture_gets_a_whole_answer() -> None:
+    engine = StepEngine("A picture.")
+    picture = {"image": ("a.png", encoded(noise(16, 8)), "image/png")}
+    with serving(engine) as client:
+        plain = client.post(CHAT, files=picture)
+        client.post(CHAT, files=picture, headers={"Accept-Language": "zh-CN,zh;q=0.9"})
+        client.post(CHAT, files=picture, data={"prompt": "Colour?", "temperature": "0"})
+        stream = client.post(CHAT, files=picture, data={"stream": "true"})
+    assert plain.json()["choices"][0]["message"]["content"] == "A picture."
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    asked = [messages[0] for messages, _ in engine.requests]
+    assert [message.text for message in asked[:3]] == [
+        "Describe this image.",
+        "请描述这张图片",
+        "Colour?",
+    ]
+    assert asked[0].images[0].image.size == (16, 8)
+    assert engine.requests[2][1].temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("send", "status", "code"),
+    [
+        ({"data": {"prompt": "Hi"}, "files": {"other": b"x"}}, 400, "bad_request"),
+        ({"files": {"image": ("a.png", b"Hello")}}, 415, "unsupported_media"),
+        ({"files": {"image": ("a.png", encoded(noise(8, 8))[:60])}}, 400, "bad_request"),
+        ({"files": {"image": ("a.png", b"x" * 2_000_000)}}, 413, "too_large"),
+        (
+            {"content": b"no form", "headers": {"content-type": "multipart/form-data"}},
+            400,
+            "bad_request",
+        ),
+        ({"content": b"<a/>", "headers": {"content-type": "text/xml"}}, 415, "unsupported_media"),
+    ],
+    ids=["no image", "text", "cut", "huge", "no boundary", "xml"],
+)
+def test_bad_forms_are_refused_in_words(send: dict[str, Any], status: int, code: str) -> None:
+    settings = Settings(max_image_mb=0.25, max_video_mb=0.25, max_images=1)
+    with serving(StepEngine("a"), settings) as client:
+        response = client.post(CHAT, **send)
+    assert response.status_code == status, response.text
+    assert_error(response.json(), code)
+
+
+def test_a_clip_becomes_frames_with_their_times(tmp_path: Path) -> None:
+    clip = write(tmp_path / "clip.mp4", (frame(i) for i in range(60)), fps=10)
+    engine = StepEngine("a")
+    part = {"type": "video_url", "video_url": {"url": as_uri(clip.read_bytes(), "video/mp4")}}
+    with serving(engine, Settings()) as client:
+        content = [{**part, "every_s": 2}, {"type": "text", "text": "What happens?"}]
+        assert client.post(CHAT, json=asking(content)).status_code == 200
+    times_s = [part.time_s for part in engine.requests[0][0][0].images]
+    assert times_s == pytest.approx([0, 2, 4], abs=0.1)
+
+
+def test_frames_with_times_reach_the_engine() -> None:
+    engine = StepEngine("a")
+    frames = [as_uri(encoded(noise(8, 8))), as_uri(encoded(noise(8, 16)))]
+    part = {"type": "video", "frames": frames, "timestamps_s": [0, 1.5]}
+    with serving(engine) as client:
+        client.post(CHAT, json=asking([part, {"type": "text", "text": "Hi"}]))
+    images = engine.requests[0][0][0].images
+    assert [(image.image.size, image.time_s) for image in images] == [((8, 8), 0), ((8, 16), 1.5)]
+
+
+_FRAME = as_uri(encoded(noise(8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [
+        ({"type": "video_url"}, 400),
+        ({"type": "video_url", "video_url": {"url": "http://example.com/a.mp4"}}, 400),
+        ({"type": "video_url", "video_url": {"url": as_uri(b"no clip", "video/mp4")}}, 415),
+        ({"type": "video_url", "video_url": {"url": _FRAME}}, 400),
+        ({"type": "video_url", "video_url": {"url": "x"}, "every_s": 0}, 400),
+        ({"type": "video_url", "video_url": {"url": as_uri(b"x" * 300_000, "video/mp4")}}, 413),
+        ({"type": "video", "frames": [], "timestamps_s": []}, 400),
+        ({"type": "video", "frames": [_FRAME], "timestamps_s": []}, 400),
+        ({"type": "video", "frames": [_FRAME], "timestamps_s": ["1"]}, 400),
+        ({"type": "video", "frames": [_FRAME], "timestamps_s": [-1]}, 400),
+        ({"type": "video", "frames": [_FRAME] * 5, "timestamps_s": [0, 1, 2, 3, 4]}, 413),
+        ({"type": "video", "frames": [5], "timestamps_s": [0]}, 400),
+    ],
+)
+def test_bad_clips_are_refused_in_words(part: dict[str, Any], status: int) -> None:
+    settings = Settings(max_video_mb=0.25, max_frames=4)
+    with serving(StepEngine("a"), settings) as client:
+        response = client.post(CHAT, json=asking([part, {"type": "text", "text": "Hi"}]))
+    assert response.status_code == status, response.text
+    assert_error(response.json(), response.json()["error"]["code"])
+
+
+def test_json_is_asked_for_and_schemas_are_refused() -> None:
+    engine = StepEngine("{}")
+    with serving(engine) as client:
+        client.post(CHAT, json=asking(response_format={"type": "json_object"}))
+        refused = client.post(CHAT, json=asking(response_format={"type": "json_schema"}))
+    assert refused.status_code == 422
+    (messages, _) = engine.requests[0]
+    assert messages[0].role == "system"
+    assert "JSON" in messages[0].text
+
+
+# --- figures ---
+
+
+def test_metrics_tell_calls_errors_and_the_engine() -> None:
+    class Busy(StepEngine):
+        def stats(self) -> EngineStats:
+            return EngineStats(waiting=3, running=2, prefix_hits=5, prefix_bytes=7)
+
+    with serving(Busy("a")) as client:
+        client.post(CHAT, json=asking())
+        client.post(CHAT, json=asking(""))
+        text = client.get("/metrics").text
+    lines = text.splitlines()
+    for line in (
+        'qwen_vl_http_requests_total{route="/v1/chat/completions",status="200"} 1.0',
+        'qwen_vl_http_requests_total{route="/v1/chat/completions",status="400"} 1.0',
+        "qwen_vl_requests_waiting 3.0",
+        "qwen_vl_batch_rows 2.0",
+        'qwen_vl_cache_lookups_total{cache="prefix",result="hit"} 5.0',
+        'qwen_vl_cache_bytes{cache="prefix"} 7.0',
+        "qwen_vl_ready 1.0",
+        'qwen_vl_answers_total{finish_reason="stop"} 1.0',
+        'qwen_vl_tokens_total{kind="prompt"} 11.0',
+    ):
+        assert line in lines
+    assert "process_resident_memory_bytes" in text
+    assert "qwen_vl_time_to_first_token_seconds_bucket" in text
+
+
+def test_docs_and_schema_name_every_route() -> None:
+    with serving(StepEngine()) as client:
+        page = client.get("/docs")
+        document = client.get("/openapi.json").json()
+    assert page.headers["content-type"].startswith("text/html")
+    assert set(document["paths"]) == {
+        *("/v1/chat/completions", "/v1/models", "/stream_chat", "/inference"),
+        *("/result/{task_id}", "/health", "/metrics"),
+    }
+    for path in document["paths"]:
+        assert path in page.text
+    assert "<script" not in page.text
+
+
+def test_the_smallest_picture_of_each_kind_has_its_limit() -> None:
+    with serving(StepEngine("a"), SMALL) as client:
+        wide = Image.new("RGB", (4000, 10))
+        content = [{"type": "image_url", "image_url": {"url": as_uri(encoded(wide))}}]
+        response = client.post(CHAT, json=asking([*content, {"type": "text", "text": "Hi"}]))
+    assert response.status_code == 400
+    assert "200" in assert_error(response.json(), "bad_request")

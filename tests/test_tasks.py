@@ -1,0 +1,144 @@
+"""Jobs outlive the server that took them, and never seem to run when nobody runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from api_engine import StepEngine
+
+from qwen_vl.errors import Busy, ShuttingDown
+from qwen_vl.schema import Message, SamplingParams, TextPart
+from qwen_vl.tasks import AT_ONCE, Jobs, JobView
+
+ASKED = [Message("user", (TextPart("Hi"),))]
+PARAMS = SamplingParams()
+PATIENCE_S = 20
+TESTS = Path(__file__).parent
+
+
+def jobs_of(engine: StepEngine, file: Path | str = ":memory:", **options: float) -> Jobs:
+    return Jobs(engine, file=str(file), **{"keep_s": 3600, "most": 100, **options})
+
+
+def finished(jobs: Jobs, task_id: str) -> JobView:
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        job = jobs.get(task_id)
+        assert job is not None
+        if job.status != "processing":
+            return job
+        time.sleep(0.005)
+    raise AssertionError("the job does not end")
+
+
+def test_results_survive_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.sqlite"
+    first = jobs_of(StepEngine("All ", "of it"), file)
+    before = finished(first, first.submit(ASKED, PARAMS).task_id)
+    first.close()
+    second = jobs_of(StepEngine(), file)
+    after = second.get(before.task_id)
+    second.close()
+    assert after == before
+    assert (after.status, after.text) == ("done", "All of it")
+    assert after.usage is not None
+
+
+def test_jobs_of_a_killed_server_come_back_as_failed(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.sqlite"
+    code = (
+        "import sys, threading, time; from test_tasks import *\n"
+        "jobs = jobs_of(StepEngine('Half', threading.Event()), sys.argv[1])\n"
+        "ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE + 1)]\n"
+        "while jobs.get(ids[0]).text != 'Half': time.sleep(0.01)\n"
+        "print(*ids, flush=True); time.sleep(60)\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, str(file)],
+        cwd=TESTS,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    ids = server.stdout.readline().split()
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    server.stdout.close()
+    assert len(ids) == AT_ONCE + 1
+    jobs = jobs_of(StepEngine(), file)
+    for task_id in ids:  # the one that was waiting, too
+        job = jobs.get(task_id)
+        assert (job.status, job.error_code) == ("failed", "shutting_down")
+        assert "send it again" in job.error
+        assert job.finished_s >= job.created_s
+    jobs.close()
+
+
+def test_closing_ends_what_waits_and_what_runs() -> None:
+    jobs = jobs_of(StepEngine("Half", threading.Event()))
+    ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE + 2)]
+    while jobs.counts() != (2, AT_ONCE):
+        time.sleep(0.005)
+    jobs.close()
+    assert jobs.counts() == (0, 0)
+    with pytest.raises(ShuttingDown):
+        jobs.submit(ASKED, PARAMS)
+    assert len(set(ids)) == AT_ONCE + 2
+
+
+def test_a_full_engine_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwen_vl import tasks
+
+    monkeypatch.setattr(tasks, "RETRY_S", 0.01)
+    engine = StepEngine("Now", refusal=Busy("Full."))
+    jobs = jobs_of(engine)
+    task_id = jobs.submit(ASKED, PARAMS).task_id
+    time.sleep(0.05)
+    assert jobs.get(task_id).status == "processing"
+    engine._refusal = None
+    assert finished(jobs, task_id).text == "Now"
+    jobs.close()
+
+
+def test_a_job_that_waits_for_the_engine_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwen_vl import tasks
+
+    monkeypatch.setattr(tasks, "RETRY_S", 0.01)
+    jobs = jobs_of(StepEngine(refusal=Busy("Full.")))
+    task_id = jobs.submit(ASKED, PARAMS).task_id
+    jobs.cancel(task_id)
+    assert finished(jobs, task_id).status == "cancelled"
+    jobs.close()
+
+
+def test_results_expire_and_are_bounded() -> None:
+    jobs = jobs_of(StepEngine("a"), most=3)
+    ids = []
+    for _ in range(5):
+        ids.append(jobs.submit(ASKED, PARAMS).task_id)
+        finished(jobs, ids[-1])
+    assert [jobs.get(task_id) is not None for task_id in ids] == [False, False, True, True, True]
+    jobs.close()
+    jobs = jobs_of(StepEngine("a"), keep_s=-1)
+    task_id = jobs.submit(ASKED, PARAMS).task_id
+    while jobs.get(task_id) is not None:
+        time.sleep(0.005)
+    jobs.close()
+
+
+def test_a_bug_in_one_job_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    engine = StepEngine("a", RuntimeError("a bug"))
+    jobs = jobs_of(engine)
+    job = finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
+    assert (job.status, "a bug" in job.error) == ("failed", False)
+    assert "a bug" in caplog.text
+    engine._steps = ("b",)
+    assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).status == "done"
+    jobs.close()
