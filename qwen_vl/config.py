@@ -56,6 +56,21 @@ class Settings:
         "demo model when that is neither cached nor reachable",
         metavar="ID_OR_PATH",
     )
+    engine: str = _option(
+        "local",
+        "where the model runs: in this process, or on servers at --base-url",
+        choices=("local", "remote"),
+    )
+    base_url: tuple[str, ...] = _option(
+        (),
+        "an OpenAI-compatible server for --engine remote, such as http://gpu-box:8000/v1; may be "
+        "given several times",
+        metavar="URL",
+    )
+    remote_model: str = _option(
+        "", "the model's name on those servers; the first that they list if left out", metavar="ID"
+    )
+    remote_key: str = _option("", "the API key of those servers", metavar="KEY")
     hub: str = _option(
         "huggingface", "where models are downloaded from", choices=("huggingface", "modelscope")
     )
@@ -145,6 +160,10 @@ class Settings:
             raise ValueError(
                 f"--quantize {self.quantize} computes in float32: leave out --dtype {self.dtype}"
             )
+        if (self.engine == "remote") != bool(self.base_url):
+            raise ValueError("--engine remote and --base-url URL go together")
+        if not all(url.startswith(("http://", "https://")) for url in self.base_url):
+            raise ValueError("--base-url must begin with http:// or https://")
         if self.auth and not all(self.auth.partition(":")):
             raise ValueError("--auth must be a name and a password: USER:PASSWORD")
         if any(not key.strip() for key in self.api_key):

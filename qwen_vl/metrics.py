@@ -95,6 +95,13 @@ class _EngineCollector(Collector):
             size.add_metric([cache], used)
         yield hits
         yield size
+        healthy = GaugeMetricFamily("qwen_vl_upstream_healthy", "1 if it answers", labels=["url"])
+        running = GaugeMetricFamily("qwen_vl_upstream_running", "Answers of ours", labels=["url"])
+        for upstream in stats.upstreams:
+            healthy.add_metric([upstream.url], float(upstream.healthy))
+            running.add_metric([upstream.url], upstream.running)
+        yield healthy
+        yield running
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

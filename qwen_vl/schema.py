@@ -118,6 +118,15 @@ class EngineStatus:
 
 
 @dataclass(frozen=True)
+class UpstreamStats:
+    """A server behind this one."""
+
+    url: str
+    healthy: bool
+    running: int  # answers that it is writing for us
+
+
+@dataclass(frozen=True)
 class EngineStats:
     """What the engine is doing now and has done so far, in numbers."""
 
@@ -130,3 +139,4 @@ class EngineStats:
     vision_misses: int = 0
     vision_bytes: int = 0
     gpu_bytes: int = 0  # allocated on all GPUs
+    upstreams: tuple[UpstreamStats, ...] = ()  # of the remote engine

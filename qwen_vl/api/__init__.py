@@ -81,6 +81,8 @@ class _Service:
         status = self.engine.status()
         fields = asdict(status)
         fields = {"status": fields.pop("state"), "model": fields.pop("model_id"), **fields}
+        if upstreams := self.engine.stats().upstreams:
+            fields["upstreams"] = [asdict(upstream) for upstream in upstreams]
         return JSONResponse(
             {**fields, "live": True, "ready": status.answers, "version": __version__},
             status_code=200 if status.answers else 503,

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from qwen_vl.errors import UserError
 from qwen_vl.schema import Chunk, FinishReason, Usage
@@ -84,9 +85,12 @@ class Answer:
                 if not self._ended:
                     self._chunks.put(Chunk(text))
 
-    def finish(self, reason: FinishReason) -> bool:
-        """Ends the answer; False if it had ended before."""
-        return self._end(Chunk(finish_reason=reason, usage=self._usage()))
+    def finish(self, reason: FinishReason, counted: Usage | None = None) -> bool:
+        """Ends the answer; False if it had ended before. `counted` knows the tokens better."""
+        usage = self._usage()
+        if counted is not None:
+            usage = replace(counted, ttft_s=usage.ttft_s, tokens_per_s=usage.tokens_per_s)
+        return self._end(Chunk(finish_reason=reason, usage=usage))
 
     def fail(self, error: UserError) -> bool:
         return self._end(error)

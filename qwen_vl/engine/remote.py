@@ -1,0 +1,407 @@
+"""An `Engine` over other servers that speak the OpenAI API: vLLM, SGLang, llama.cpp, this one.
+
+One thread runs an event loop with a task for each answer, so that ending one closes its connection
+in any phase. The least busy healthy server is asked; what fails before the first token is tried
+again, on another server where there is one. Knows the OpenAI chat format as a client; torch is
+never imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, get_args
+
+import httpx2  # what openai's client runs on
+import openai
+from openai import AsyncOpenAI
+from PIL import Image
+
+from qwen_vl.config import Settings
+from qwen_vl.engine.request import Answer
+from qwen_vl.errors import (
+    BadRequest,
+    Busy,
+    EngineFailed,
+    ModelUnavailable,
+    ShuttingDown,
+    StillLoading,
+    TooLarge,
+    Unsupported,
+    UserError,
+)
+from qwen_vl.schema import (
+    EngineStats,
+    EngineStatus,
+    FinishReason,
+    ImagePart,
+    Message,
+    SamplingParams,
+    UpstreamStats,
+    Usage,
+)
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 5.0  # between two looks at every server
+CONNECT_S = 5.0
+TRIES = 4  # of one question, before its first token
+BACKOFF_S = 0.25  # doubled with every try
+PNG_PIXELS = 500_000  # larger pictures travel as JPEG
+TOKEN_PIXELS = 32 * 32
+# Fields that OpenAI's API does not have. A server that refuses them is asked without.
+_EXTRAS = ("top_k", "min_p", "repetition_penalty")
+
+
+@dataclass
+class Upstream:
+    """One server and what is known of it."""
+
+    url: str
+    client: AsyncOpenAI
+    healthy: bool = False
+    models: tuple[str, ...] = ()
+    running: int = 0
+    error: str = ""
+    refused: set[str] = field(default_factory=set)  # request fields that it does not take
+
+
+class RemoteEngine:
+    """Asks the servers at `settings.base_url`, which all serve the same model."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        timeout = openai.Timeout(settings.max_seconds, connect=CONNECT_S)
+        self._upstreams = [
+            Upstream(
+                url,
+                AsyncOpenAI(
+                    base_url=url,
+                    api_key=settings.remote_key or "none",
+                    timeout=timeout,
+                    max_retries=0,  # tried again here, where another server can be asked
+                ),
+            )
+            for url in settings.base_url
+        ]
+        self._lock = threading.Lock()
+        self._answers: dict[Answer, Future[None]] = {}
+        self._checked = False
+        self._draining = self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
+        self._thread.start()
+        self._start(self._watch())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    # --- the Engine protocol ---
+
+    @property
+    def model_id(self) -> str:
+        named = self._settings.remote_model
+        found = (up.models[0] for up in self._upstreams if up.models)
+        return named or next(found, "remote model")
+
+    def status(self) -> EngineStatus:
+        down = [f"{up.url}: {up.error}" for up in self._upstreams if not up.healthy]
+        up_count = len(self._upstreams) - len(down)
+        detail = "; ".join(down)
+        facts: dict[str, Any] = {"device": "remote", "reason": f"{up_count} of "
+                                 f"{len(self._upstreams)} servers answer"}  # fmt: skip
+        if not self._checked:
+            return EngineStatus("loading", self.model_id, detail="Looking for the servers")
+        if not up_count:
+            return EngineStatus("failed", self.model_id, detail=f"No server answers: {detail}")
+        state = "degraded" if down else "ready"
+        return EngineStatus(state, self.model_id, detail=detail, **facts)  # type: ignore[arg-type]
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self._answers),
+            upstreams=tuple(
+                UpstreamStats(up.url, up.healthy, up.running) for up in self._upstreams
+            ),
+        )
+
+    def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
+        if self._draining or self._closed:
+            raise ShuttingDown
+        if not self._checked:
+            raise StillLoading("The servers behind this one are being looked for: try again soon.")
+        if not any(up.healthy for up in self._upstreams):
+            raise ModelUnavailable(self.status().detail)
+        request = _request(messages, params)
+        answer = Answer(0, self._settings.max_seconds, self._on_close)
+        with self._lock:
+            if len(self._answers) >= self._settings.max_batch + self._settings.max_queue:
+                raise Busy(f"{len(self._answers)} answers are being written: try again later.")
+            self._answers[answer] = self._start(self._run(answer, request))
+        return answer
+
+    def _on_close(self, answer: Answer) -> None:
+        with self._lock:
+            task = self._answers.get(answer)
+        if task is not None:
+            task.cancel()
+
+    def drain(self, seconds: float) -> None:
+        self._draining = True
+        end_s = time.monotonic() + seconds
+        while self._answers and time.monotonic() < end_s:
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for answer in list(self._answers):
+            answer.close()
+        self._start(self._end_all()).result(CONNECT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CONNECT_S)
+        self._loop.close()
+
+    async def _end_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        for up in self._upstreams:
+            await up.client.close()
+
+    # --- health ---
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.gather(*(self._check(up) for up in self._upstreams))
+            self._checked = True
+            await asyncio.sleep(CHECK_S)
+
+    async def _check(self, up: Upstream) -> None:
+        try:
+            listed = await up.client.with_options(timeout=CONNECT_S).models.list()
+        except (openai.OpenAIError, httpx2.HTTPError) as error:
+            up.healthy, up.error = False, _said(error)
+            return
+        up.models = tuple(model.id for model in listed.data)
+        wanted = self._settings.remote_model
+        if wanted and up.models and wanted not in up.models:
+            up.healthy, up.error = False, f"it serves {', '.join(up.models)} and not {wanted}"
+            return
+        up.healthy, up.error = True, ""
+
+    def _pick(self, tried: Sequence[Upstream]) -> Upstream:
+        """The least busy healthy server, one that has not failed this question if there is one."""
+        healthy = [up for up in self._upstreams if up.healthy] or self._upstreams
+        fresh = [up for up in healthy if up not in tried] or healthy
+        return min(fresh, key=lambda up: up.running)
+
+    # --- one answer, as a task ---
+
+    async def _run(self, answer: Answer, request: dict[str, Any]) -> None:
+        answer.start()
+        try:
+            await asyncio.wait_for(self._try_all(answer, request), self._settings.max_seconds)
+        except (asyncio.TimeoutError, TimeoutError):
+            answer.finish("timeout")
+        except UserError as error:
+            answer.fail(error)
+        except Exception:  # a bug: logged whole, and this answer ends
+            log.exception("an answer from upstream broke off")
+            answer.fail(EngineFailed("Something broke on the way to the server behind this one."))
+        finally:
+            with self._lock:
+                self._answers.pop(answer, None)
+
+    async def _try_all(self, answer: Answer, request: dict[str, Any]) -> None:
+        tried: list[Upstream] = []
+        while True:
+            up = self._pick(tried)
+            tried.append(up)
+            up.running += 1
+            try:
+                return await self._ask(up, answer, request)
+            except _TryAgain as failed:
+                if len(tried) == TRIES:
+                    raise failed.told from failed
+            finally:
+                up.running -= 1
+            await asyncio.sleep(BACKOFF_S * 2 ** (len(tried) - 1))
+
+    async def _ask(self, up: Upstream, answer: Answer, request: dict[str, Any]) -> None:
+        """Passes one upstream's answer on. Raises _TryAgain for what may go well elsewhere."""
+        model = self._settings.remote_model or (up.models[0] if up.models else "default")
+        begun, usage, reason, thinking = False, None, None, False
+        try:
+            stream = await self._open(up, {"model": model, **request})
+            async with stream:
+                async for chunk in stream:
+                    usage = chunk.usage or usage
+                    for choice in chunk.choices:
+                        reason = _reason(choice) or reason
+                        thought = getattr(choice.delta, "reasoning_content", None) or ""
+                        text = choice.delta.content or ""
+                        if thinking and text:
+                            text, thinking = f"</think>\n\n{text}", False
+                        thinking = thinking or bool(thought)
+                        if thought or text:
+                            begun = True
+                            answer.count_token()
+                            answer.emit(thought + text)
+        except (openai.APIError, httpx2.HTTPError) as error:
+            raise self._broken(up, error, begun) from error
+        if reason is None:  # the connection ended, the answer did not
+            raise self._broken(up, None, begun)
+        answer.finish(reason, _usage(usage))
+
+    async def _open(self, up: Upstream, request: dict[str, Any]) -> Any:
+        """The stream of an answer; fields that this server refuses are left out from then on."""
+        while True:
+            try:
+                return await up.client.chat.completions.create(**_without(request, up.refused))
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refused = _refused_field(str(error), request, up.refused)
+                if refused is None:
+                    raise
+                log.warning("%s does not take %r: left out from now on", up.url, refused)
+                up.refused.add(refused)
+
+    def _broken(self, up: Upstream, error: Exception | None, begun: bool) -> Exception:
+        """What to tell the user, or _TryAgain."""
+        if isinstance(error, openai.APIStatusError):
+            told = _told(error)
+            if told is not None:
+                return told
+            if isinstance(error, openai.RateLimitError):
+                return _TryAgain(Busy("The servers behind this one are busy: try again later."))
+        elif error is not None and not isinstance(error, openai.APITimeoutError):
+            up.healthy, up.error = False, _said(error)  # until the next look
+        if begun:
+            return EngineFailed("The server behind this one broke off its answer: try again.")
+        return _TryAgain(EngineFailed("No server behind this one could answer: try again later."))
+
+
+class _TryAgain(Exception):
+    """Nothing has been said yet. `told` is for the user if nobody else can answer either."""
+
+    def __init__(self, told: UserError) -> None:
+        super().__init__(str(told))
+        self.told = told
+
+
+# --- requests ---
+
+
+def _request(messages: Sequence[Message], params: SamplingParams) -> dict[str, Any]:
+    """The arguments of `chat.completions.create` but for the model."""
+    request: dict[str, Any] = {
+        "messages": [_message(message, params.max_image_tokens) for message in messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "max_tokens": params.max_new_tokens,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "extra_body": {name: getattr(params, name) for name in _EXTRAS},
+    }
+    if params.seed is not None:
+        request["seed"] = params.seed
+    if params.stop:
+        request["stop"] = list(params.stop)
+    if params.logit_bias:
+        request["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
+    return request
+
+
+def _message(message: Message, max_image_tokens: int) -> dict[str, Any]:
+    if not message.images:
+        return {"role": message.role, "content": message.text}
+    content: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, ImagePart):
+            if part.time_s is not None:
+                content.append({"type": "text", "text": f"<{part.time_s:.1f} seconds>"})
+            url = _data_uri(part.image, max_image_tokens * TOKEN_PIXELS)
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        else:
+            content.append({"type": "text", "text": part.text})
+    return {"role": message.role, "content": content}
+
+
+def _data_uri(image: Image.Image, most_pixels: int) -> str:
+    share = (most_pixels / (image.width * image.height)) ** 0.5
+    if share < 1:
+        size = (max(1, int(image.width * share)), max(1, int(image.height * share)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    kind = "PNG" if image.width * image.height <= PNG_PIXELS else "JPEG"
+    file = BytesIO()
+    image.save(file, kind, quality=92)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _without(request: dict[str, Any], refused: set[str]) -> dict[str, Any]:
+    left = {name: value for name, value in request.items() if name not in refused}
+    extra = {name: v for name, v in request["extra_body"].items() if name not in refused}
+    return {**left, "extra_body": extra}
+
+
+def _refused_field(said: str, request: dict[str, Any], refused: set[str]) -> str | None:
+    """The optional field that an error is about; None if it is about the question itself."""
+    optional = (*_EXTRAS, "stream_options", "logit_bias", "seed", "frequency_penalty",
+                "presence_penalty")  # fmt: skip
+    sent = [name for name in optional if name in request or name in request["extra_body"]]
+    return next((name for name in sent if name in said and name not in refused), None)
+
+
+# --- answers and errors ---
+
+
+def _reason(choice: Any) -> FinishReason | None:
+    """Our own word where the upstream is one of us, or else OpenAI's."""
+    native = getattr(choice, "native_finish_reason", None)
+    if native in get_args(FinishReason):
+        return native
+    told = choice.finish_reason
+    if told is None:
+        return None
+    return "length" if told == "length" else "stop"
+
+
+def _usage(told: Any) -> Usage | None:
+    if told is None:
+        return None
+    details = told.prompt_tokens_details
+    cached = (details.cached_tokens if details else None) or 0
+    return Usage(told.prompt_tokens, told.completion_tokens, cached)
+
+
+def _told(error: openai.APIStatusError) -> UserError | None:
+    """What an upstream's refusal means to the user; None for what may go well elsewhere."""
+    said = _said(error)
+    if error.status_code in (401, 403):
+        return ModelUnavailable(f"The server behind this one refuses its key: {said}")
+    if error.status_code == 404:
+        return ModelUnavailable(f"The server behind this one does not have this model: {said}")
+    kinds: dict[int, type[UserError]] = {400: BadRequest, 413: TooLarge, 415: BadRequest}
+    kinds[422] = Unsupported
+    if error.status_code in kinds:
+        return kinds[error.status_code](f"The server behind this one refused it: {said}")
+    return None
+
+
+def _said(error: Exception) -> str:
+    """An error in one short line, with an upstream's own words where there are some."""
+    body = getattr(error, "body", None)
+    words = body.get("message") if isinstance(body, dict) else None
+    return " ".join(str(words or error or type(error).__name__).split())[:300]
