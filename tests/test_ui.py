@@ -476,10 +476,14 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
     assert all(update == gr.skip() for update in watch.look(seen, request()))
     engine.set_status(state="ready")
     *head, temperature, top_p, top_k, repetition, presence, _ = watch.look(seen, request())
-    assert head[2].constructor_args["active"] is False  # the timer
+    assert head[2].constructor_args["value"] > 1  # the timer
     preset = sampling_preset(engine.model_id, has_images=True)
     assert (temperature, top_p, top_k) == (preset.temperature, preset.top_p, preset.top_k)
     assert (repetition, presence) == (preset.repetition_penalty, preset.presence_penalty)
+    engine.set_status(state="degraded", detail="A request failed")
+    again = watch.look(head[3], request())
+    assert "degraded" in again[0]
+    assert all(update == gr.skip() for update in again[4:])  # a visitor's own values stay
 
 
 def test_reset_follows_the_conversation(uploads: Path) -> None:

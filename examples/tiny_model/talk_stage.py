@@ -22,9 +22,9 @@ from parallel import Team, cpu_count, run_team
 from torch import Tensor, nn
 from trainee import Trainee
 
-STEP_COST = 10_000  # in text tokens
+STEP_COST = 5_000  # in text tokens
 DECAY_SHARE = 0.7  # the learning rate falls to zero over this last share of the time
-WARM_UP_STEPS = 100
+WARM_UP_STEPS = 50
 EASY_UNTIL = 0.35  # share of the time after which nothing is made easier any more
 EASE_FALLS = 0.25  # share of the time over which that goes
 LOG_STEPS = 50
@@ -45,7 +45,7 @@ RECIPE = Recipe(
         "scene": 3.0,
         "locate": 2.5,
         "text": 2.5,
-        "page": 1.0,
+        "page": 0.5,
         "invoice": 1.5,
         "chart": 1.5,
         "screen": 0.8,

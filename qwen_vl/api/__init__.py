@@ -69,12 +69,9 @@ class _Service:
     def __init__(self, engine: Engine, settings: Settings, jobs: Jobs, metrics: Metrics) -> None:
         self.engine, self.settings, self.jobs, self.metrics = engine, settings, jobs, metrics
         self.guards = Guards(settings)
+        self.reader = Reader(engine, settings)
         self.sessions = Sessions()
         self.started = int(time.time())
-
-    @property
-    def reader(self) -> Reader:
-        return Reader(self.engine.model_id, self.settings)
 
     async def health(self, request: Request) -> Response:
         """200 when requests are taken, also while degraded; 503 while loading or failed."""

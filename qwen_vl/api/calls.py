@@ -1,6 +1,7 @@
 """Requests, in every shape that clients send -> what the engine is asked.
 
-Knows JSON, forms and the OpenAI chat format. Knows nothing of answers.
+Knows JSON, forms and the OpenAI chat format. Knows nothing of answers; of the engine, its model's
+name.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported, UnsupportedMedia
 from qwen_vl.fetch import fetch_image
 from qwen_vl.media import BYTES_PER_MB, as_data_uri, data_uri_bytes, load_data_uri, load_image
@@ -46,13 +48,12 @@ class Call:
     session_id: str | None = None
 
 
-@dataclass
 class Reader:
-    """Reads requests for one model, within the limits of `settings`."""
+    """Reads requests for one engine, within the limits of `settings`."""
 
-    model_id: str
-    settings: Settings
-    parsers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PARSERS))
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine, self.settings = engine, settings
+        self.parsers = anyio.CapacityLimiter(PARSERS)
 
     async def chat(self, request: Request) -> Call:
         """A chat completion: JSON in the OpenAI format, or a form with `image` and `prompt`."""
@@ -177,7 +178,7 @@ class Reader:
         return Call(messages, self._params(raw, messages), raw.get("stream") is True)
 
     def _params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
-        preset = sampling_preset(self.model_id, has_images=any(m.images for m in messages))
+        preset = sampling_preset(self.engine.model_id, has_images=any(m.images for m in messages))
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         return params_from(raw, defaults, self.settings)
 

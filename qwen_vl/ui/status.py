@@ -17,7 +17,8 @@ from qwen_vl.ui.conversation import QUIET
 from qwen_vl.ui.sidebar import Sidebar, preset_values
 from qwen_vl.ui.strings import label, language_of, say
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0  # while the model loads
+LOOK_LATER_S = 15.0  # afterwards: servers behind this one come and go
 
 
 def header_html(status: EngineStatus, lang: str) -> str:
@@ -57,7 +58,7 @@ def banner_html(status: EngineStatus, lang: str) -> str:
 
 
 class Watch:
-    """Follows the engine's status until it is ready or has failed, once a second per open page."""
+    """Follows the engine's status: once a second while it loads, more rarely afterwards."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
@@ -66,14 +67,16 @@ class Watch:
     def look(self, seen: str, request: gr.Request) -> tuple[Any, ...]:
         """-> header, banner, timer, seen, box, webcam, sampling; only what changed since `seen`."""
         status = self.engine.status()
-        now = repr(status)
+        model = f"{status.model_id} {status.answers} {status.accepts_images}"
+        now = f"{model}\n{status}"
         nothing = (gr.skip(),) * 6
         if now == seen:
             return (*(gr.skip(),) * 6, *nothing)
         lang = language_of(request)
-        timer = gr.Timer(active=status.state == "loading")
+        timer = gr.Timer(LOOK_EVERY_S if status.state == "loading" else LOOK_LATER_S)
         head = (header_html(status, lang), banner_html(status, lang), timer, now)
-        if not status.answers:
+        # A visitor's own sampling values stay unless there is another model.
+        if not status.answers or seen.startswith(f"{model}\n"):
             return (*head, gr.skip(), gr.skip(), *nothing)
         values = preset_values(status.model_id, status.accepts_images, self.settings)
         return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)
