@@ -30,6 +30,7 @@ import processor  # noqa: E402
 import reading  # noqa: E402
 import recall_stage  # noqa: E402
 import scene  # noqa: E402
+import sources  # noqa: E402
 import talk_stage  # noqa: E402
 import tokenizer  # noqa: E402
 from transformers import AutoImageProcessor, AutoTokenizer  # noqa: E402
@@ -164,10 +165,92 @@ def test_text_answers_hold_the_printed_lines_in_order() -> None:
 
 def test_characters_under_visual_tokens_are_where_they_are_printed() -> None:
     line = reading.Line("AB 7", fonts.BUILT_IN, 32, 4, 40)
-    labels = reading.slot_labels([line], (128, 64), (2, 4))
-    found = [reading.SYMBOLS[i - 1] for i in labels[4:].ravel() if i]
-    assert found == ["A", "B", "7"]
-    assert not labels[:4].any()
+    labels = reading.token_labels([line], (128, 64), (2, 4))
+    found = [reading.SYMBOLS[i - 1] for i in labels.slots[4:].ravel() if i]
+    assert found == ["A", "B", " ", "7"]
+    assert not labels.slots[:4].any()
+    before = labels.hints[4:, reading.HINT_AT["before"]]
+    assert before[0] == reading.NEIGHBOUR_IDS[reading.EDGE]  # nothing stands before the line
+
+
+def test_shapes_under_visual_tokens_know_their_boxes() -> None:
+    note = reading.Note("shape", 1, 2, (0, 500, 500, 1000))
+    mark = reading.Mark("red circle", 32, 48, note)
+    labels = reading.token_labels([mark], (128, 64), (2, 4))
+    (at,) = labels.slots[:, 0].nonzero()[0]
+    assert at == 5
+    hints = dict(zip(reading.HINTS, labels.hints[at], strict=True))
+    assert reading.ROLES[hints["role"] - 1] == "shape"
+    steps = [hints[side] - 1 for side in ("x1", "y1", "x2", "y2")]
+    assert steps == [0, 25, 25, 50]
+    assert (hints["nth"], hints["of"]) == (1, 2)
+
+
+@pytest.mark.parametrize("task", ["text", "invoice", "chart", "screen"])
+def test_printed_answers_point_at_their_own_characters(task: str) -> None:
+    pointed = 0
+    for seed in range(40):
+        sample = dialogues.make_sample(task, seed)
+        where = {
+            (round(x, 3), line.y_centre): char
+            for line in sample.shown[0]
+            for char, x in zip(line.text, line.centres(), strict=True)
+        }
+        for turn in sample.turns:
+            if turn.kind not in ("read", "invoice", "screen", "highest"):
+                continue
+            told = sources.spots(sample, turn)
+            assert len(told) == len(turn.answer)
+            for char, spot in zip(turn.answer, told, strict=True):
+                # What leads to a print points at its first character already.
+                if spot is not None and where[round(spot.x, 3), spot.y] == char:
+                    pointed += 1
+            if turn.kind == "read":
+                shown = [c for c, s in zip(turn.answer, told, strict=True) if c != "\n" and s]
+                assert len(shown) == len(turn.answer.replace("\n", ""))
+    assert pointed > 50
+
+
+def test_answers_about_clips_point_at_the_right_frame() -> None:
+    for seed in range(40):
+        sample = dialogues.make_sample("clip", seed)
+        for turn in sample.turns:
+            if turn.kind != "at_time":
+                continue
+            for spot in sources.spots(sample, turn):
+                if spot is not None:
+                    assert f"{sample.times_s[spot.image]}" in turn.answer
+
+
+def test_guided_heads_are_measured_where_the_model_looks(
+    prepared: processor.PictureProcessor, encoder: encode.Encoder
+) -> None:
+    torch.manual_seed(0)
+    vocab = prepared.tokenizer.get_vocab()
+    model = network.make_model(network.make_config(vocab, len(vocab))).eval()
+    model.set_attn_implementation("eager")
+    sample = dialogues.make_sample("chart", 3)
+    one = encoder(sample)
+    groups, _, places = talk_stage.stack_pictures([one], None)
+    with torch.no_grad():
+        tokens, features = network.VisionForward(model.model.visual)(groups)
+        _, looking = network.TextForward(model.model.language_model)(
+            torch.from_numpy(one.ids),
+            torch.from_numpy(one.positions),
+            [(0, len(one.ids))],
+            places,
+            tokens,
+            features,
+            torch.from_numpy(one.sources),
+        )
+        seen = model(**as_inputs(prepared, sample), output_attentions=True).attentions
+    losses = [
+        -seen[layer][0, head, at - ahead, one.sources[at]].log()
+        for layer, heads in network.GUIDED_HEADS.items()
+        for head, ahead in heads
+        for at in np.flatnonzero(one.sources >= 0)
+    ]
+    assert float(looking) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-3)
 
 
 def test_the_chat_template_gives_the_prompt_format(prepared: processor.PictureProcessor) -> None:
@@ -241,13 +324,14 @@ def test_the_training_forward_equals_the_models_own(
     spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
     with torch.no_grad():
         tokens, features = network.VisionForward(model.model.visual)(groups)
-        hidden = network.TextForward(model.model.language_model)(
+        hidden, _ = network.TextForward(model.model.language_model)(
             torch.from_numpy(np.concatenate([one.ids for one in batch])),
             torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
             list(itertools.pairwise(spans)),
             places,
             tokens,
             features,
+            torch.from_numpy(np.concatenate([one.sources for one in batch])),
         )
         for sample, start, stop in zip(samples, spans[:-1], spans[1:], strict=True):
             theirs = model(**as_inputs(prepared, sample)).logits[0]
@@ -260,7 +344,8 @@ def test_training_never_draws_an_evaluation_picture() -> None:
     # A talk step uses seeds below (step * workers + rank + 1) * 100; recall counts on from its own.
     most_steps, most_workers = 1_000_000, 256
     assert most_steps * most_workers * 100 < dialogues.FIRST_EVAL_SEED
-    recalled = recall_stage.FIRST_SEED + most_steps * most_workers * recall_stage.PICTURES
+    recalled = recall_stage.FIRST_SEED + most_workers * recall_stage.WORKER_SEEDS
+    assert most_steps * recall_stage.FRESH < recall_stage.WORKER_SEEDS
     assert recalled < dialogues.FIRST_EVAL_SEED
     case_seeds = [dialogues.FIRST_EVAL_SEED + sum(map(ord, row.name)) for row in evaluate.ROWS]
     assert min(case_seeds) >= dialogues.FIRST_EVAL_SEED

@@ -164,10 +164,18 @@ def draw(
 
 
 def make_sample(
-    task: str, seed: int, lang: str | None = None, ease: float = 0.0, longer: bool = False
+    task: str,
+    seed: int,
+    lang: str | None = None,
+    ease: float = 0.0,
+    longer: bool = False,
+    retold: int = 0,
 ) -> Sample:
-    """One conversation of 1 to 4 turns, up to 8 if `longer`; the same arguments give the same."""
-    rng = random.Random(f"{seed} {longer}")
+    """One conversation of 1 to 4 turns, up to 8 if `longer`; the same arguments give the same.
+
+    The pictures follow from `task`, `seed` and `ease` alone; `retold` asks anew about them.
+    """
+    rng = random.Random(f"{seed} {longer} {retold}")
     ask = Asker(rng, lang or rng.choice(("en", "en", "zh")))
     images, shown, times_s, stream = draw(task, random.Random(seed), ask, ease)
     turns: list[Turn] = []

@@ -1,7 +1,8 @@
-"""Train qwen3-vl-tiny-demo from scratch: read first, then talk. Resumable.
+"""Train qwen3-vl-tiny-demo from scratch: read first, then talk, then recall. Resumable.
 
     python examples/tiny_model/train.py --stage read --minutes 40
     python examples/tiny_model/train.py --stage talk --minutes 60
+    python examples/tiny_model/train.py --stage recall --minutes 60
 
 A stage goes on where it stopped when its command is run again, and starts from what the last one
 reached. To go on from the exported model alone, without checkpoints: `--start-from model`.
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import torch
 from read_stage import train_reading
+from recall_stage import train_recalling
 from talk_stage import train_talking
 from trainee import Trainee
 
 HERE = Path(__file__).parent
-STAGES = {"read": train_reading, "talk": train_talking}
+STAGES = {"read": train_reading, "recall": train_recalling, "talk": train_talking}
 
 
 def main() -> None:

@@ -1,0 +1,132 @@
+"""Recalling stage: the text model learns to answer about pictures that it remembers.
+
+The encoder stands still: what it made of some thousand pictures is kept, and new questions are
+asked about them, several times each, while a few are always being exchanged for fresh ones. That is
+several times more conversations per second than seeing every picture anew.
+Knows encoded conversations and the text model. Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from batches import stack_pictures
+from dialogues import make_sample
+from encode import Encoder
+from network import TextForward, VisionForward
+from parallel import Team, cpu_count, run_team
+from talk_stage import LOG_STEPS, RECIPE, Log, answer_loss
+from torch import Tensor
+from trainee import Trainee
+
+PICTURES = 2500  # conversations' pictures that each worker remembers
+FRESH = 2  # of them are exchanged in every step
+STEP_TOKENS = 6000
+FIRST_SEED, WORKER_SEEDS = 20_000_000_000, 1_000_000_000
+END_RATE = 0.02  # of the learning rate, reached at the end of the stage
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was drawn, and for its visual tokens in their order the tokens and each deepstack level.
+
+    `levels` are [V, 256] each.
+    """
+
+    task: str
+    seed: int
+    ease: float
+    levels: list[Tensor]
+
+
+class Memory:
+    """Pictures that a worker remembers; the oldest go first."""
+
+    def __init__(self, encoder: Encoder, see: VisionForward, first_seed: int) -> None:
+        self.encoder, self.see, self.seed = encoder, see, first_seed
+        self.seen: list[Seen] = []
+
+    @torch.no_grad()
+    def look(self, ease: float) -> None:
+        """Draws the pictures of one more conversation and remembers them."""
+        self.seed += 1
+        rng = random.Random(self.seed)
+        task = rng.choices(list(RECIPE.weights), list(RECIPE.weights.values()))[0]
+        easy = float(rng.random() < ease)
+        one = self.encoder(make_sample(task, self.seed, ease=easy))
+        levels = [torch.zeros(0, 256, dtype=torch.bfloat16)] * 3
+        if one.pixels:
+            groups, _, places = stack_pictures([one], None)
+            tokens, features = self.see(groups)
+            order = places.argsort()
+            levels = [level[order] for level in (tokens, *features)]
+        if len(self.seen) >= PICTURES:
+            self.seen.pop(0)
+        self.seen.append(Seen(task, self.seed, easy, levels))
+
+
+def train_recalling(trainee: Trainee, minutes: float, lr: float) -> None:
+    """Train the text model for `minutes` on remembered pictures."""
+    trainee.prepare()
+    run_team(cpu_count(), trainee.spent, lambda team: _recall(team, trainee, minutes * 60, lr))
+
+
+def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
+    model, encoder, step = trainee.model, trainee.encoder, trainee.step
+    first = FIRST_SEED + team.rank * WORKER_SEEDS + step * FRESH
+    memory = Memory(encoder, VisionForward(model.model.visual), first)
+    while len(memory.seen) < PICTURES:
+        memory.look(ease=0.3)
+    if team.rank == 0:
+        print(f"{PICTURES} conversations are remembered", flush=True)
+    team.wait()
+    talk, log = TextForward(model.model.language_model), Log()
+    before = time.time()
+    while (spent := team.seconds.item()) < seconds:
+        rng = random.Random(step * team.size + team.rank)
+        for _ in range(FRESH):
+            memory.look(ease=0.2)
+        batch, levels, places, at = [], [], [], 0
+        while at < STEP_TOKENS // team.size:
+            seen = rng.choice(memory.seen)
+            sample = make_sample(
+                seen.task, seen.seed, ease=seen.ease, longer=True, retold=rng.getrandbits(32)
+            )
+            one = encoder(sample)
+            for start, labels in zip(one.starts, one.labels, strict=True):
+                places.append(torch.arange(at + start, at + start + len(labels.slots)))
+            batch.append(one)
+            levels.append(seen.levels)
+            at += len(one.ids)
+        spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
+        tokens, *features = (torch.cat(level) for level in zip(*levels, strict=True))
+        hidden, looking = talk(
+            torch.from_numpy(np.concatenate([one.ids for one in batch])),
+            torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
+            list(itertools.pairwise(spans)),
+            torch.cat(places),
+            tokens,
+            features,
+            torch.from_numpy(np.concatenate([one.sources for one in batch])),
+        )
+        loss, exact = answer_loss(model, hidden, batch)
+        (loss + RECIPE.looking * looking).backward()
+        team.wait()
+        now = time.time()
+        if team.rank == 0:
+            team.seconds.add_(now - before)
+        before = now
+        rate = 1 - (1 - END_RATE) * spent / seconds
+        trainee.optimiser.step(team, lr * rate)
+        step += 1
+        if team.rank:
+            continue
+        log.add(loss.item(), looking.item(), 0.0, exact, len(batch) * team.size)
+        if step % LOG_STEPS == 0:
+            log.show(step, spent)
+        trainee.keep(step, team.seconds.item(), team.seconds.item() >= seconds)
