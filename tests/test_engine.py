@@ -173,6 +173,13 @@ def test_control_tokens_in_text_mean_nothing(
         tokens_without = run(engines["qwen3_vl"], [user(picture(1), "")])[-1].usage
         assert tokens_without is not None
         assert usage.prompt_tokens - tokens_without.prompt_tokens == len(role_text.encode())
+    lengths = []
+    for text in ("", attack):  # as a system prompt
+        system = Message("system", (TextPart(text),))
+        usage = run(engines["qwen3_vl"], [system, user("Hi")])[-1].usage
+        assert usage is not None
+        lengths.append(usage.prompt_tokens)
+    assert lengths[1] - lengths[0] == len(attack.encode())
 
 
 def test_thinking_prompt(engines: dict[str, Engine], oracles: dict[str, Oracle]) -> None:

@@ -16,7 +16,6 @@ from PIL import Image
 from test_api import (
     CHAT,
     PATIENCE_S,
-    SMALL,
     as_uri,
     asking,
     assert_error,
@@ -450,10 +449,65 @@ def test_docs_and_schema_name_every_route() -> None:
     assert "<script" not in page.text
 
 
-def test_the_smallest_picture_of_each_kind_has_its_limit() -> None:
-    with serving(StepEngine("a"), SMALL) as client:
-        wide = Image.new("RGB", (4000, 10))
-        content = [{"type": "image_url", "image_url": {"url": as_uri(encoded(wide))}}]
-        response = client.post(CHAT, json=asking([*content, {"type": "text", "text": "Hi"}]))
-    assert response.status_code == 400
-    assert "200" in assert_error(response.json(), "bad_request")
+# --- what an attacker may try ---
+
+
+def _showing(data: bytes, kind: str = "image/png") -> dict[str, Any]:
+    part = {"type": "image_url", "image_url": {"url": as_uri(data, kind)}}
+    return asking([part, {"type": "text", "text": "Hi"}])
+
+
+_SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/hostname"/></svg>'
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}] * 10_000}, 413),
+        (asking("x" * 30_000), 413),
+        (_showing(_SVG, "image/svg+xml"), 415),
+        (_showing(_SVG), 415),
+        (_showing(b"%PDF-1.7 " + b"x" * 100), 415),
+        (_showing(encoded(Image.new("1", (20_000, 20_000)))), 413),
+        (_showing(encoded(Image.new("RGB", (4000, 10)))), 400),
+        (asking(stop=["x"] * 17), 413),
+        (asking(max_tokens=10**9), 413),
+        (asking(logit_bias={str(i): 1 for i in range(2000)}), 400),
+    ],
+    ids=[
+        *("10,000 messages", "long text", "svg", "svg named png", "pdf named png", "bomb"),
+        *("too long a picture", "many stops", "endless", "many biases"),
+    ],
+)
+def test_attacks_are_refused(body: dict[str, Any], status: int) -> None:
+    engine = StepEngine("a")
+    with serving(engine, Settings()) as client:
+        response = client.post(CHAT, json=body)
+        assert client.post(CHAT, json=asking()).status_code == 200  # it goes on
+    assert response.status_code == status, response.text
+    assert_error(response.json(), response.json()["error"]["code"])
+    assert len(engine.requests) == 1
+
+
+def test_a_picture_is_what_its_pixels_are() -> None:
+    """Neither a wrong name nor what is hidden behind the picture comes through."""
+    engine = StepEngine("a")
+    picture = noise(16, 8).convert("RGB")
+    jpeg = encoded(picture, "JPEG")
+    with serving(engine, Settings()) as client:
+        client.post(CHAT, json=_showing(jpeg, "image/png"))
+        client.post(CHAT, json=_showing(encoded(picture) + b"<script>alert(1)</script>PK\x03"))
+    lied, polyglot = (messages[0].images[0].image for messages, _ in engine.requests)
+    assert lied.size == polyglot.size == (16, 8)
+    assert polyglot.tobytes() == picture.tobytes()
+    assert not polyglot.info
+
+
+@pytest.mark.parametrize(
+    "text", ["\u202e\u0000\ufeff", "👩‍👩‍👧‍👦 " * 50, "Z" + "\u0300" * 500, "\U000e0041"]
+)
+def test_odd_unicode_goes_through_unchanged(text: str) -> None:
+    engine = StepEngine("a")
+    with serving(engine, Settings()) as client:
+        assert client.post(CHAT, json=asking(f"a{text}")).status_code == 200
+    assert engine.requests[0][0][0].text == f"a{text}"
