@@ -132,14 +132,19 @@ def quantise(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
     """
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     head = model.get_output_embeddings()  # type: ignore[operator]
-    for path, parent in list(model.named_modules()):
-        for name, child in list(parent.named_children()):
-            if child is embedding:
-                setattr(parent, name, WideEmbedding(child.weight.data.bfloat16()))
-            elif type(child) is nn.Linear:
-                coarse = scheme == "int4" and child is not head and _fits_int4(child)
-                in_vision = "visual" in path.split(".")
-                setattr(parent, name, _rounded(child, coarse and not in_vision, product_dtype))
+    places = [
+        ("visual" in path.split("."), parent, name)
+        for path, parent in model.named_modules()
+        for name, child in parent.named_children()
+        if child is embedding or type(child) is nn.Linear
+    ]
+    for in_vision, parent, name in places:
+        child = getattr(parent, name)  # held nowhere else: what it weighs goes with it
+        if child is embedding:
+            setattr(parent, name, WideEmbedding(child.weight.data.bfloat16()))
+        else:
+            coarse = scheme == "int4" and child is not head and _fits_int4(child)
+            setattr(parent, name, _rounded(child, coarse and not in_vision, product_dtype))
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
 
