@@ -9,6 +9,7 @@ Knows nothing of families, requests or files.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -113,14 +114,18 @@ def round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """int8 codes as `dtype`, in one buffer that all layers share: fresh memory costs more time."""
-    buffer = _buffers.get(dtype)
+    """int8 codes as `dtype`, in a buffer that a thread's layers share: fresh memory costs time."""
+    if not hasattr(_of_thread, "buffers"):
+        _of_thread.buffers = {}
+    buffers: dict[torch.dtype, Tensor] = _of_thread.buffers
+    buffer = buffers.get(dtype)
     if buffer is None or len(buffer) < codes.numel():
-        buffer = _buffers[dtype] = torch.empty(codes.numel(), dtype=dtype)
+        with torch.inference_mode(False):  # or it could not be written to outside of that mode
+            buffer = buffers[dtype] = torch.empty(codes.numel(), dtype=dtype)
     return buffer[: codes.numel()].view(codes.shape).copy_(codes)
 
 
-_buffers: dict[torch.dtype, Tensor] = {}
+_of_thread = threading.local()
 
 
 def quantise(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
