@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from qwen_vl.engine import AnswerStream, Engine
-from qwen_vl.errors import Busy, ModelUnavailable, ShuttingDown, UserError
+from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, ShuttingDown, UserError
 from qwen_vl.schema import FinishReason, Message, SamplingParams, Usage
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ JobStatus = Literal["processing", "done", "failed", "cancelled"]
 
 AT_ONCE = 4  # jobs that are answered at the same time: pages and calls need rows of the batch too
 RETRY_S = 0.5  # how long a job waits when the engine has no place for it
+_BROKEN = "Something broke inside the server; its log has the details."
 _LOST = "The server stopped before this job was finished: send it again."
 
 _TABLE = """
@@ -198,7 +199,7 @@ class Jobs:
         try:
             answer = self._begin(job)
             if answer is None:
-                self._end(job, "cancelled")
+                self._finish(job, "cancelled")
                 return
             for chunk in answer:
                 job.text += chunk.text
@@ -206,12 +207,12 @@ class Jobs:
                     ended: JobStatus = "cancelled" if job.cancelled else "done"
                     if chunk.finish_reason == "cancelled" and not job.cancelled:
                         raise ShuttingDown(_LOST)
-                    self._end(job, ended, reason=chunk.finish_reason, usage=chunk.usage)
+                    self._finish(job, ended, reason=chunk.finish_reason, usage=chunk.usage)
         except UserError as error:
-            self._end(job, "failed", error=error)
+            self._finish(job, "failed", error=error)
         except Exception:  # a bug: logged whole here; the other jobs go on
             log.exception("a job broke off")
-            self._end(job, "failed", error=UserError("Something broke inside the server."))
+            self._finish(job, "failed", error=EngineFailed(_BROKEN))
 
     def _begin(self, job: _Job) -> AnswerStream | None:
         """The answer once the engine has a place for it; None if the job was cancelled before."""
@@ -234,20 +235,6 @@ class Jobs:
                     answer.close()
             return answer
 
-    def _end(
-        self,
-        job: _Job,
-        status: JobStatus,
-        *,
-        reason: FinishReason | None = None,
-        usage: Usage | None = None,
-        error: UserError | None = None,
-    ) -> None:
-        with self._lock:
-            self._finish(job, status, reason=reason, usage=usage, error=error)
-
-    # --- under the lock ---
-
     def _finish(
         self,
         job: _Job,
@@ -257,21 +244,24 @@ class Jobs:
         usage: Usage | None = None,
         error: UserError | None = None,
     ) -> None:
-        self._unfinished.pop(job.task_id, None)
-        self._store.execute(
-            "update jobs set status = ?, finished_s = ?, text = ?, finish_reason = ?, usage = ?, "
-            "error_code = ?, error = ? where id = ?",
-            (
-                status,
-                time.time(),
-                job.text,
-                reason,
-                json.dumps(asdict(usage)) if usage else None,
-                error.code if error else None,
-                str(error) if error else None,
-                job.task_id,
-            ),
-        )
+        with self._lock:
+            self._unfinished.pop(job.task_id, None)
+            self._store.execute(
+                "update jobs set status = ?, finished_s = ?, text = ?, finish_reason = ?, "
+                "usage = ?, error_code = ?, error = ? where id = ?",
+                (
+                    status,
+                    time.time(),
+                    job.text,
+                    reason,
+                    json.dumps(asdict(usage)) if usage else None,
+                    error.code if error else None,
+                    str(error) if error else None,
+                    job.task_id,
+                ),
+            )
+
+    # --- under the lock ---
 
     def _forget_old(self, room: int) -> None:
         """Drops what has expired, and the oldest finished jobs that are over the bound."""

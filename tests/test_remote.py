@@ -326,6 +326,29 @@ def test_a_model_that_the_server_does_not_have() -> None:
         assert "it serves strange and not other" in engine.status().detail
 
 
+@pytest.mark.parametrize("body", [b"<html>a page</html>", b"[]", b'{"data": 5}'])
+def test_a_server_of_something_else(body: bytes) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header(
+                "content-type", "application/json" if body[:1] != b"<" else "text/html"
+            )
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with asking(f"http://127.0.0.1:{server.server_port}") as engine:
+        assert engine.status().state == "failed"
+        assert "not like an OpenAI server" in engine.status().detail
+    server.shutdown()
+    server.server_close()
+
+
 def test_torch_is_never_imported() -> None:
     code = (
         "import sys, app; from qwen_vl.config import Settings; "

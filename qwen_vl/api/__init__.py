@@ -8,7 +8,7 @@ so that server needs no exception handlers. No text or picture of a conversation
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -114,18 +114,17 @@ class _Service:
     async def submit(self, request: Request) -> Response:
         """Takes a job in; its answer is picked up at /result/<task_id>."""
         call = await self.reader.job(request)
-        job = self.jobs.submit(call.messages, call.params, self.guards.owner(request))
+        owner = self.guards.owner(request)
+        job = await anyio.to_thread.run_sync(self.jobs.submit, call.messages, call.params, owner)
         return JSONResponse({"task_id": job.task_id, "status": job.status}, status_code=202)
 
     async def result(self, request: Request) -> Response:
         """A job as it is now."""
-        task_id = request.path_params["task_id"]
-        return self._job(self.jobs.get(task_id, self.guards.owner(request)))
+        return await self._job(self.jobs.get, request)
 
     async def cancel(self, request: Request) -> Response:
         """Ends a job. One that is being answered is cancelled a moment later."""
-        task_id = request.path_params["task_id"]
-        return self._job(self.jobs.cancel(task_id, self.guards.owner(request)))
+        return await self._job(self.jobs.cancel, request)
 
     async def figures(self, request: Request) -> Response:
         """Everything that is counted, for Prometheus."""
@@ -142,7 +141,10 @@ class _Service:
     async def _ask(self, call: Call) -> AnswerStream:
         return await anyio.to_thread.run_sync(self.engine.stream, call.messages, call.params)
 
-    def _job(self, job: JobView | None) -> Response:
+    async def _job(self, look: Callable[[str, str], JobView | None], request: Request) -> Response:
+        """What `look` finds, in a thread: the jobs may lie in a file."""
+        task_id, owner = request.path_params["task_id"], self.guards.owner(request)
+        job = await anyio.to_thread.run_sync(look, task_id, owner)
         if job is None:
             raise NotFound("There is no such job, or it has been forgotten: see --job-keep-hours.")
         return JSONResponse(_told(job), headers={"Cache-Control": "no-store"})

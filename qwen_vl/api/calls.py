@@ -59,27 +59,28 @@ class Reader:
         """A chat completion: JSON in the OpenAI format, or a form with `image` and `prompt`."""
         if _media_type(request) == "multipart/form-data":
             return await self._form(request)
-        raw = await self._json(request)
-        await self._fetch_images(raw)
-        return await self._in_thread(partial(self._parse_chat, raw))
+        return await self._chat(await self._json(request))
 
     async def simple(self, request: Request) -> Call:
         """`{"text", "image"?, "session_id"?}`, with sampling fields if wanted."""
-        raw = await self._json(request)
-        image = raw.get("image")
-        if isinstance(image, str) and image.startswith(("http://", "https://")):
-            raw["image"] = as_data_uri(await fetch_image(image, self.settings))
-        return await self._in_thread(partial(self._parse_simple, raw))
+        return await self._simple(await self._json(request))
 
     async def job(self, request: Request) -> Call:
         """A chat completion in any of its forms, or the simple form."""
         if _media_type(request) == "multipart/form-data":
             return await self._form(request)
         raw = await self._json(request)
-        if "messages" not in raw:
-            return await self._in_thread(partial(self._parse_simple, raw))
+        return await (self._chat(raw) if "messages" in raw else self._simple(raw))
+
+    async def _chat(self, raw: dict[str, Any]) -> Call:
         await self._fetch_images(raw)
         return await self._in_thread(partial(self._parse_chat, raw))
+
+    async def _simple(self, raw: dict[str, Any]) -> Call:
+        image = raw.get("image")
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            raw["image"] = as_data_uri(await fetch_image(image, self.settings))
+        return await self._in_thread(partial(self._parse_simple, raw))
 
     # --- bodies ---
 
@@ -104,7 +105,7 @@ class Reader:
         except (MultiPartException, HTTPException, ValueError) as error:
             detail = getattr(error, "detail", error)
             raise BadRequest(f"The form cannot be read: {detail}") from None
-        async with _closing(form):
+        try:
             image, prompt = form.get("image"), form.get("prompt")
             if not isinstance(image, UploadFile):
                 raise BadRequest("The form needs a file in its field 'image'.")
@@ -112,6 +113,8 @@ class Reader:
                 raise BadRequest("'prompt' must be text.")
             data = await image.read()
             raw = {key: _typed(value) for key, value in form.items() if isinstance(value, str)}
+        finally:
+            await form.close()  # the upload's temporary file
         prompt = (prompt or "").strip() or default_prompt(request)
         return await self._in_thread(partial(self._parse_form, data, prompt, raw))
 
@@ -277,17 +280,6 @@ def _bounded(request: Request, limit: int) -> Any:
         return message
 
     return receive
-
-
-def _closing(form: Any) -> Any:
-    class Closing:
-        async def __aenter__(self) -> None:
-            pass
-
-        async def __aexit__(self, *_: object) -> None:
-            await form.close()  # the upload's temporary file
-
-    return Closing()
 
 
 def _typed(value: str) -> Any:

@@ -33,7 +33,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, product_dtype: torch.dtype) -> None:
         super().__init__()
-        scales = (weight.abs().amax(1).float() / 127).clamp(min=1e-12)
+        largest = torch.maximum(weight.amax(1), -weight.amin(1))  # makes no copy, as abs would
+        scales = (largest.float() / 127).clamp(min=1e-12)
         # The kernel takes bfloat16 scales: rounded before the codes are made, they cost nothing.
         scales = scales.bfloat16()
         # Rows at a time: a float32 copy of a whole output layer would be the largest tensor of all.

@@ -190,10 +190,13 @@ class RemoteEngine:
     async def _check(self, up: Upstream) -> None:
         try:
             listed = await up.client.with_options(timeout=CONNECT_S).models.list()
+            up.models = tuple(model.id for model in listed.data)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             up.healthy, up.error = False, _said(error)
             return
-        up.models = tuple(model.id for model in listed.data)
+        except (AttributeError, TypeError, ValueError):  # a web page, or JSON of something else
+            up.healthy, up.error = False, "it answers, but not like an OpenAI server"
+            return
         wanted = self._settings.remote_model
         if wanted and up.models and wanted not in up.models:
             up.healthy, up.error = False, f"it serves {', '.join(up.models)} and not {wanted}"
