@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from qwen_vl import api, ui
 from qwen_vl.config import Settings, api_is_open, is_public, load_settings
-from qwen_vl.engine import open_engine
+from qwen_vl.engine import Engine, open_engine
 from qwen_vl.metrics import Measured, Metrics
 from qwen_vl.tasks import Jobs
 
@@ -18,23 +18,36 @@ log = logging.getLogger("app")
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings(argv)
+    start_logging()
+    serve(settings, open_engine(settings), stopped_by_signals())
+
+
+def start_logging() -> None:
+    """What happens, on the standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def stopped_by_signals() -> threading.Event:
+    """Set when this process is told to end (Ctrl-C, SIGTERM)."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    serve(settings, stop)
+    return stop
 
 
-def serve(settings: Settings, stop: threading.Event) -> None:
-    """Runs the page and the API until `stop` is set and running answers have had their time."""
+def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+    """Runs the page and the API over `engine` until `stop` is set, then closes it.
+
+    Running answers get `settings.shutdown_seconds` to finish.
+    """
     if is_public(settings) and not settings.api_key:
         log.warning(
             "this server is public and has no --api-key: its API is %s",
             "open to everybody" if api_is_open(settings) else "off (--api on opens it)",
         )
     metrics = Metrics()
-    engine = Measured(open_engine(settings), metrics)
+    engine = Measured(engine, metrics)
     jobs = Jobs(
         engine,
         file=settings.job_file,

@@ -38,6 +38,13 @@ class NotFound(UserError):
     code = "not_found"
 
 
+class WrongMethod(UserError):
+    """The path exists, but not for this HTTP method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
 class Conflict(UserError):
     """Something else is under way that this would get in the way of."""
 

@@ -5,6 +5,7 @@ Knows nothing of Gradio, HTTP, files or torch. All values are immutable.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,12 @@ class Message:
     @property
     def images(self) -> tuple[ImagePart, ...]:
         return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+
+def picture_bytes(messages: Sequence[Message]) -> int:
+    """Memory that the pictures of a conversation take."""
+    pictures = (part.image for message in messages for part in message.images)
+    return sum(image.width * image.height * 3 for image in pictures)
 
 
 @dataclass(frozen=True)

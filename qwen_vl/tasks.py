@@ -21,13 +21,14 @@ from typing import Literal
 
 from qwen_vl.engine import AnswerStream, Engine
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, ShuttingDown, UserError
-from qwen_vl.schema import FinishReason, Message, SamplingParams, Usage
+from qwen_vl.schema import FinishReason, Message, SamplingParams, Usage, picture_bytes
 
 log = logging.getLogger(__name__)
 
 JobStatus = Literal["processing", "done", "failed", "cancelled"]
 
 AT_ONCE = 4  # jobs that are answered at the same time: pages and calls need rows of the batch too
+PICTURE_BYTES = 2**30  # of all jobs that have not finished
 RETRY_S = 0.5  # how long a job waits when the engine has no place for it
 _BROKEN = "Something broke inside the server; its log has the details."
 _LOST = "The server stopped before this job was finished: send it again."
@@ -112,13 +113,17 @@ class Jobs:
     def submit(
         self, messages: Sequence[Message], params: SamplingParams, owner: str = ""
     ) -> JobView:
-        """Raises Busy when all places are taken by unfinished jobs, ShuttingDown at the end."""
+        """Raises Busy when unfinished jobs take all places or memory, ShuttingDown at the end."""
         job = _Job(secrets.token_urlsafe(16), owner, time.time(), messages, params)
         with self._lock:
             if self._closing:
                 raise ShuttingDown
             if len(self._unfinished) >= self._most:
                 raise Busy(f"{len(self._unfinished)} jobs are waiting already: try again later.")
+            used = sum(picture_bytes(other.messages) for other in self._unfinished.values())
+            more = picture_bytes(messages)
+            if used and more and used + more > PICTURE_BYTES:
+                raise Busy("The pictures of waiting jobs take all the memory: try again later.")
             self._forget_old(room=1)
             self._store.execute(
                 "insert into jobs (id, owner, status, created_s) values (?, ?, 'processing', ?)",

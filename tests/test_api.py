@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
+import anyio
 import httpx
 import openai
 import pytest
@@ -26,7 +27,7 @@ from PIL import Image, ImageDraw
 from qwen_vl import __version__, api
 from qwen_vl.api import answers
 from qwen_vl.config import Settings, load_settings
-from qwen_vl.engine import Engine
+from qwen_vl.engine import Engine, open_engine
 from qwen_vl.errors import (
     Busy,
     EngineFailed,
@@ -705,6 +706,51 @@ def test_the_official_client_understands_answers_errors_and_silence(
         assert [model.id for model in client.models.list()] == [engine.model_id]
 
 
+def test_the_official_async_client_too() -> None:
+    engine = StepEngine("Good ", "morning")
+
+    async def talk(url: str) -> None:
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1", api_key="none", max_retries=0
+        ) as client:
+            whole = await client.chat.completions.create(**asking(), model="any")
+            assert whole.choices[0].message.content == "Good morning"
+            assert whole.usage is not None
+            assert whole.usage.completion_tokens == 2
+            stream = await client.chat.completions.create(**asking(), model="any", stream=True)
+            pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+            assert "".join(pieces) == "Good morning"
+            with pytest.raises(openai.BadRequestError):
+                await client.chat.completions.create(**asking(""), model="any")
+            stream = await client.chat.completions.create(**asking(), model="any", stream=True)
+            async for _ in stream:  # and this one leaves midway
+                break
+            await stream.close()
+
+    with serving(engine) as http_client:
+        anyio.run(talk, str(http_client.base_url).rstrip("/"))
+        assert engine.answers[-1].closed.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/embeddings", 404, "not_found"),
+        ("POST", "/v1/completions/more", 404, "not_found"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("PUT", "/result/abc", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_here_is_refused_in_the_same_shape(
+    method: str, path: str, status: int, code: str
+) -> None:
+    with serving(StepEngine()) as client:
+        response = client.request(method, path)
+    assert response.status_code == status
+    assert_error(response.json(), code)
+
+
 @contextlib.contextmanager
 def running_app(*flags: str) -> Iterator[str]:
     """`python app.py` with these flags, in this process. Gives its address once it can answer."""
@@ -714,7 +760,8 @@ def running_app(*flags: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings, stop = load_settings([*flags, "--port", str(port)]), threading.Event()
-    thread = threading.Thread(target=app.serve, args=(settings, stop), daemon=True)
+    serving_it = (settings, open_engine(settings), stop)
+    thread = threading.Thread(target=app.serve, args=serving_it, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{port}"
     try:

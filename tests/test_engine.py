@@ -294,6 +294,25 @@ def test_queue_is_bounded(tiny_checkpoints: dict[str, Path]) -> None:
     engine.close()
 
 
+def test_waiting_pictures_are_bounded(
+    tiny_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwen_vl.engine import local
+
+    monkeypatch.setattr(local, "WAITING_BYTES", 1)
+    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1, max_queue=9))
+    running = engine.stream([user("A")], LONG)
+    next(running)
+    shown = user(picture(1), "What is it?")
+    waiting = [engine.stream([shown], GREEDY), engine.stream([user("B")], GREEDY)]
+    with pytest.raises(Busy):
+        engine.stream([shown], GREEDY)
+    running.close()
+    assert [list(answer)[-1].finish_reason for answer in waiting] == ["length"] * 2
+    assert list(engine.stream([shown], GREEDY))[-1].finish_reason == "length"
+    engine.close()
+
+
 def test_time_limit_keeps_the_partial_text(tiny_checkpoints: dict[str, Path]) -> None:
     engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_seconds=0.5))
     chunks = run(engine, [user("A")], LONG)

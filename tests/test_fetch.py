@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,3 +147,21 @@ def test_a_chat_with_a_picture_from_the_web() -> None:
         part = {"type": "image_url", "image_url": {"url": f"{url}/a.png"}}
         assert c.post(CHAT, json=asking([part, {"type": "text", "text": "Hi"}])).status_code == 200
     assert engine.requests[0][0][0].images[0].image.size == (16, 8)
+
+
+@pytest.mark.usefixtures("here_is_public")
+@pytest.mark.parametrize("path", ["/stream_chat", "/inference"])
+def test_the_simple_calls_take_pictures_from_the_web_too(path: str) -> None:
+    engine = StepEngine("a")
+    picture = encoded(noise(16, 8))
+    with web(lambda h: send(h, picture)) as url:
+        body = {"text": "Hi", "image": f"{url}/a.png"}
+        with serving(engine, Settings(allow_image_urls=True)) as client:
+            assert client.post(path, json=body).status_code in (200, 202)
+            while not engine.requests:
+                time.sleep(0.005)
+        assert engine.requests[0][0][0].images[0].image.size == (16, 8)
+        with serving(engine) as client:  # not allowed by default
+            response = client.post(path, json=body)
+            assert response.status_code == 422
+            assert "--allow-image-urls" in response.json()["error"]["message"]

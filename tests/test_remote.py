@@ -19,7 +19,7 @@ from PIL import Image
 from test_api import serving
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, open_engine, remote
+from qwen_vl.engine import Engine, bridge, open_engine, remote
 from qwen_vl.errors import (
     BadRequest,
     Busy,
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(bridge, "BACKOFF_S", 0.01)
     monkeypatch.setattr(remote, "CHECK_S", 0.1)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from api_engine import StepEngine
+from PIL import Image
 
 from qwen_vl.errors import Busy, ShuttingDown
-from qwen_vl.schema import Message, SamplingParams, TextPart
+from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
 from qwen_vl.tasks import AT_ONCE, Jobs, JobView
 
 ASKED = [Message("user", (TextPart("Hi"),))]
@@ -115,6 +116,23 @@ def test_a_job_that_waits_for_the_engine_can_be_cancelled(monkeypatch: pytest.Mo
     task_id = jobs.submit(ASKED, PARAMS).task_id
     jobs.cancel(task_id)
     assert finished(jobs, task_id).status == "cancelled"
+    jobs.close()
+
+
+def test_waiting_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwen_vl import tasks
+
+    monkeypatch.setattr(tasks, "PICTURE_BYTES", 3 * 100 * 100 * 2)
+    gate = threading.Event()
+    jobs = jobs_of(StepEngine("a", gate))
+    shown = [Message("user", (ImagePart(Image.new("RGB", (100, 100))), TextPart("Hi")))]
+    ids = [jobs.submit(shown, PARAMS).task_id for _ in range(2)]
+    with pytest.raises(Busy, match="memory"):
+        jobs.submit(shown, PARAMS)
+    ids.append(jobs.submit(ASKED, PARAMS).task_id)  # text needs none
+    gate.set()
+    assert [finished(jobs, task_id).status for task_id in ids] == ["done"] * 3
+    jobs.submit([*shown, *shown, *shown], PARAMS)  # alone, a large one is taken
     jobs.close()
 
 

@@ -107,13 +107,13 @@ def other_picture(rng: random.Random) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def clip_size(rng: random.Random, count: int, ease: float) -> tuple[int, int]:
+def clip_size(rng: random.Random, ease: float) -> tuple[int, int]:
     """Width and height of a clip's frames: small, as many of them share one prompt."""
     if rng.random() < ease:
         return 128, 128
     ratio = rng.choice((16 / 9, 16 / 9, 4 / 3, 1.0, 9 / 16))
-    long = rng.randint(128, 224) if count > 3 or rng.random() < 0.8 else rng.randint(224, 384)
-    return (long, round(long / ratio)) if ratio >= 1 else (round(long * ratio), long)
+    short = rng.randint(112, 160)
+    return (round(short * ratio), short) if ratio >= 1 else (short, round(short / ratio))
 
 
 def marks(shown: Scene, size: tuple[int, int]) -> list[Line | Mark]:
@@ -139,7 +139,7 @@ def draw(
         return [scenes.draw_scene(shown, *size)], [marks(shown, size)], None, turns
     if task in ("pair", "clip"):
         clip = make_pair(rng) if task == "pair" else make_clip(rng, rng.choice(FRAME_COUNTS))
-        size = clip_size(rng, len(clip.scenes), ease)
+        size = clip_size(rng, ease)
         images = [scenes.draw_scene(shown, *size) for shown in clip.scenes]
         found = [marks(shown, size) for shown in clip.scenes]
         if task == "pair":

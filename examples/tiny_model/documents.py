@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from reading import Line, Note, two_colours
 
 MIN_SIDE, MAX_SIDE = 160, 512
-SMALLEST_PX = 22
+SMALLEST_PX = 24
 LABELS = {
     "invoice_no": ("Invoice No", "Invoice #", "Invoice", "Inv. No.", "Number", "INVOICE NO"),
     "date": ("Date", "Invoice date", "DATE", "Issued"),
@@ -131,8 +131,8 @@ def fitted(rng: random.Random, need_w: float, need_h: float) -> tuple[int, int]:
 
 
 def smallest_px(ease: float) -> int:
-    """The smallest font: 22 pixels, 26 while it is made easy."""
-    return SMALLEST_PX + round(4 * ease)
+    """The smallest font: 24 pixels, 26 while it is made easy."""
+    return SMALLEST_PX + round(2 * ease)
 
 
 def font_px(rng: random.Random, smallest: int, largest: int) -> int:
@@ -142,7 +142,7 @@ def font_px(rng: random.Random, smallest: int, largest: int) -> int:
 
 def draw_text(rng: random.Random, ease: float = 0.0) -> tuple[Printer, list[str]]:
     """1 to 4 printed lines: words, numbers, prices, codes."""
-    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 28)
+    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 32)
     texts = []
     for _ in range(1 if rng.random() < ease else rng.choice((1, 1, 2, 2, 3, 3, 4))):
         text = words.item(rng)
@@ -190,7 +190,7 @@ def draw_invoice(rng: random.Random, ease: float = 0.0) -> tuple[Printer, dict[s
         fields["date"] = words.date(rng)
     while ":" in fields.get("due_date", ""):
         fields["due_date"] = words.date(rng)
-    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 26)
+    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 28)
     bold = rng.choice(font_names())
     colon = rng.choice((":", ":", ""))
     labels = {key: rng.choice(LABELS[key]) + colon for key in fields}
@@ -237,7 +237,7 @@ def draw_chart(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Chart]:
         group = rng.choice([names for names in GROUPS if len(names) >= count])
         labels = tuple(rng.sample(group, count))
     steps = rng.sample(range(2, 21), count)
-    while min(abs(a - b) for i, a in enumerate(steps) for b in steps[:i]) < 2:
+    while min(abs(a - b) for i, a in enumerate(steps) for b in steps[:i]) < 3:
         steps = rng.sample(range(2, 21), count)
     trend = rng.random()
     if trend < 0.3:
@@ -246,7 +246,7 @@ def draw_chart(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Chart]:
         steps.sort(reverse=True)
     unit = rng.choice((1, 5, 10))
     values = tuple(step * unit for step in steps)
-    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 24)
+    font, px = rng.choice(font_names()), font_px(rng, smallest_px(ease), 26)
     slot = max(load_font(font, px).getlength(label) for label in labels) + 8
     title = rng.choice(TITLES) if rng.random() < 0.6 else ""
     printed = rng.random() < 0.5

@@ -18,7 +18,7 @@ from scene import COLOURS, SHAPES
 
 CELL_PX = 32  # one visual token covers 32 x 32 pixels of the resized picture
 SLOTS = 8  # characters that one visual token may hold
-LARGEST_PX = 28  # of a page's fonts
+LARGEST_PX = 32  # of a page's fonts
 NOTHING = 0
 # What a visual token may be asked to name: characters, and whole shapes by colour and kind.
 SYMBOLS = (*CHARS, *(f"{colour} {kind}" for colour in COLOURS for kind in SHAPES), " ")

@@ -81,7 +81,7 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
     first = FIRST_SEED + team.rank * WORKER_SEEDS + step * FRESH
     memory = Memory(encoder, VisionForward(model.model.visual), first)
     while len(memory.seen) < PICTURES:
-        memory.look(ease=0.3)
+        memory.look(ease=0.1)
     if team.rank == 0:
         print(f"{PICTURES} conversations are remembered", flush=True)
     team.wait()
@@ -90,7 +90,7 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
     while (spent := team.seconds.item()) < seconds:
         rng = random.Random(step * team.size + team.rank)
         for _ in range(FRESH):
-            memory.look(ease=0.2)
+            memory.look(ease=0.1)
         batch, levels, places, at = [], [], [], 0
         while at < STEP_TOKENS // team.size:
             seen = rng.choice(memory.seen)

@@ -46,8 +46,8 @@ def cased(word: str, rng: random.Random) -> str:
 
 
 def word(rng: random.Random) -> str:
-    """A common word or a made-up one, 2 to 10 letters."""
-    if rng.random() < 0.4:
+    """A common word, now and then a made-up one, 2 to 10 letters."""
+    if rng.random() < 0.8:
         return cased(rng.choice(COMMON), rng)
     made = "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 4)))
     return cased(made[:10], rng)
@@ -78,14 +78,12 @@ def code(rng: random.Random) -> str:
     """A product or invoice code such as AB-1234 or INV-00817."""
     letters = "".join(rng.choice(LETTERS[:26]) for _ in range(rng.randint(1, 3)))
     digits = "".join(rng.choice(DIGITS) for _ in range(rng.randint(2, 5)))
-    kind = rng.randrange(4)
+    kind = rng.randrange(3)
     if kind == 0:
         return f"{letters}-{digits}"
     if kind == 1:
         return f"{letters}{digits}"
-    if kind == 2:
-        return f"#{digits}"
-    return "".join(rng.choice(LETTERS[:26] + DIGITS) for _ in range(rng.randint(4, 8)))
+    return f"#{digits}"
 
 
 def date(rng: random.Random) -> str:

@@ -26,7 +26,7 @@ from qwen_vl.api.guards import Guards
 from qwen_vl.api.sessions import Session, Sessions
 from qwen_vl.config import Settings
 from qwen_vl.engine import AnswerStream, Engine
-from qwen_vl.errors import NotFound
+from qwen_vl.errors import NotFound, WrongMethod
 from qwen_vl.messages import check_conversation
 from qwen_vl.metrics import CONTENT_TYPE, Metrics
 from qwen_vl.openai_format import Completion, usage_object
@@ -41,6 +41,7 @@ def build_router(engine: Engine, settings: Settings, jobs: Jobs, metrics: Metric
     router = APIRouter()
     service = _Service(engine, settings, jobs, metrics)
     guards = service.guards
+    methods_of: dict[str, list[str]] = {}
     for method, path, endpoint, check in (
         ("GET", "/health", service.health, _nothing),
         ("GET", "/v1/models", service.models, guards),
@@ -55,12 +56,34 @@ def build_router(engine: Engine, settings: Settings, jobs: Jobs, metrics: Metric
     ):
         answering: Endpoint = answering_errors(metrics, path, check)(endpoint)
         methods = [method, "HEAD"] if path == "/health" else [method]
+        methods_of.setdefault(path, []).extend(methods)
         router.add_api_route(path, answering, methods=methods, include_in_schema=False)
+    # Else these would be answered by the framework, in another shape than all other errors.
+    for path, methods in methods_of.items():
+        wrong = answering_errors(metrics, path, _nothing)(_refusing_method(methods))
+        others = [method for method in _METHODS if method not in methods]
+        router.add_api_route(path, wrong, methods=others, include_in_schema=False)
+    unknown = answering_errors(metrics, "/v1/*", guards)(_refusing_path)
+    router.add_api_route("/v1/{path:path}", unknown, methods=_METHODS, include_in_schema=False)
     return router
+
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def _nothing(_: Request) -> None:
     pass
+
+
+def _refusing_method(methods: list[str]) -> Endpoint:
+    async def refuse(request: Request) -> Response:
+        raise WrongMethod(f"{request.url.path} takes {' and '.join(methods)}: see /docs.")
+
+    return refuse
+
+
+async def _refusing_path(request: Request) -> Response:
+    raise NotFound(f"There is no {request.url.path} here: see /docs.")
 
 
 class _Service:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from qwen_vl.errors import Conflict
-from qwen_vl.schema import Message
+from qwen_vl.schema import Message, picture_bytes
 
 MAX_SESSIONS = 1000
 MAX_BYTES = 512 * 2**20
@@ -28,11 +28,6 @@ class Session:
     messages: list[Message] = field(default_factory=list)
     used_s: float = 0.0
     busy: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        pictures = (part.image for message in self.messages for part in message.images)
-        return sum(image.width * image.height * 3 for image in pictures)
 
 
 class Sessions:
@@ -64,12 +59,12 @@ class Sessions:
         return len(self._sessions)
 
     def _forget(self, now_s: float) -> None:
-        used = sum(session.size_bytes for session in self._sessions.values())
+        used = sum(picture_bytes(session.messages) for session in self._sessions.values())
         idle: Sequence[tuple[tuple[str, str], Session]] = [
             item for item in self._sessions.items() if not item[1].busy
         ]
         for key, session in idle:
             too_many = len(self._sessions) > MAX_SESSIONS or used > MAX_BYTES
             if too_many or now_s - session.used_s > KEPT_S:
-                used -= session.size_bytes
+                used -= picture_bytes(session.messages)
                 del self._sessions[key]

@@ -40,6 +40,7 @@ from qwen_vl.errors import (
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 MB = 2**20
+WAITING_BYTES = 2 * 2**30  # of the pictures of waiting requests
 DEGRADED_S = 60.0  # how long a failed request shows in the status
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class LocalEngine:
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._wake = threading.Condition()
+        machine.share_heaps()
         self._admitting = False  # a request is between the queue and the batch
         self._draining = self._closing = False
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
@@ -135,6 +137,10 @@ class LocalEngine:
             self._ready()
             idle = len(self._running) + len(self._waiting) < self._settings.max_batch
             if not idle and len(self._waiting) >= self._settings.max_queue:
+                raise self._busy()
+            waiting_bytes = sum(other.prompt.picture_bytes for other in self._waiting)
+            more_bytes = prompt.picture_bytes
+            if waiting_bytes and more_bytes and waiting_bytes + more_bytes > WAITING_BYTES:
                 raise self._busy()
             self._waiting.append(request)
             self._wake.notify()
@@ -277,6 +283,7 @@ class LocalEngine:
                 if not answer.wanted:
                     return
             answer.cached_tokens = result.cached_tokens
+            request.prompt.pictures.clear()  # the cache has them now
             # At once: others may be asking the same now.
             self._prefixes.put(request.keys, result.states)
             if self._accept(request, request.sampler.next_token(result.logits)):

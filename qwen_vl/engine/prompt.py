@@ -37,6 +37,10 @@ class Prompt:
     token_ids: list[int]
     pictures: list[Picture]
 
+    @property
+    def picture_bytes(self) -> int:
+        return sum(picture.pixels.nbytes for picture in self.pictures)
+
 
 class PromptBuilder:
     """Holds a tokenizer and an image processor (None: the model reads text only)."""

@@ -1,9 +1,8 @@
 """An `Engine` over other servers that speak the OpenAI API: vLLM, SGLang, llama.cpp, this one.
 
-One thread runs an event loop with a task for each answer, so that ending one closes its connection
-in any phase. The least busy healthy server is asked; what fails before the first token is tried
-again, on another server where there is one. Knows the OpenAI chat format as a client; torch is
-never imported here.
+Each answer is a task of its own (`bridge`), so that ending one closes its connection in any phase.
+The least busy healthy server is asked; what fails before the first token is tried again, on another
+server where there is one. Knows the OpenAI chat format as a client; torch is never imported here.
 """
 
 from __future__ import annotations
@@ -11,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import threading
-import time
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, get_args
@@ -25,13 +21,13 @@ from openai import AsyncOpenAI
 from PIL import Image
 
 from qwen_vl.config import Settings
+from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun
 from qwen_vl.engine.request import Answer
 from qwen_vl.errors import (
     BadRequest,
     Busy,
     EngineFailed,
     ModelUnavailable,
-    ShuttingDown,
     StillLoading,
     TooLarge,
     Unsupported,
@@ -52,8 +48,6 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 5.0  # between two looks at every server
 CONNECT_S = 5.0
-TRIES = 4  # of one question, before its first token
-BACKOFF_S = 0.25  # doubled with every try
 PNG_PIXELS = 500_000  # larger pictures travel as JPEG
 TOKEN_PIXELS = 32 * 32
 # Fields that OpenAI's API does not have. A server that refuses them is asked without.
@@ -91,17 +85,11 @@ class RemoteEngine:
             )
             for url in settings.base_url
         ]
-        self._lock = threading.Lock()
-        self._answers: dict[Answer, Future[None]] = {}
         self._checked = False
-        self._draining = self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
-        self._thread.start()
-        self._start(self._watch())
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> Future[None]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._bridge = Bridge(
+            "remote", settings.max_batch + settings.max_queue, settings.max_seconds
+        )
+        self._bridge.start(self._watch())
 
     # --- the Engine protocol ---
 
@@ -126,56 +114,27 @@ class RemoteEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(
-            running=len(self._answers),
+            running=self._bridge.running,
             upstreams=tuple(
                 UpstreamStats(up.url, up.healthy, up.running) for up in self._upstreams
             ),
         )
 
     def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
-        if self._draining or self._closed:
-            raise ShuttingDown
         if not self._checked:
             raise StillLoading("The servers behind this one are being looked for: try again soon.")
         if not any(up.healthy for up in self._upstreams):
             raise ModelUnavailable(self.status().detail)
         request = _request(messages, params)
-        answer = Answer(0, self._settings.max_seconds, self._on_close)
-        with self._lock:
-            if len(self._answers) >= self._settings.max_batch + self._settings.max_queue:
-                raise Busy(f"{len(self._answers)} answers are being written: try again later.")
-            self._answers[answer] = self._start(self._run(answer, request))
-        return answer
-
-    def _on_close(self, answer: Answer) -> None:
-        with self._lock:
-            task = self._answers.get(answer)
-        if task is not None:
-            task.cancel()
+        return self._bridge.answer(lambda answer: self._try_all(answer, request))
 
     def drain(self, seconds: float) -> None:
-        self._draining = True
-        end_s = time.monotonic() + seconds
-        while self._answers and time.monotonic() < end_s:
-            time.sleep(0.05)
+        self._bridge.drain(seconds)
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for answer in list(self._answers):
-            answer.close()
-        self._start(self._end_all()).result(CONNECT_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CONNECT_S)
-        self._loop.close()
+        self._bridge.close(self._hang_up)
 
-    async def _end_all(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._loop.shutdown_asyncgens()
+    async def _hang_up(self) -> None:
         for up in self._upstreams:
             await up.client.close()
 
@@ -211,38 +170,22 @@ class RemoteEngine:
 
     # --- one answer, as a task ---
 
-    async def _run(self, answer: Answer, request: dict[str, Any]) -> None:
-        answer.start()
-        try:
-            await asyncio.wait_for(self._try_all(answer, request), self._settings.max_seconds)
-        except (asyncio.TimeoutError, TimeoutError):
-            answer.finish("timeout")
-        except UserError as error:
-            answer.fail(error)
-        except Exception:  # a bug: logged whole, and this answer ends
-            log.exception("an answer from upstream broke off")
-            answer.fail(EngineFailed("Something broke on the way to the server behind this one."))
-        finally:
-            with self._lock:
-                self._answers.pop(answer, None)
-
     async def _try_all(self, answer: Answer, request: dict[str, Any]) -> None:
         tried: list[Upstream] = []
-        while True:
+
+        async def attempt() -> None:
             up = self._pick(tried)
             tried.append(up)
             up.running += 1
             try:
-                return await self._ask(up, answer, request)
-            except _TryAgain as failed:
-                if len(tried) == TRIES:
-                    raise failed.told from failed
+                await self._ask(up, answer, request)
             finally:
                 up.running -= 1
-            await asyncio.sleep(BACKOFF_S * 2 ** (len(tried) - 1))
+
+        await until_begun(attempt)
 
     async def _ask(self, up: Upstream, answer: Answer, request: dict[str, Any]) -> None:
-        """Passes one upstream's answer on. Raises _TryAgain for what may go well elsewhere."""
+        """Passes one upstream's answer on. Raises TryAgain for what may go well elsewhere."""
         model = self._settings.remote_model or (up.models[0] if up.models else "default")
         begun, usage, reason, thinking = False, None, None, False
         try:
@@ -280,26 +223,18 @@ class RemoteEngine:
                 up.refused.add(refused)
 
     def _broken(self, up: Upstream, error: Exception | None, begun: bool) -> Exception:
-        """What to tell the user, or _TryAgain."""
+        """What to tell the user, or TryAgain."""
         if isinstance(error, openai.APIStatusError):
             told = _told(error)
             if told is not None:
                 return told
             if isinstance(error, openai.RateLimitError):
-                return _TryAgain(Busy("The servers behind this one are busy: try again later."))
+                return TryAgain(Busy("The servers behind this one are busy: try again later."))
         elif error is not None and not isinstance(error, openai.APITimeoutError):
             up.healthy, up.error = False, _said(error)  # until the next look
         if begun:
             return EngineFailed("The server behind this one broke off its answer: try again.")
-        return _TryAgain(EngineFailed("No server behind this one could answer: try again later."))
-
-
-class _TryAgain(Exception):
-    """Nothing has been said yet. `told` is for the user if nobody else can answer either."""
-
-    def __init__(self, told: UserError) -> None:
-        super().__init__(str(told))
-        self.told = told
+        return TryAgain(EngineFailed("No server behind this one could answer: try again later."))
 
 
 # --- requests ---

@@ -1,0 +1,339 @@
+"""The demo's own engine as replicas on a Ray cluster, its page and API in front.
+
+    pip install -r requirements.txt -r examples/requirements-ray.txt
+    python examples/ray_serve.py --replicas 2 -- --model bundled
+
+What follows `--` are the flags of app.py. On this machine a Ray of its own is started; `--address
+auto` joins the cluster that this machine belongs to. All turns of a conversation go to one replica
+while that has room, so that what it has read already is still there. A replica that dies is
+replaced; what it had not begun to answer is asked again elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import AutoscalingConfig, ProxyLocation, RequestRouterConfig
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from app import serve as serve_app  # noqa: E402 - the folder above has just become importable
+from app import start_logging, stopped_by_signals  # noqa: E402
+from qwen_vl.config import Settings, load_settings  # noqa: E402
+from qwen_vl.engine import open_engine  # noqa: E402
+from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun  # noqa: E402
+from qwen_vl.engine.request import Answer  # noqa: E402
+from qwen_vl.errors import (  # noqa: E402
+    EngineFailed,
+    ModelUnavailable,
+    StillLoading,
+    UserError,
+)
+from qwen_vl.schema import (  # noqa: E402
+    Chunk,
+    EngineStats,
+    EngineStatus,
+    Message,
+    SamplingParams,
+)
+
+APP, REPLICA = "qwen_vl", "Replica"
+CHECK_S = 1.0  # between two looks at the replicas
+HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 10.0
+BUSY_SHARE = 0.75  # of a replica's rows: over that for a while, one more is started
+LEFT_OUT = (".git", ".venv*", "tests", "**/__pycache__", ".mypy_cache", ".ruff_cache")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How many replicas, and what each gets."""
+
+    replicas: int = 2  # at least, and at first
+    most_replicas: int = 0  # under load; 0 is as many as `replicas`
+    cpus: float = 1  # of each replica
+    gpus: float = 0
+    affine: bool = True  # all turns of a conversation to one replica
+
+
+class Replica:
+    """One engine with its model. Ray Serve starts it, watches it, and ends it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._engine = open_engine(settings)
+        while (status := self._engine.status()).state == "loading":
+            time.sleep(0.05)
+        if status.state == "failed":
+            raise RuntimeError(status.detail)
+
+    async def answer(
+        self, messages: Sequence[Message], params: SamplingParams, conversation: str
+    ) -> AsyncIterator[Chunk | UserError]:
+        """The chunks of one answer, or its refusal as the last item.
+
+        `conversation` is for the router. The caller's leaving closes the answer.
+        """
+        try:
+            answer = await asyncio.to_thread(self._engine.stream, messages, params)
+        except UserError as error:
+            yield error
+            return
+        try:
+            while True:
+                chunk = await asyncio.to_thread(next, answer)
+                yield chunk
+                if chunk.finish_reason is not None:
+                    return
+        except UserError as error:
+            yield error
+        finally:
+            answer.close()
+
+    def status(self) -> EngineStatus:
+        return self._engine.status()
+
+    def check_health(self) -> None:
+        """Raises when this replica has to be replaced; Ray Serve asks now and then."""
+        status = self._engine.status()
+        if not status.answers:
+            raise RuntimeError(status.detail)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.close()
+
+
+class ConversationRouter(RequestRouter):
+    """Sends the turns of a conversation to one replica, and to its next choice while that is full.
+
+    Rendezvous hashing (Thaler and Ravishankar 1998): when a replica comes or goes, only the
+    conversations that it gets or had move.
+    """
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        conversation = pending_request.kwargs["conversation"] if pending_request else ""
+
+        def weight(candidate: RunningReplica) -> bytes:
+            name = f"{conversation} {candidate.replica_id.unique_id}"
+            return hashlib.blake2b(name.encode()).digest()
+
+        return [[candidate] for candidate in sorted(candidate_replicas, key=weight, reverse=True)]
+
+
+def conversation_of(messages: Sequence[Message]) -> str:
+    """A name that all turns of a conversation share: what it begins with, up to its first question.
+
+    An edited later turn keeps it; two that begin alike share it, and their prefix too.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for message in messages:
+        digest.update(f"{message.role}\0{message.text}\0".encode())
+        for part in message.images:
+            digest.update(f"{part.image.size}{part.time_s}".encode())
+            digest.update(part.image.tobytes())
+        if message.role == "user":
+            break
+    return digest.hexdigest()
+
+
+class RayEngine:
+    """An `Engine` whose answers are written by the replicas of a Ray Serve application."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings, self._cluster = settings, cluster
+        self._model_id = settings.model or "model"
+        self._status = EngineStatus("loading", self._model_id, detail="Starting the replicas")
+        most = max(cluster.replicas, cluster.most_replicas)
+        waiting_and_running = most * settings.max_batch + settings.max_queue
+        self._bridge = Bridge("ray", waiting_and_running, settings.max_seconds)
+        self._handle: DeploymentHandle = serve.run(
+            deployment(settings, cluster), name=APP, route_prefix=None, blocking=False,
+            _local_testing_mode=False, wait_for_ingress_deployment_creation=True,
+        )  # fmt: skip
+        self._bridge.start(self._watch())
+
+    @property
+    def model_id(self) -> str:
+        return self._status.model_id
+
+    def status(self) -> EngineStatus:
+        return self._status
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=self._bridge.running)
+
+    def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
+        status = self._status
+        if status.state == "loading":
+            raise StillLoading(f"{status.detail}: try again in a moment.")
+        if status.state == "failed":
+            raise ModelUnavailable(status.detail)
+        return self._bridge.answer(lambda answer: self._write(answer, messages, params))
+
+    def drain(self, seconds: float) -> None:
+        self._bridge.drain(seconds)
+
+    def close(self) -> None:
+        """Ends the answers and the replicas; the cluster goes on."""
+        self._bridge.close(_nothing)
+        serve.delete(APP)
+
+    async def _write(
+        self, answer: Answer, messages: Sequence[Message], params: SamplingParams
+    ) -> None:
+        conversation = await asyncio.to_thread(conversation_of, messages)
+        await until_begun(lambda: self._ask(answer, messages, params, conversation))
+
+    async def _ask(
+        self, answer: Answer, messages: Sequence[Message], params: SamplingParams, conversation: str
+    ) -> None:
+        begun = False
+        chunks = self._handle.options(stream=True).answer.remote(
+            messages, params, conversation=conversation
+        )
+        try:
+            async for chunk in chunks:
+                if isinstance(chunk, UserError):
+                    raise chunk
+                begun = True
+                if chunk.finish_reason is not None:
+                    answer.finish(chunk.finish_reason, chunk.usage)
+                    return
+                answer.count_token()
+                answer.emit(chunk.text)
+        except (RayError, RayServeException) as error:
+            if begun:
+                told = "The replica that wrote this answer is gone: ask again, another one answers."
+                raise EngineFailed(told) from error
+            raise TryAgain(EngineFailed("No replica could answer: try again later.")) from error
+        finally:
+            chunks.cancel()
+
+    # --- how the replicas are ---
+
+    async def _watch(self) -> None:
+        told: EngineStatus | None = None
+        while True:
+            found = (await asyncio.to_thread(serve.status)).applications[APP].deployments[REPLICA]
+            running = found.replica_states.get("RUNNING", 0)
+            if told is None and running:
+                told = await _or_none(self._handle.status.remote())
+            if running and told is not None:
+                self._status = self._as_seen(told, running)
+            elif told is None:
+                state = "failed" if found.status.value == "DEPLOY_FAILED" else "loading"
+                detail = found.message or "Starting the replicas"
+                self._status = replace(self._status, state=state, detail=detail)
+            else:
+                detail = "All replicas are gone; new ones are being started"
+                self._status = replace(self._status, state="loading", detail=detail)
+            await asyncio.sleep(CHECK_S)
+
+    def _as_seen(self, told: EngineStatus, running: int) -> EngineStatus:
+        wanted = self._cluster.replicas
+        missing = f"{running} of {wanted} replicas run; others are being started"
+        return replace(
+            told,
+            state="ready" if running >= wanted else "degraded",
+            detail="" if running >= wanted else missing,
+            reason=f"{running} replicas, each: {told.reason}",
+        )
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _or_none(response: Awaitable[EngineStatus]) -> EngineStatus | None:
+    """What a replica says, or None if it has gone meanwhile."""
+    try:
+        return await response
+    except (RayError, RayServeException):
+        return None
+
+
+def deployment(settings: Settings, cluster: Cluster) -> Any:
+    """The Ray Serve application: replicas of the engine, how many, and who is asked."""
+    threads = settings.threads or max(1, int(cluster.cpus))
+    most = max(cluster.replicas, cluster.most_replicas)
+    router = RequestRouterConfig(request_router_class=ConversationRouter)
+    return serve.deployment(
+        Replica,
+        name=REPLICA,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=cluster.replicas,
+            max_replicas=most,
+            target_ongoing_requests=max(1.0, BUSY_SHARE * settings.max_batch),
+        ),
+        # More would wait inside a replica while another has room.
+        max_ongoing_requests=settings.max_batch,
+        request_router_config=router if cluster.affine else RequestRouterConfig(),
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=settings.shutdown_seconds,
+        ray_actor_options={"num_cpus": cluster.cpus, "num_gpus": cluster.gpus},
+    ).bind(replace(settings, threads=threads))
+
+
+def start_ray(address: str | None) -> None:
+    """Joins the cluster at `address`, or starts one here; its machines get this project's code."""
+    ray.init(
+        address=address,
+        runtime_env={"working_dir": str(ROOT), "excludes": list(LEFT_OUT)},
+        log_to_driver=False,
+        include_dashboard=False if address is None else None,
+    )
+    serve.start(proxy_location=ProxyLocation.Disabled)  # the page's own server is in front
+
+
+def main(argv: Sequence[str]) -> None:
+    """Command line."""
+    own, _, theirs = _split(argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--address", help="of a Ray cluster; left out: one is started here")
+    parser.add_argument("--replicas", type=int, default=2, help="at least so many, and at first")
+    parser.add_argument("--most-replicas", type=int, default=0, help="under load")
+    parser.add_argument("--cpus", type=float, default=1, help="of each replica")
+    parser.add_argument("--gpus", type=float, default=0, help="of each replica")
+    parser.add_argument("--no-affinity", action="store_true", help="any replica for any turn")
+    args = parser.parse_args(own)
+    settings = load_settings(theirs)
+    start_logging()
+    stop = stopped_by_signals()
+    logging.getLogger("app").info("starting %d replicas", args.replicas)
+    start_ray(args.address)
+    cluster = Cluster(args.replicas, args.most_replicas, args.cpus, args.gpus, not args.no_affinity)
+    try:
+        serve_app(settings, RayEngine(settings, cluster), stop)
+    finally:
+        ray.shutdown()
+
+
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
+    at = list(argv).index("--") if "--" in argv else len(argv)
+    return argv[:at], "--", argv[at + 1 :]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
