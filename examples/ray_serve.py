@@ -17,7 +17,7 @@ import hashlib
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class ConversationRouter(RequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        conversation = pending_request.kwargs["conversation"] if pending_request else ""
+        conversation = pending_request.kwargs.get("conversation", "") if pending_request else ""
 
         def weight(candidate: RunningReplica) -> bytes:
             name = f"{conversation} {candidate.replica_id.unique_id}"
@@ -165,10 +165,7 @@ class RayEngine:
         most = max(cluster.replicas, cluster.most_replicas)
         waiting_and_running = most * settings.max_batch + settings.max_queue
         self._bridge = Bridge("ray", waiting_and_running, settings.max_seconds)
-        self._handle: DeploymentHandle = serve.run(
-            deployment(settings, cluster), name=APP, route_prefix=None, blocking=False,
-            _local_testing_mode=False, wait_for_ingress_deployment_creation=True,
-        )  # fmt: skip
+        self._handle: DeploymentHandle | None = None
         self._bridge.start(self._watch())
 
     @property
@@ -206,6 +203,7 @@ class RayEngine:
     async def _ask(
         self, answer: Answer, messages: Sequence[Message], params: SamplingParams, conversation: str
     ) -> None:
+        assert self._handle is not None, "no question is taken before there are replicas"
         begun = False
         chunks = self._handle.options(stream=True).answer.remote(
             messages, params, conversation=conversation
@@ -231,21 +229,16 @@ class RayEngine:
     # --- how the replicas are ---
 
     async def _watch(self) -> None:
-        told: EngineStatus | None = None
+        app = deployment(self._settings, self._cluster)
+        try:
+            self._handle = await asyncio.to_thread(serve.run, app, name=APP, route_prefix=None)
+        except RuntimeError as error:
+            self._status = replace(self._status, state="failed", detail=str(error))
+            return
+        told = await self._handle.status.remote()
         while True:
             found = (await asyncio.to_thread(serve.status)).applications[APP].deployments[REPLICA]
-            running = found.replica_states.get("RUNNING", 0)
-            if told is None and running:
-                told = await _or_none(self._handle.status.remote())
-            if running and told is not None:
-                self._status = self._as_seen(told, running)
-            elif told is None:
-                state = "failed" if found.status.value == "DEPLOY_FAILED" else "loading"
-                detail = found.message or "Starting the replicas"
-                self._status = replace(self._status, state=state, detail=detail)
-            else:
-                detail = "All replicas are gone; new ones are being started"
-                self._status = replace(self._status, state="loading", detail=detail)
+            self._status = self._as_seen(told, found.replica_states.get("RUNNING", 0))
             await asyncio.sleep(CHECK_S)
 
     def _as_seen(self, told: EngineStatus, running: int) -> EngineStatus:
@@ -253,7 +246,7 @@ class RayEngine:
         missing = f"{running} of {wanted} replicas run; others are being started"
         return replace(
             told,
-            state="ready" if running >= wanted else "degraded",
+            state="ready" if running >= wanted else "degraded" if running else "loading",
             detail="" if running >= wanted else missing,
             reason=f"{running} replicas, each: {told.reason}",
         )
@@ -261,14 +254,6 @@ class RayEngine:
 
 async def _nothing() -> None:
     pass
-
-
-async def _or_none(response: Awaitable[EngineStatus]) -> EngineStatus | None:
-    """What a replica says, or None if it has gone meanwhile."""
-    try:
-        return await response
-    except (RayError, RayServeException):
-        return None
 
 
 def deployment(settings: Settings, cluster: Cluster) -> Any:
@@ -297,12 +282,20 @@ def deployment(settings: Settings, cluster: Cluster) -> Any:
 def start_ray(address: str | None) -> None:
     """Joins the cluster at `address`, or starts one here; its machines get this project's code."""
     ray.init(
-        address=address,
+        address=address or "local",
         runtime_env={"working_dir": str(ROOT), "excludes": list(LEFT_OUT)},
         log_to_driver=False,
         include_dashboard=False if address is None else None,
     )
     serve.start(proxy_location=ProxyLocation.Disabled)  # the page's own server is in front
+
+
+def wait_until_ready(engine: RayEngine) -> None:
+    """Returns once all replicas run. Raises ModelUnavailable if they cannot."""
+    while (status := engine.status()).state != "ready":
+        if status.state == "failed":
+            raise ModelUnavailable(status.detail)
+        time.sleep(0.1)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -190,6 +190,7 @@ class RemoteEngine:
         begun, usage, reason, thinking = False, None, None, False
         try:
             stream = await self._open(up, {"model": model, **request})
+            up.healthy, up.error = True, ""
             async with stream:
                 async for chunk in stream:
                     usage = chunk.usage or usage
@@ -204,10 +205,12 @@ class RemoteEngine:
                             begun = True
                             answer.count_token()
                             answer.emit(thought + text)
+            if reason is None and not begun:
+                await self._ask_why(up, {"model": model, **request})
         except (openai.APIError, httpx2.HTTPError) as error:
-            raise self._broken(up, error, begun) from error
+            raise self._broken(up, error, begun, request) from error
         if reason is None:  # the connection ended, the answer did not
-            raise self._broken(up, None, begun)
+            raise self._broken(up, None, begun, request)
         answer.finish(reason, _usage(usage))
 
     async def _open(self, up: Upstream, request: dict[str, Any]) -> Any:
@@ -216,13 +219,22 @@ class RemoteEngine:
             try:
                 return await up.client.chat.completions.create(**_without(request, up.refused))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = _refused_field(str(error), request, up.refused)
+                refused = _refused_field(error.response.text, request, up.refused)
                 if refused is None:
                     raise
                 log.warning("%s does not take %r: left out from now on", up.url, refused)
                 up.refused.add(refused)
 
-    def _broken(self, up: Upstream, error: Exception | None, begun: bool) -> Exception:
+    async def _ask_why(self, up: Upstream, request: dict[str, Any]) -> None:
+        """Some servers end a stream without a word where they would refuse the plain question."""
+        plain = {**request, "stream": False, "max_tokens": 1}
+        del plain["stream_options"]
+        client = up.client.with_options(max_retries=1)  # they may have closed the connection too
+        await client.chat.completions.create(**_without(plain, up.refused))
+
+    def _broken(
+        self, up: Upstream, error: Exception | None, begun: bool, request: dict[str, Any]
+    ) -> Exception:
         """What to tell the user, or TryAgain."""
         if isinstance(error, openai.APIStatusError):
             told = _told(error)
@@ -234,7 +246,12 @@ class RemoteEngine:
             up.healthy, up.error = False, _said(error)  # until the next look
         if begun:
             return EngineFailed("The server behind this one broke off its answer: try again.")
-        return TryAgain(EngineFailed("No server behind this one could answer: try again later."))
+        log.warning("%s failed: %s", up.url, _said(error) if error else "its answer was empty")
+        shows = any(isinstance(message["content"], list) for message in request["messages"])
+        advice = ", or remove the pictures if its model reads text only" if shows else ""
+        return TryAgain(
+            EngineFailed(f"No server behind this one could answer: try again later{advice}.")
+        )
 
 
 # --- requests ---
@@ -341,5 +358,6 @@ def _told(error: openai.APIStatusError) -> UserError | None:
 def _said(error: Exception) -> str:
     """An error in one short line, with an upstream's own words where there are some."""
     body = getattr(error, "body", None)
-    words = body.get("message") if isinstance(body, dict) else None
+    # OpenAI's shape, or that of FastAPI's own errors
+    words = body.get("message") or body.get("detail") if isinstance(body, dict) else None
     return " ".join(str(words or error or type(error).__name__).split())[:300]

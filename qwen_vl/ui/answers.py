@@ -184,7 +184,8 @@ def stats_line(now: Progress, model_id: str, lang: str) -> str:
         parts.append(say("stat_ttft", lang, seconds=f"{usage.ttft_s:.2f}"))
         parts.append(say("stat_speed", lang, speed=f"{usage.tokens_per_s:.1f}"))
         cached = say("stat_cached", lang, n=usage.cached_tokens) if usage.cached_tokens else ""
-        parts.append(say("stat_prompt", lang, n=usage.prompt_tokens) + cached)
+        if usage.prompt_tokens:  # some servers behind --engine remote do not tell
+            parts.append(say("stat_prompt", lang, n=usage.prompt_tokens) + cached)
         parts.append(say("stat_new", lang, n=usage.completion_tokens))
     elif now.first_text_s is not None:
         parts.append(say("stat_ttft", lang, seconds=f"{now.first_text_s:.2f}"))

@@ -1,0 +1,191 @@
+"""What every engine owes its callers, asked of each kind of engine there is.
+
+All of them run the bundled model, and plain `model.generate` is the judge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import opened
+from foreign_servers import TINY_MODEL, transformers_serve
+from oracle import Oracle
+from test_api import serving
+from test_engine import GREEDY, assistant, picture, run, text_of, user
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.errors import UserError
+from qwen_vl.schema import Chunk, ImagePart, Message
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SERVED = Settings(model="bundled", max_seconds=120)
+
+
+@contextlib.contextmanager
+def local(_: Path) -> Iterator[Engine]:
+    engine = opened(SERVED)
+    yield engine
+    engine.close()
+
+
+@contextlib.contextmanager
+def remote_over(url: str, **more: str) -> Iterator[Engine]:
+    engine = opened(Settings(engine="remote", base_url=(url,), max_seconds=120, **more))
+    yield engine
+    engine.close()
+
+
+@contextlib.contextmanager
+def own_server(_: Path) -> Iterator[Engine]:
+    with (
+        serving(opened(SERVED), SERVED) as client,
+        remote_over(str(client.base_url).rstrip("/") + "/v1") as engine,
+    ):
+        yield engine
+
+
+@contextlib.contextmanager
+def two_hops(folder: Path) -> Iterator[Engine]:
+    with (
+        own_server(folder) as behind,
+        serving(behind, SERVED) as client,
+        remote_over(str(client.base_url).rstrip("/") + "/v1") as engine,
+    ):
+        yield engine
+
+
+@contextlib.contextmanager
+def foreign_server(folder: Path) -> Iterator[Engine]:
+    with (
+        transformers_serve(folder) as url,
+        remote_over(url, remote_model=str(TINY_MODEL)) as engine,
+    ):
+        yield engine
+
+
+@contextlib.contextmanager
+def ray_replicas(_: Path) -> Iterator[Engine]:
+    sys.path.insert(0, str(EXAMPLES))
+    import ray_serve
+
+    ray_serve.start_ray(None)
+    engine = ray_serve.RayEngine(SERVED, ray_serve.Cluster(replicas=2))
+    try:
+        ray_serve.wait_until_ready(engine)
+        yield engine
+    finally:
+        engine.close()
+        ray_serve.ray.shutdown()
+
+
+ENGINES = {
+    "local": local,
+    "own server": own_server,
+    "two hops": two_hops,
+    "transformers serve": foreign_server,
+    "ray": ray_replicas,
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        *("local", "own server", "two hops", "transformers serve"),
+        pytest.param("ray", marks=pytest.mark.beyond),
+    ],
+)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    with ENGINES[request.param](tmp_path_factory.mktemp("engine")) as engine:
+        assert engine.status().state == "ready", engine.status()
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return Oracle(TINY_MODEL)
+
+
+def conversations() -> dict[str, list[Message]]:
+    """First and later turns, edited ones, other pictures of equal size, frames with times."""
+    first = [user(picture(1, 160, 128), "Describe the image.")]
+    later = [*first, assistant("There is one shape: a red circle."), user("How many are there?")]
+    edited = [*first, assistant("There is a blue star."), user("How many are there?")]
+    swapped = [user(picture(2, 160, 128), "Describe the image."), *later[1:]]
+    added = [*later[:-1], user(picture(3, 96, 96), "And in this one?")]
+    frames = [ImagePart(picture(10 + i, 128, 96), i * 2.0) for i in range(3)]
+    return {
+        "text": [user("Hello")],
+        "system prompt": [Message("system", assistant("Be brief.").parts), user("Who are you?")],
+        "picture": first,
+        "later turn": later,
+        "edited turn": edited,
+        "swapped picture": swapped,
+        "new picture in a later turn": added,
+        "frames": [user(*frames, "Summarise as a timeline.")],
+    }
+
+
+@pytest.mark.parametrize("name", conversations())
+def test_greedy_answers_equal_generate(name: str, engine: Engine, oracle: Oracle) -> None:
+    messages = conversations()[name]
+    assert text_of(run(engine, messages)) == oracle.text(messages, GREEDY.max_new_tokens)
+
+
+def test_chunks_are_deltas_and_the_last_one_has_the_figures(engine: Engine) -> None:
+    chunks = run(engine, conversations()["picture"])
+    assert all(chunk.finish_reason is None and chunk.usage is None for chunk in chunks[:-1])
+    last = chunks[-1]
+    assert last.text == ""
+    assert last.finish_reason in ("stop", "length")
+    assert last.usage is not None
+    assert last.usage.prompt_tokens > 20  # the picture takes twenty
+    assert 0 < last.usage.completion_tokens <= GREEDY.max_new_tokens
+    assert last.usage.ttft_s > 0
+    assert len(chunks) > 5, "it came in one piece"
+
+
+def test_a_short_limit_is_kept_and_said(engine: Engine) -> None:
+    chunks = run(engine, conversations()["picture"], replace(GREEDY, max_new_tokens=3))
+    assert chunks[-1].finish_reason == "length"
+    assert chunks[-1].usage.completion_tokens == 3
+
+
+def test_several_at_once_are_answered_as_if_alone(engine: Engine, oracle: Oracle) -> None:
+    asked = [conversations()[name] for name in ("text", "picture", "later turn", "frames")]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        told = list(pool.map(lambda messages: text_of(run(engine, messages)), asked))
+    assert told == [oracle.text(messages, GREEDY.max_new_tokens) for messages in asked]
+
+
+def test_closing_from_another_thread_ends_one_answer_only(engine: Engine, oracle: Oracle) -> None:
+    left, kept = conversations()["picture"], conversations()["later turn"]
+    closed, other = engine.stream(left, GREEDY), engine.stream(kept, GREEDY)
+    got: list[Chunk] = []
+    reader = threading.Thread(target=lambda: got.extend(closed))
+    reader.start()
+    closed.close()
+    closed.close()  # once more does nothing
+    reader.join(timeout=30)
+    assert not reader.is_alive()
+    assert got[-1].finish_reason == "cancelled"
+    assert text_of(list(other)) == oracle.text(kept, GREEDY.max_new_tokens)
+    assert engine.status().state == "ready"
+
+
+def test_the_end_refuses_and_stays_refusing(engine: Engine) -> None:
+    """Last in this file: the engine is of no use afterwards."""
+    running = engine.stream(conversations()["picture"], GREEDY)
+    engine.drain(60)
+    assert list(running)[-1].finish_reason in ("stop", "length")
+    with pytest.raises(UserError):
+        engine.stream(conversations()["text"], GREEDY)
