@@ -6,7 +6,7 @@ All of them run the bundled model, and plain `model.generate` is the judge.
 from __future__ import annotations
 
 import contextlib
-import sys
+import importlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,6 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.schema import Chunk, ImagePart, Message
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SERVED = Settings(model="bundled", max_seconds=120)
 
 
@@ -73,9 +72,7 @@ def foreign_server(folder: Path) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def ray_replicas(_: Path) -> Iterator[Engine]:
-    sys.path.insert(0, str(EXAMPLES))
-    import ray_serve
-
+    ray_serve = importlib.import_module("examples.ray_serve")
     ray_serve.start_ray(None)
     engine = ray_serve.RayEngine(SERVED, ray_serve.Cluster(replicas=2))
     try:

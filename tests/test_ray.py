@@ -1,0 +1,156 @@
+"""Engine replicas on a real Ray of two, one of them killed under load: `make test-beyond`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from foreign_servers import TINY_MODEL
+from oracle import Oracle
+from test_engine import GREEDY, assistant, picture, run, text_of, user
+from test_engine_contract import SERVED
+
+from qwen_vl.engine import Engine
+from qwen_vl.errors import Busy, EngineFailed, UserError
+from qwen_vl.schema import Message
+
+pytestmark = pytest.mark.beyond
+PATIENCE_S = 120
+
+
+@pytest.fixture(scope="module")
+def ray_serve() -> Iterator[Any]:
+    """The example as a module, and a Ray of its own on this machine."""
+    ray_serve = importlib.import_module("examples.ray_serve")
+    ray_serve.start_ray(None)
+    yield ray_serve
+    ray_serve.ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(ray_serve: Any) -> Iterator[Engine]:
+    engine = ray_serve.RayEngine(SERVED, ray_serve.Cluster(replicas=2))
+    ray_serve.wait_until_ready(engine)
+    yield engine
+    engine.close()
+
+
+def replica_pids() -> set[int]:
+    """Processes of this machine's replicas, which Ray names so."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if name.startswith(b"ray::ServeReplica:qwen_vl"):
+            found.add(int(folder.name))
+    return found
+
+
+def turns_of(seed: int) -> tuple[list[Message], list[Message]]:
+    """Two turns of a conversation about a picture of its own."""
+    first = [user(picture(seed, 160, 128), "Describe the image.")]
+    return first, [*first, assistant("It is noise."), user("How many shapes are there?")]
+
+
+def test_later_turns_find_their_replica(engine: Engine) -> None:
+    for seed in range(100, 110):
+        first, second = turns_of(seed)
+        run(engine, first)
+        usage = run(engine, second)[-1].usage
+        assert usage is not None
+        assert usage.cached_tokens > usage.prompt_tokens / 2
+
+
+def test_conversations_are_spread_over_the_replicas(ray_serve: Any) -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.replica_id = type("Id", (), {"unique_id": name})
+
+    class Asked:
+        def __init__(self, conversation: str) -> None:
+            self.kwargs = {"conversation": conversation}
+
+    def choices(names: str, conversation: str) -> list[str]:
+        router = object.__new__(ray_serve.ConversationRouter)
+        ranks = router.choose_replicas([Named(name) for name in names], Asked(conversation))
+        with pytest.raises(StopIteration) as ended:
+            ranks.send(None)
+        return [rank[0].replica_id.unique_id for rank in ended.value.value]
+
+    conversations = [ray_serve.conversation_of(turns_of(seed)[0]) for seed in range(60)]
+    assert conversations == [ray_serve.conversation_of(turns_of(seed)[1]) for seed in range(60)]
+    before = {name: choices("abc", name)[0] for name in conversations}
+    assert set(before.values()) == set("abc")
+    for name, first in before.items():
+        assert choices("cba", name)[0] == first
+        if first != "c":  # only what the lost replica had goes elsewhere
+            assert choices("ab", name)[0] == first
+
+
+def test_one_replica_dies_under_load(engine: Engine) -> None:
+    oracle = Oracle(TINY_MODEL)
+    conversation = turns_of(7)[1]
+    truth = oracle.text(conversation, 60)
+    patient = replace(GREEDY, max_new_tokens=60)
+    over, killed_s = threading.Event(), [0.0]
+    ends: list[tuple[float, str | UserError]] = []  # (when it was asked, what came)
+
+    def ask(seed: int) -> None:
+        while not over.is_set():
+            asked_s = time.monotonic()
+            try:
+                # A system prompt of its own spreads the conversations over both.
+                begun = [Message("system", user(f"{seed}").parts), *conversation]
+                told: str | UserError = text_of(run(engine, begun, patient))
+            except Busy:
+                continue
+            except UserError as error:
+                told = error
+            ends.append((asked_s, told))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    before = replica_pids()
+    assert len(before) == 2
+    while len(ends) < 16:
+        time.sleep(0.05)
+    killed_s[0] = time.monotonic()
+    os.kill(min(before), signal.SIGKILL)
+    end_s = time.monotonic() + PATIENCE_S
+    while len(replica_pids() - {min(before)}) < 2 or engine.status().state != "ready":
+        assert time.monotonic() < end_s, (replica_pids(), engine.status())
+        time.sleep(0.2)
+    done = len(ends)
+    while len(ends) < done + 16:
+        time.sleep(0.05)
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+
+    failed = [(asked_s, told) for asked_s, told in ends if isinstance(told, UserError)]
+    assert all(type(told) is EngineFailed for _, told in failed), failed
+    assert all("ask again" in str(told) for _, told in failed), failed
+    assert all(asked_s < killed_s[0] for asked_s, _ in failed), "a later request failed"
+    assert len(failed) <= len(threads)
+    assert len({told for _, told in ends if isinstance(told, str)}) <= len(threads)
+    assert text_of(run(engine, conversation, patient)) == truth
+    assert min(before) not in replica_pids()
+
+
+def test_a_closed_answer_gives_its_row_back(engine: Engine) -> None:
+    for _ in range(40):  # more than there are rows
+        answer = engine.stream(turns_of(3)[0], replace(GREEDY, max_new_tokens=500))
+        answer.close()
+        assert list(answer)[-1].finish_reason == "cancelled"
+    assert run(engine, turns_of(4)[0])[-1].finish_reason in ("stop", "length")
