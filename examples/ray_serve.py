@@ -24,7 +24,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, ProxyLocation, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -52,6 +52,8 @@ from qwen_vl.schema import (  # noqa: E402
     Message,
     SamplingParams,
 )
+
+log = logging.getLogger("ray_serve")
 
 APP, REPLICA = "qwen_vl", "Replica"
 CHECK_S = 1.0  # between two looks at the replicas
@@ -218,6 +220,10 @@ class RayEngine:
                     return
                 answer.count_token()
                 answer.emit(chunk.text)
+        except RayTaskError as error:  # a bug, and another replica has it too
+            log.error("a replica failed on a request", exc_info=error)
+            told = "The replica failed on this request. The server's log says why."
+            raise EngineFailed(told) from error
         except (RayError, RayServeException) as error:
             if begun:
                 told = "The replica that wrote this answer is gone: ask again, another one answers."
@@ -235,10 +241,17 @@ class RayEngine:
         except RuntimeError as error:
             self._status = replace(self._status, state="failed", detail=str(error))
             return
-        told = await self._handle.status.remote()
+        told: EngineStatus | None = None
         while True:
-            found = (await asyncio.to_thread(serve.status)).applications[APP].deployments[REPLICA]
-            self._status = self._as_seen(told, found.replica_states.get("RUNNING", 0))
+            try:
+                told = told or await self._handle.status.remote()
+                seen = (await asyncio.to_thread(serve.status)).applications[APP]
+                running = seen.deployments[REPLICA].replica_states.get("RUNNING", 0)
+                self._status = self._as_seen(told, running)
+            except (RayError, RayServeException) as error:
+                log.warning("the replicas cannot be looked at: %s", error)
+                detail = "The cluster does not answer"
+                self._status = replace(self._status, state="loading", detail=detail)
             await asyncio.sleep(CHECK_S)
 
     def _as_seen(self, told: EngineStatus, running: int) -> EngineStatus:
@@ -314,7 +327,7 @@ def main(argv: Sequence[str]) -> None:
     settings = load_settings(theirs)
     start_logging()
     stop = stopped_by_signals()
-    logging.getLogger("app").info("starting %d replicas", args.replicas)
+    log.info("starting %d replicas", args.replicas)
     start_ray(args.address)
     cluster = Cluster(args.replicas, args.most_replicas, args.cpus, args.gpus, not args.no_affinity)
     try:

@@ -41,8 +41,11 @@ def running(folder: Path, *command: str, **environment: str) -> Iterator[str]:
             time.sleep(0.2)
         yield url
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
 
 
 def _answers(url: str) -> bool:

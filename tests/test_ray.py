@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from foreign_servers import TINY_MODEL
+from foreign_servers import TINY_MODEL, running
 from oracle import Oracle
 from test_engine import GREEDY, assistant, picture, run, text_of, user
 from test_engine_contract import SERVED
@@ -24,6 +25,7 @@ from qwen_vl.schema import Message
 
 pytestmark = pytest.mark.beyond
 PATIENCE_S = 120
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,22 @@ def test_one_replica_dies_under_load(engine: Engine) -> None:
     assert len({told for _, told in ends if isinstance(told, str)}) <= len(threads)
     assert text_of(run(engine, conversation, patient)) == truth
     assert min(before) not in replica_pids()
+
+
+def test_the_command_serves_and_ends(tmp_path: Path) -> None:
+    """As the README says: the page and the API in front, and nothing left after SIGTERM."""
+    others = replica_pids()
+    command = (str(EXAMPLES / "ray_serve.py"), "--replicas", "2", "--", "--model", "bundled")
+    with running(tmp_path, *command) as url:
+        client = httpx.Client(base_url=url.removesuffix("/v1"), timeout=PATIENCE_S)
+        while client.get("/health").json()["status"] != "ready":
+            time.sleep(0.2)
+        assert "2 replicas" in client.get("/health").json()["reason"]
+        assert "gradio" in client.get("/").text
+        body = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
+        told = client.post("/v1/chat/completions", json=body).json()
+        assert "small demo model" in told["choices"][0]["message"]["content"]
+    assert replica_pids() <= others
 
 
 def test_a_closed_answer_gives_its_row_back(engine: Engine) -> None:
