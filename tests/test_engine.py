@@ -102,6 +102,70 @@ CONVERSATIONS = {
 }
 
 
+def begun_together(
+    engine: Engine, asked: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[list[Chunk]], list[int]]:
+    """Asks all at the same moment -> their chunks, and how many were prefilled in one pass."""
+    from qwen_vl.engine import local
+
+    sizes: list[int] = []
+    plain = local.prefill_together
+
+    def counted(loaded: object, prompts: list[object], starts: list[object]) -> object:
+        sizes.append(len(prompts))
+        return plain(loaded, prompts, starts)
+
+    monkeypatch.setattr(local, "prefill_together", counted)
+    with engine._wake:  # the inference thread sees none of them before all are there
+        answers = [engine.stream(messages, GREEDY) for messages in asked]
+    return [list(answer) for answer in answers], sizes
+
+
+@pytest.mark.parametrize("family", VISION)
+def test_short_tails_are_prefilled_in_one_pass_and_equal_generate(
+    family: str,
+    engines: dict[str, Engine],
+    oracles: dict[str, Oracle],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = engines[family]
+    system = Message("system", (TextPart("You are a helpful assistant. " * 8),))
+    shown = [system, user(picture(1), "What is this?"), assistant("Noise.")]
+    run(engine, [system, user("Hello")])
+    run(engine, [*shown, user("Sure?")])
+    asked = [
+        [system, user("A")],
+        [system, user("A somewhat longer question, of a few more tokens")],
+        [*shown, user("Really?")],
+        [system, user("A")],
+        [system, user(picture(2), "A picture is never among them")],
+    ]
+    told, sizes = begun_together(engine, asked, monkeypatch)
+    assert sizes == [4]
+    for messages, chunks in zip(asked, told, strict=True):
+        assert text_of(chunks) == oracles[family].text(messages, GREEDY.max_new_tokens)
+    assert all(chunks[-1].usage.cached_tokens > 0 for chunks in told)
+
+
+def test_what_fails_together_is_tried_alone(
+    fresh: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from qwen_vl.engine import local
+
+    system = Message("system", (TextPart("You are a helpful assistant. " * 8),))
+    run(fresh, [system, user("Hello")])
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no memory for all of them")
+
+    monkeypatch.setattr(local, "prefill_together", broken)
+    with fresh._wake:
+        answers = [fresh.stream([system, user(text)], GREEDY) for text in ("A", "B")]
+    assert [list(answer)[-1].finish_reason for answer in answers] == ["length"] * 2
+    assert "tried alone" in caplog.text
+    assert fresh.status().state == "ready"
+
+
 @pytest.mark.parametrize("family", VISION)
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_equals_generate(

@@ -35,26 +35,25 @@ class Batch:
         self._cache: Any = None
         self.rows: list[Row] = []
 
-    def join(self, row: Row, cache: Any) -> None:
-        """Adds a prefilled row; `cache` holds its `row.length` tokens and is taken over."""
+    def join(self, rows: Sequence[Row], cache: Any) -> None:
+        """Adds prefilled rows; `cache` holds their tokens, left-padded, and is taken over."""
         if self._cache is None:
             self._cache = cache
         else:
-            columns = max(self._cache.get_seq_length(), row.length)
+            columns = max(self._cache.get_seq_length(), cache.get_seq_length())
             for mine, new in zip(self._cache.layers, cache.layers, strict=True):
-                mine.keys = _stack(mine.keys, new.keys, columns)
-                mine.values = _stack(mine.values, new.values, columns)
-        self.rows.append(row)
+                mine.keys = stack([mine.keys, new.keys], columns)
+                mine.values = stack([mine.values, new.values], columns)
+        self.rows.extend(rows)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Appends one token to every row -> the logits of the next ones, [rows, vocabulary]."""
         device = self._loaded.device
-        columns = self._cache.get_seq_length() + 1
         lengths = torch.tensor([row.length for row in self.rows])
-        mask = torch.arange(columns) >= (columns - 1 - lengths).unsqueeze(1)
+        mask = columns_in_use(lengths + 1, self._cache.get_seq_length() + 1)
         output = self._loaded.model(
             input_ids=torch.tensor(tokens).unsqueeze(1).to(device),
-            attention_mask=mask.long().to(device),
+            attention_mask=mask.to(device),
             position_ids=self._positions(lengths).to(device),
             past_key_values=self._cache,
             use_cache=True,
@@ -140,8 +139,14 @@ def new_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
     return cache
 
 
-def _stack(mine: torch.Tensor, new: torch.Tensor, columns: int) -> torch.Tensor:
-    return torch.cat([_left_padded(mine, columns), _left_padded(new, columns)])
+def columns_in_use(lengths: torch.Tensor, columns: int) -> torch.Tensor:
+    """[rows, columns] int64: 1 but for the padding on the left of rows of `lengths` tokens."""
+    return (torch.arange(columns) >= (columns - lengths).unsqueeze(1)).long()
+
+
+def stack(states: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
+    """Rows below each other, each padded on the left to `columns`."""
+    return torch.cat([_left_padded(rows, columns) for rows in states])
 
 
 def _left_padded(states: torch.Tensor, columns: int) -> torch.Tensor:

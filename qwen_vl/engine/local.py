@@ -23,7 +23,13 @@ from qwen_vl.engine.batching import Batch, Row
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.loops import is_looping
 from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
-from qwen_vl.engine.prefill import Prefilled, VisionCache, prefill
+from qwen_vl.engine.prefill import (
+    Prefilled,
+    VisionCache,
+    fit_together,
+    prefill,
+    prefill_together,
+)
 from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
@@ -251,22 +257,62 @@ class LocalEngine:
         vision = VisionCache(self._loaded, self._settings.vision_cache_mb * MB)
         self._vision = vision
         while not self._closing:
-            request = self._next_waiting(block=not batch.rows)
-            if request is not None:
-                self._admit(request, batch, vision)
-                self._admitting = False
+            requests = self._next_waiting(block=not batch.rows)
+            if len(requests) > 1 and not self._admit_together(requests, batch):
+                requests = [request for request in requests if request.answer.wanted]
+                for request in requests:
+                    self._admit(request, batch, vision)
+            elif len(requests) == 1:
+                self._admit(requests[0], batch, vision)
+            self._admitting = False
             self._step(batch)
 
-    def _next_waiting(self, block: bool) -> _Request | None:
+    def _next_waiting(self, block: bool) -> list[_Request]:
+        """The next request, and those right behind it that can be prefilled with it."""
         with self._wake:
             while block and not self._waiting and not self._closing:
                 self._wake.wait()
-            if self._closing or not self._waiting:
-                return None
-            if len(self._running) >= self._settings.max_batch:
-                return None
+            room = self._settings.max_batch - len(self._running)
+            if self._closing or not self._waiting or room < 1:
+                return []
             self._admitting = True
-            return self._waiting.popleft()
+            taken = [self._waiting.popleft()]
+            found = [self._prefixes.found(taken[0].keys)]
+            while self._waiting and len(taken) < room:
+                keys = self._waiting[0].keys
+                found.append(self._prefixes.found(keys))
+                if not fit_together([*(request.keys for request in taken), keys], found):
+                    break
+                taken.append(self._waiting.popleft())
+            return taken
+
+    def _admit_together(self, requests: Sequence[_Request], batch: Batch) -> bool:
+        """Prefills them in one pass; False if that failed, and then they can be tried alone."""
+        assert self._loaded is not None
+        for request in requests:
+            request.answer.start()
+        starts = [self._prefixes.longest(request.keys) for request in requests]
+        try:
+            result = prefill_together(self._loaded, [one.prompt for one in requests], starts)
+        except Exception as error:  # alone, only the one at fault fails
+            log.warning("requests failed together, each is tried alone", exc_info=error)
+            return False
+        try:
+            self._begin(requests, result, batch)
+        except Exception as error:  # noqa: BLE001 - these requests' failure must not end the others
+            self._fail(requests, error)
+        return True
+
+    def _begin(self, requests: Sequence[_Request], result: Prefilled, batch: Batch) -> None:
+        """Takes prefilled requests into the batch, with their first tokens."""
+        batch.join(result.rows, result.cache)
+        self._running.update(zip(result.rows, requests, strict=True))
+        for i, request in enumerate(requests):
+            request.prompt.pictures.clear()  # the cache has them now
+            request.answer.cached_tokens = result.cached_tokens[i]
+            # At once: others may be asking the same now.
+            self._prefixes.put(request.keys, batch.states(result.rows[i]))
+            self._accept(request, request.sampler.next_token(result.logits[i]))
 
     def _admit(self, request: _Request, batch: Batch, vision: VisionCache) -> None:
         assert self._loaded is not None
@@ -282,13 +328,7 @@ class LocalEngine:
                     answer.finish("timeout")
                 if not answer.wanted:
                     return
-            answer.cached_tokens = result.cached_tokens
-            request.prompt.pictures.clear()  # the cache has them now
-            # At once: others may be asking the same now.
-            self._prefixes.put(request.keys, result.states)
-            if self._accept(request, request.sampler.next_token(result.logits)):
-                batch.join(result.row, result.cache)
-                self._running[result.row] = request
+            self._begin([request], result, batch)
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([request], error)
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
-from qwen_vl.engine.batching import Row, new_cache
+from qwen_vl.engine.batching import Row, columns_in_use, new_cache, stack
 from qwen_vl.engine.model import LoadedModel
 from qwen_vl.engine.prefix import LayerStates
 from qwen_vl.engine.prompt import Picture, Prompt
@@ -22,6 +23,7 @@ from qwen_vl.engine.prompt import Picture, Prompt
 # A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
 CHUNK_TOKENS_CPU = 256
 CHUNK_TOKENS_GPU = 2048
+SHORT_TOKENS = 64  # what is left of a prompt whose system prompt or picture was seen before
 
 
 class VisionCache:
@@ -63,16 +65,12 @@ def _size_bytes(features: list[torch.Tensor]) -> int:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A prompt that is in its cache but for its last token's successor."""
+    """Prompts that are in their cache but for their last tokens' successors."""
 
-    logits: torch.Tensor  # [vocabulary], of the first new token
-    row: Row
+    logits: torch.Tensor  # [rows, vocabulary], of the first new tokens
+    rows: list[Row]
     cache: Any
-    cached_tokens: int  # taken from the prefix store
-
-    @property
-    def states(self) -> list[LayerStates]:
-        return [(layer.keys, layer.values) for layer in self.cache.layers]
+    cached_tokens: list[int]  # of each row, taken from the prefix store
 
 
 def prefill(
@@ -109,11 +107,65 @@ def prefill(
         if done == len(prompt.token_ids):
             break
         yield
+    cached_tokens = start[0][0].shape[2] if start else 0
+    return Prefilled(output.logits[:, -1], [_row(loaded, positions)], cache, [cached_tokens])
+
+
+def fit_together(keys: Sequence[np.ndarray], found: Sequence[int]) -> bool:
+    """Whether `prefill_together` takes prompts with these keys, of which so much is stored."""
+    tail = max(len(one) - stored for one, stored in zip(keys, found, strict=True))
+    return tail <= SHORT_TOKENS and all(
+        len(one) >= tail and not (one[-tail:] < 0).any() for one in keys
+    )
+
+
+def prefill_together(
+    loaded: LoadedModel, prompts: Sequence[Prompt], starts: Sequence[Sequence[LayerStates]]
+) -> Prefilled:
+    """Prompts that `fit_together` in one pass: it costs hardly more than the shortest one alone.
+
+    Each row runs as many of its last tokens as the one that has the most to run, so that all
+    padding lies on the left; what that row has stored of them already is not used.
+    """
+    found = [start[0][0].shape[2] if start else 0 for start in starts]
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    tail = max(length - stored for length, stored in zip(lengths, found, strict=True))
+    kept = [length - tail for length in lengths]
+    positions = [loaded.positions(prompt) for prompt in prompts]
+    cache = new_cache(_joined(starts, kept))
+    mask = columns_in_use(torch.tensor(lengths), max(lengths))
+    output = loaded.model(
+        input_ids=torch.tensor([prompt.token_ids[-tail:] for prompt in prompts]).to(loaded.device),
+        attention_mask=mask.to(loaded.device),
+        position_ids=torch.cat([one[..., -tail:] for one in positions], -2).to(loaded.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return Prefilled(output.logits[:, -1], [_row(loaded, one) for one in positions], cache, kept)
+
+
+def _joined(starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]) -> list[LayerStates]:
+    """The first `kept` columns of each start as rows of one cache; none if nothing is kept."""
+    if not max(kept):
+        return []
+    filled = next(start for start in starts if start)
+    joined = []
+    for layer, (some_keys, some_values) in enumerate(filled):
+        # A prompt without a start keeps nothing: a row of padding.
+        parts = [start[layer] if start else (some_keys, some_values) for start in starts]
+        keys, values = (
+            stack([part[side][:, :, :n] for part, n in zip(parts, kept, strict=True)], max(kept))
+            for side in (0, 1)
+        )
+        joined.append((keys, values))
+    return joined
+
+
+def _row(loaded: LoadedModel, positions: torch.Tensor) -> Row:
     # Rows 1 to 3 only: MRoPE lags behind the plain index, a picture advances it by its longer side.
     mrope = positions[1:] if loaded.accepts_images else positions
-    row = Row(length=done, next_position=int(mrope.max()) + 1)
-    cached_tokens = start[0][0].shape[2] if start else 0
-    return Prefilled(output.logits[0, -1], row, cache, cached_tokens)
+    return Row(length=positions.shape[-1], next_position=int(mrope.max()) + 1)
 
 
 def _pictures_from(done: int, prompt: Prompt, image_token_id: int | None) -> Sequence[Picture]:

@@ -70,15 +70,22 @@ class PrefixStore:
 
         The last token always runs, because its logits are needed. An empty list if none fits.
         """
-        shared = {i: _shared(prefix.keys, keys[:-1]) for i, prefix in self._stored.items()}
-        best = max(shared, key=shared.__getitem__, default=None)
-        if best is None or not shared[best]:
+        best, length = self._best(keys)
+        if not length:
             self.misses += 1
             return []
         self.hits += 1
         self._stored.move_to_end(best)
-        length = shared[best]
         return [(k[:, :, :length], v[:, :, :length]) for k, v in self._stored[best].layers]
+
+    def found(self, keys: np.ndarray) -> int:
+        """How many tokens `longest` would give now."""
+        return self._best(keys)[1]
+
+    def _best(self, keys: np.ndarray) -> tuple[int, int]:
+        """(which is stored, how many tokens it shares); 0 tokens if none fits."""
+        shared = ((i, _shared(prefix.keys, keys[:-1])) for i, prefix in self._stored.items())
+        return max(shared, key=lambda pair: pair[1], default=(0, 0))
 
     def put(self, keys: np.ndarray, layers: Sequence[LayerStates]) -> None:
         """Stores copies of the states, in place of prefixes of it that are stored already."""
