@@ -103,7 +103,7 @@ def shuffle_channels(model: Any) -> None:
     """Renames the channels inside the model, so that it computes the same with shuffled weights.
 
     The weights of a 4-bit file lie on the grid of its groups; rounding those very groups to 4 bits
-    again would seem to cost nothing. Takes Llama's and Qwen's dense layers.
+    again would seem to cost nothing. Takes dense layers named as Llama's, Qwen's and Gemma's are.
     """
     config, random = model.config, torch.Generator().manual_seed(0)
     stream = torch.randperm(config.hidden_size, generator=random)
@@ -119,8 +119,9 @@ def shuffle_channels(model: Any) -> None:
         heads = attention.o_proj.in_features // head_dim
         values = _in_each_head(inside, attention.v_proj.out_features // head_dim)
         wide = torch.randperm(mlp.down_proj.in_features, generator=random)
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.weight.copy_(norm.weight[stream])
+        for weight in layer.parameters():
+            if weight.shape == (config.hidden_size,):  # of the norms, however many there are
+                weight.copy_(weight[stream])
         for linear, rows, columns in (
             (attention.q_proj, None, stream),
             (attention.k_proj, None, stream),

@@ -6,9 +6,6 @@ take as long. Knows nothing of how results are shown.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +110,7 @@ def random_2b(settings: Settings) -> Subject:
     )
     if rounded:
         quantise(model, choice.quantize, choice.product_dtype)
+        machine.release_memory()
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
@@ -129,16 +127,6 @@ def random_2b(settings: Settings) -> Subject:
 
 def _name(choice: machine.Choice) -> str:
     return f"{choice.precision}, {choice.threads} threads"
-
-
-def release() -> None:
-    """Gives memory that nothing uses any more back to the system, where that can be asked for."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim:
-        trim(0)
 
 
 class SubjectEngine(LocalEngine):

@@ -8,6 +8,7 @@ kernels for them. Knows nothing of models.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import os
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,9 +119,24 @@ def share_heaps() -> None:
     With one for each thread, what short-lived threads free stays scattered over all of them: 640
     questions to the bundled model grew the process by 70 MB that nothing used, with two by none.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:  # another C library: it has its own ways
+    mallopt = _from_libc("mallopt")
+    if mallopt is not None:
         mallopt(_M_ARENA_MAX, _HEAPS)
+
+
+def release_memory() -> None:
+    """Gives memory that nothing uses any more back to the system, where that can be asked for."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = _from_libc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _from_libc(name: str) -> Any:
+    """A function of glibc; None where the C library is another one, with ways of its own."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def _cgroup_cores(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from qwen_vl.engine.checkpoint import Checkpoint, Report
-from qwen_vl.engine.machine import Choice
+from qwen_vl.engine.machine import Choice, release_memory
 from qwen_vl.engine.prompt import Prompt, PromptBuilder
 from qwen_vl.engine.quantize import quantise
 from qwen_vl.errors import ModelUnavailable
@@ -152,6 +152,7 @@ def _weights(checkpoint: Checkpoint, choice: Choice, has_vision: bool, report: R
     if on_cpu:
         report(f"Rounding the weights to {choice.quantize}", None)
         quantise(model, choice.quantize, choice.product_dtype)
+        release_memory()  # what the weights took before, or it stays with this process
     return model.eval()
 
 
