@@ -30,7 +30,6 @@ from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart, 
 
 if TYPE_CHECKING:
     from qwen_vl.engine import baseline
-    from qwen_vl.engine.machine import release_memory
 
 QUESTION = "Describe the image."
 SECOND_QUESTION = "How many shapes are there?"
@@ -101,7 +100,7 @@ def measure(
         ours = run_engine(engine, image_px, new_tokens, most_at_once)
     engine.close()
     del engine
-    baseline.machine.release_memory()
+    baseline.release_memory()
     with peak_memory() as plain_memory:
         say("Plain generate: loading the model")
         subject = find(baseline.plain_settings(settings))

@@ -24,6 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 from qwen_vl.config import Settings
 from qwen_vl.engine import checkpoint, machine
 from qwen_vl.engine.local import LocalEngine
+from qwen_vl.engine.machine import release_memory
 from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
 from qwen_vl.engine.prompt import PromptBuilder
 from qwen_vl.engine.quantize import quantise
@@ -110,7 +111,7 @@ def random_2b(settings: Settings) -> Subject:
     )
     if rounded:
         quantise(model, choice.quantize, choice.product_dtype)
-        machine.release_memory()
+        release_memory()
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
