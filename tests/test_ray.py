@@ -150,6 +150,40 @@ def test_one_replica_dies_under_load(engine: Engine) -> None:
     assert min(before) not in replica_pids()
 
 
+def test_a_closed_answer_gives_its_row_back(engine: Engine) -> None:
+    for _ in range(40):  # more than there are rows
+        answer = engine.stream(turns_of(3)[0], replace(GREEDY, max_new_tokens=500))
+        answer.close()
+        assert list(answer)[-1].finish_reason == "cancelled"
+    assert run(engine, turns_of(4)[0])[-1].finish_reason in ("stop", "length")
+
+
+def test_more_replicas_are_started_under_load(ray_serve: Any, engine: Engine) -> None:
+    """After the module's own engine: there is one of the application at a time."""
+    engine.close()
+    engine = ray_serve.RayEngine(SERVED, ray_serve.Cluster(replicas=1, most_replicas=2))
+    ray_serve.wait_until_ready(engine)
+    assert len(replica_pids()) == 1
+    over = threading.Event()
+
+    def ask(seed: int) -> None:
+        while not over.is_set():
+            begun = [user(picture(seed, 160, 128), f"Describe the image. {seed}")]
+            run(engine, begun, replace(GREEDY, max_new_tokens=60))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(12)]
+    for thread in threads:
+        thread.start()
+    end_s = time.monotonic() + PATIENCE_S
+    while len(replica_pids()) < 2:
+        assert time.monotonic() < end_s, "no second replica was started"
+        time.sleep(0.2)
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    engine.close()
+
+
 def test_the_command_serves_and_ends(tmp_path: Path) -> None:
     """As the README says: the page and the API in front, and nothing left after SIGTERM."""
     others = replica_pids()
@@ -164,11 +198,3 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
         told = client.post("/v1/chat/completions", json=body).json()
         assert "small demo model" in told["choices"][0]["message"]["content"]
     assert replica_pids() <= others
-
-
-def test_a_closed_answer_gives_its_row_back(engine: Engine) -> None:
-    for _ in range(40):  # more than there are rows
-        answer = engine.stream(turns_of(3)[0], replace(GREEDY, max_new_tokens=500))
-        answer.close()
-        assert list(answer)[-1].finish_reason == "cancelled"
-    assert run(engine, turns_of(4)[0])[-1].finish_reason in ("stop", "length")
