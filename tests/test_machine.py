@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from qwen_vl.config import Settings
 from qwen_vl.engine import machine
 from qwen_vl.errors import ModelUnavailable
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_flags_win() -> None:
@@ -91,3 +95,25 @@ def test_container_quota(quota: str, cores: int | None, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")
     assert machine._cgroup_cores(tmp_path / "cpu.max") == cores
     assert machine._cgroup_cores(tmp_path / "missing") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heaps")
+def test_threads_share_heaps(tmp_path: Path) -> None:
+    told = tmp_path / "heaps.xml"
+    code = (
+        "import ctypes, sys, threading\n"
+        "from qwen_vl.engine import machine\n"
+        "machine.share_heaps()\n"
+        "meet = threading.Barrier(9)\n"
+        "def allocate():\n"
+        "    kept = [bytes(1000) for _ in range(2000)]\n"
+        "    meet.wait(); meet.wait()\n"
+        "for _ in range(8): threading.Thread(target=allocate).start()\n"
+        "meet.wait()\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.fopen.restype = ctypes.c_void_p\n"
+        "file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b'w'))\n"
+        "libc.malloc_info(0, file); libc.fclose(file); meet.wait()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(told)], cwd=ROOT, check=True)
+    assert told.read_text().count("<heap nr=") <= 2
