@@ -106,16 +106,16 @@ def begun_together(
     engine: Engine, asked: list[list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[list[Chunk]], list[int]]:
     """Asks all at the same moment -> their chunks, and how many were prefilled in one pass."""
-    from qwen_vl.engine import local
+    from qwen_vl.engine import scheduler
 
     sizes: list[int] = []
-    plain = local.prefill_together
+    plain = scheduler.prefill_together
 
     def counted(loaded: object, prompts: list[object], starts: list[object]) -> object:
         sizes.append(len(prompts))
         return plain(loaded, prompts, starts)
 
-    monkeypatch.setattr(local, "prefill_together", counted)
+    monkeypatch.setattr(scheduler, "prefill_together", counted)
     with engine._wake:  # the inference thread sees none of them before all are there
         answers = [engine.stream(messages, GREEDY) for messages in asked]
     return [list(answer) for answer in answers], sizes
@@ -150,7 +150,7 @@ def test_short_tails_are_prefilled_in_one_pass_and_equal_generate(
 def test_what_fails_together_is_tried_alone(
     fresh: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from qwen_vl.engine import local
+    from qwen_vl.engine import scheduler
 
     system = Message("system", (TextPart("You are a helpful assistant. " * 8),))
     run(fresh, [system, user("Hello")])
@@ -158,7 +158,7 @@ def test_what_fails_together_is_tried_alone(
     def broken(*_: object) -> None:
         raise RuntimeError("no memory for all of them")
 
-    monkeypatch.setattr(local, "prefill_together", broken)
+    monkeypatch.setattr(scheduler, "prefill_together", broken)
     with fresh._wake:
         answers = [fresh.stream([system, user(text)], GREEDY) for text in ("A", "B")]
     assert [list(answer)[-1].finish_reason for answer in answers] == ["length"] * 2
@@ -422,17 +422,17 @@ def test_a_failing_request_leaves_the_engine_alive(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engines["qwen3_vl"]
-    from qwen_vl.engine import local
+    from qwen_vl.engine import local, scheduler
 
-    whole = local.prefill
+    whole = scheduler.prefill
 
     def broken(*args: object) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(local, "prefill", broken)
+    monkeypatch.setattr(scheduler, "prefill", broken)
     with pytest.raises(EngineFailed, match="not enough memory"):
         run(engine, [user("A")])
-    monkeypatch.setattr(local, "prefill", whole)
+    monkeypatch.setattr(scheduler, "prefill", whole)
     assert run(engine, [user("A")])[-1].finish_reason == "length"
     status = engine.status()
     assert status.state == "degraded"

@@ -154,7 +154,7 @@ class SubjectEngine(LocalEngine):
     def close(self) -> None:
         """Ends the engine and lets go of the model."""
         super().close()
-        self._loaded = self._subject = None
+        self._subject = None
 
 
 class _Clock(BaseStreamer):

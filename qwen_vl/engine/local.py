@@ -1,7 +1,7 @@
-"""The local engine: one inference thread that loads the model, owns it and answers everybody.
+"""The local engine: a bounded queue, and one inference thread that loads the model and owns it.
 
-Requests wait in a bounded queue, are prefilled one by one and then decode together (`batching`).
-What goes wrong in one request ends that request. Knows nothing of Gradio, HTTP or files.
+What happens to a request once the thread has it is the `scheduler`'s. Knows nothing of Gradio, HTTP
+or files.
 """
 
 from __future__ import annotations
@@ -11,33 +11,22 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
 from qwen_vl.engine import checkpoint, machine
-from qwen_vl.engine.batching import Batch, Row
 from qwen_vl.engine.detokenize import TextStream
-from qwen_vl.engine.loops import is_looping
 from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
-from qwen_vl.engine.prefill import (
-    Prefilled,
-    VisionCache,
-    fit_together,
-    prefill,
-    prefill_together,
-)
-from qwen_vl.engine.prefix import PrefixStore, token_keys
-from qwen_vl.engine.prompt import Prompt
+from qwen_vl.engine.prefix import token_keys
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
+from qwen_vl.engine.scheduler import Request, Scheduler
 from qwen_vl.errors import (
     BadRequest,
     Busy,
-    EngineFailed,
     ModelUnavailable,
     ShuttingDown,
     StillLoading,
@@ -45,24 +34,10 @@ from qwen_vl.errors import (
 )
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
-MB = 2**20
 WAITING_BYTES = 2 * 2**30  # of the pictures of waiting requests
 DEGRADED_S = 60.0  # how long a failed request shows in the status
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Request:
-    """What the inference thread needs to answer one prompt."""
-
-    prompt: Prompt
-    keys: np.ndarray  # of the prompt's tokens, for the prefix store
-    max_new_tokens: int
-    answer: Answer
-    sampler: Sampler
-    text: TextStream
-    tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
 
 
 class LocalEngine:
@@ -74,10 +49,8 @@ class LocalEngine:
         model_id = BUNDLED_MODEL_ID if named == BUNDLED_MODEL else named
         self._status = EngineStatus("loading", model_id, detail="Starting")
         self._loaded: LoadedModel | None = None
-        self._waiting: deque[_Request] = deque()
-        self._running: dict[Row, _Request] = {}
-        self._vision: VisionCache | None = None
-        self._prefixes = PrefixStore(settings.prefix_cache_mb * MB)
+        self._scheduler: Scheduler | None = None
+        self._waiting: deque[Request] = deque()
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._wake = threading.Condition()
@@ -100,18 +73,17 @@ class LocalEngine:
         return status
 
     def stats(self) -> EngineStats:
-        vision, prefixes = self._vision, self._prefixes
-        return EngineStats(
+        scheduler = self._scheduler
+        return replace(
+            scheduler.stats() if scheduler else EngineStats(),
             waiting=len(self._waiting),
-            running=len(self._running),
-            prefix_hits=prefixes.hits,
-            prefix_misses=prefixes.misses,
-            prefix_bytes=prefixes.size_bytes,
-            vision_hits=vision.hits if vision else 0,
-            vision_misses=vision.misses if vision else 0,
-            vision_bytes=vision.size_bytes if vision else 0,
             gpu_bytes=sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count()))),
         )
+
+    @property
+    def _running(self) -> int:
+        scheduler = self._scheduler
+        return scheduler.running if scheduler else 0
 
     def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
         loaded = self._ready()
@@ -131,7 +103,7 @@ class LocalEngine:
                 "detail), or start a new conversation."
             )
         answer = Answer(len(prompt.token_ids), self._settings.max_seconds, self._on_close)
-        request = _Request(
+        request = Request(
             prompt,
             token_keys(prompt, loaded.image_token_id),  # here, not on the inference thread
             min(params.max_new_tokens, room),
@@ -141,7 +113,7 @@ class LocalEngine:
         )
         with self._wake:
             self._ready()
-            idle = len(self._running) + len(self._waiting) < self._settings.max_batch
+            idle = self._running + len(self._waiting) < self._settings.max_batch
             if not idle and len(self._waiting) >= self._settings.max_queue:
                 raise self._busy()
             waiting_bytes = sum(other.prompt.picture_bytes for other in self._waiting)
@@ -167,6 +139,7 @@ class LocalEngine:
             self._closing = True
             self._wake.notify()
         self._thread.join(timeout=60)
+        self._scheduler = self._loaded = None
 
     def _ready(self) -> LoadedModel:
         status = self._status
@@ -253,169 +226,42 @@ class LocalEngine:
 
     def _serve(self) -> None:
         assert self._loaded is not None
-        batch = Batch(self._loaded)
-        vision = VisionCache(self._loaded, self._settings.vision_cache_mb * MB)
-        self._vision = vision
+        scheduler = self._scheduler = Scheduler(self._loaded, self._settings, self._failed)
         while not self._closing:
-            requests = self._next_waiting(block=not batch.rows)
-            if len(requests) > 1 and not self._admit_together(requests, batch):
-                requests = [request for request in requests if request.answer.wanted]
-                for request in requests:
-                    self._admit(request, batch, vision)
-            elif len(requests) == 1:
-                self._admit(requests[0], batch, vision)
+            scheduler.admit(self._next_waiting(scheduler))
             self._admitting = False
-            self._step(batch)
+            scheduler.step()
 
-    def _next_waiting(self, block: bool) -> list[_Request]:
-        """The next request, and those right behind it that can be prefilled with it."""
+    def _next_waiting(self, scheduler: Scheduler) -> list[Request]:
+        """The next request, and those right behind it that can be prefilled with it.
+
+        Waits for one while nobody else has anything to do.
+        """
         with self._wake:
-            while block and not self._waiting and not self._closing:
+            while not (scheduler.running or self._waiting or self._closing):
                 self._wake.wait()
-            room = self._settings.max_batch - len(self._running)
-            if self._closing or not self._waiting or room < 1:
+            if self._closing or not self._waiting or not scheduler.room:
                 return []
             self._admitting = True
             taken = [self._waiting.popleft()]
-            found = [self._prefixes.found(taken[0].keys)]
-            while self._waiting and len(taken) < room:
-                keys = self._waiting[0].keys
-                found.append(self._prefixes.found(keys))
-                if not fit_together([*(request.keys for request in taken), keys], found):
+            while self._waiting and len(taken) < scheduler.room:
+                if not scheduler.fit_together([*taken, self._waiting[0]]):
                     break
                 taken.append(self._waiting.popleft())
             return taken
 
-    def _admit_together(self, requests: Sequence[_Request], batch: Batch) -> bool:
-        """Prefills them in one pass; False if that failed, and then they can be tried alone."""
-        assert self._loaded is not None
-        for request in requests:
-            request.answer.start()
-        starts = [self._prefixes.longest(request.keys) for request in requests]
-        try:
-            result = prefill_together(self._loaded, [one.prompt for one in requests], starts)
-        except Exception as error:  # alone, only the one at fault fails
-            log.warning("requests failed together, each is tried alone", exc_info=error)
-            return False
-        try:
-            self._begin(requests, result, batch)
-        except Exception as error:  # noqa: BLE001 - these requests' failure must not end the others
-            self._fail(requests, error)
-        return True
-
-    def _begin(self, requests: Sequence[_Request], result: Prefilled, batch: Batch) -> None:
-        """Takes prefilled requests into the batch, with their first tokens."""
-        batch.join(result.rows, result.cache)
-        self._running.update(zip(result.rows, requests, strict=True))
-        for i, request in enumerate(requests):
-            request.prompt.pictures.clear()  # the cache has them now
-            request.answer.cached_tokens = result.cached_tokens[i]
-            # At once: others may be asking the same now.
-            self._prefixes.put(request.keys, batch.states(result.rows[i]))
-            self._accept(request, request.sampler.next_token(result.logits[i]))
-
-    def _admit(self, request: _Request, batch: Batch, vision: VisionCache) -> None:
-        assert self._loaded is not None
-        answer = request.answer
-        answer.start()
-        try:
-            parts = prefill(
-                self._loaded, vision, request.prompt, self._prefixes.longest(request.keys)
-            )
-            while (result := _next_part(parts)) is None:
-                self._step(batch)
-                if answer.out_of_time:
-                    answer.finish("timeout")
-                if not answer.wanted:
-                    return
-            self._begin([request], result, batch)
-        except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
-            self._fail([request], error)
-
-    def _step(self, batch: Batch) -> None:
-        """One more token for everybody who is in the batch."""
-        self._drop_ended(batch)
-        if not batch.rows:
-            return
-        requests = [self._running[row] for row in batch.rows]
-        try:
-            logits = batch.step([request.tokens[-1] for request in requests])
-            for request, scores in zip(requests, logits, strict=True):
-                self._accept(request, request.sampler.next_token(scores))
-        except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
-            self._fail(requests, error)
-            self._running.clear()
-            batch.leave(batch.rows)
-            return
-        self._drop_ended(batch)
-
-    def _drop_ended(self, batch: Batch) -> None:
-        """Takes ended rows out; what they hold is kept for the next turn."""
-        for request in self._running.values():
-            if request.answer.out_of_time:
-                self._finish(request, "timeout")
-        gone = [row for row in batch.rows if not self._running[row].answer.wanted]
-        for row in gone:
-            request = self._running.pop(row)
-            written = row.length - len(request.keys)
-            self._prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
-        if gone:
-            batch.leave(gone)
-
-    def _accept(self, request: _Request, token: int) -> bool:
-        """Takes a generated token in; False when the answer has ended with it."""
-        assert self._loaded is not None
-        answer = request.answer
-        answer.count_token()
-        request.tokens.append(token)
-        if token in self._loaded.end_ids:
-            return self._finish(request, "stop")
-        answer.emit(request.text.push(token))
-        if request.text.stopped:
-            return self._finish(request, "stop")
-        if len(request.tokens) >= request.max_new_tokens:
-            return self._finish(request, "length")
-        if is_looping(request.tokens):
-            return self._finish(request, "repetition")
-        return answer.wanted
-
-    def _finish(self, request: _Request, reason: str) -> bool:
-        if not request.text.stopped:
-            request.answer.emit(request.text.flush())
-        request.answer.finish(reason)  # type: ignore[arg-type]
-        return False
-
-    def _fail(self, requests: Sequence[_Request], error: Exception) -> None:
-        log.error("a request failed", exc_info=error)
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            told = EngineFailed(
-                "There was not enough memory for this answer: use fewer or smaller pictures "
-                "(image detail), or start a new conversation."
-            )
-        else:
-            told = EngineFailed("The model failed on this request. The server's log says why.")
+    def _failed(self, told: str) -> None:
         self._failed_s, self._failure = time.monotonic(), f"A request failed: {told}"
-        for request in requests:
-            request.answer.fail(told)
 
     def _end_all(self) -> None:
+        cause = None if self._closing else ModelUnavailable(self._status.detail)
         with self._wake:
-            left = [*self._waiting, *self._running.values()]
+            waiting = list(self._waiting)
             self._waiting.clear()
-            self._running.clear()
-        for request in left:
-            if self._closing:
-                self._finish(request, "cancelled")
+        for request in waiting:
+            if cause is None:
+                request.finish("cancelled")
             else:
-                request.answer.fail(ModelUnavailable(self._status.detail))
-
-
-def _next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
-    """Runs one more part of a prefill; the result once it was the last."""
-    try:
-        next(parts)
-    except StopIteration as finished:
-        return finished.value
-    return None
+                request.answer.fail(cause)
+        if self._scheduler is not None:
+            self._scheduler.end(cause)

@@ -1,0 +1,236 @@
+"""Who gets a token next: new requests are prefilled, all rows decode together, ended ones leave.
+
+Keeps what prompts and answers leave behind for later ones. What goes wrong in one request ends that
+request. Runs on the inference thread alone; knows nothing of queues, threads or loading.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from qwen_vl.config import Settings
+from qwen_vl.engine.batching import Batch, Row
+from qwen_vl.engine.detokenize import TextStream
+from qwen_vl.engine.loops import is_looping
+from qwen_vl.engine.model import LoadedModel
+from qwen_vl.engine.prefill import (
+    Prefilled,
+    VisionCache,
+    fit_together,
+    prefill,
+    prefill_together,
+)
+from qwen_vl.engine.prefix import PrefixStore
+from qwen_vl.engine.prompt import Prompt
+from qwen_vl.engine.request import Answer
+from qwen_vl.engine.sampling import Sampler
+from qwen_vl.errors import EngineFailed, UserError
+from qwen_vl.schema import EngineStats, FinishReason
+
+MB = 2**20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Request:
+    """What it takes to answer one prompt."""
+
+    prompt: Prompt
+    keys: np.ndarray  # of the prompt's tokens, for the prefix store
+    max_new_tokens: int
+    answer: Answer
+    sampler: Sampler
+    text: TextStream
+    tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
+
+    def finish(self, reason: FinishReason) -> bool:
+        """Ends the answer with all text that there is; False, as it goes on no more."""
+        if not self.text.stopped:
+            self.answer.emit(self.text.flush())
+        self.answer.finish(reason)
+        return False
+
+
+class Scheduler:
+    """The running batch, and the stores of prefixes and pictures.
+
+    `on_failure` is told in words when a request broke.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, settings: Settings, on_failure: Callable[[str], None]
+    ) -> None:
+        self._loaded = loaded
+        self._on_failure = on_failure
+        self._most_rows = settings.max_batch
+        self._batch = Batch(loaded)
+        self._running: dict[Row, Request] = {}
+        self._prefixes = PrefixStore(settings.prefix_cache_mb * MB)
+        self._vision = VisionCache(loaded, settings.vision_cache_mb * MB)
+
+    @property
+    def running(self) -> int:
+        """Answers that are being written. Any thread may ask."""
+        return len(self._running)
+
+    @property
+    def room(self) -> int:
+        """Requests that can be admitted now."""
+        return self._most_rows - len(self._running)
+
+    def stats(self) -> EngineStats:
+        """Any thread may ask."""
+        return EngineStats(
+            running=self.running,
+            prefix_hits=self._prefixes.hits,
+            prefix_misses=self._prefixes.misses,
+            prefix_bytes=self._prefixes.size_bytes,
+            vision_hits=self._vision.hits,
+            vision_misses=self._vision.misses,
+            vision_bytes=self._vision.size_bytes,
+        )
+
+    def fit_together(self, requests: Sequence[Request]) -> bool:
+        """Whether they can be prefilled in one pass."""
+        keys = [request.keys for request in requests]
+        return fit_together(keys, [self._prefixes.found(one) for one in keys])
+
+    def admit(self, requests: Sequence[Request]) -> None:
+        """Takes in one request, or several that `fit_together`."""
+        if len(requests) < 2 or not self._admit_together(requests):
+            for request in requests:
+                if request.answer.wanted:
+                    self._admit(request)
+
+    def step(self) -> None:
+        """One more token for everybody who is in the batch."""
+        self._drop_ended()
+        if not self._batch.rows:
+            return
+        requests = [self._running[row] for row in self._batch.rows]
+        try:
+            logits = self._batch.step([request.tokens[-1] for request in requests])
+            for request, scores in zip(requests, logits, strict=True):
+                self._accept(request, request.sampler.next_token(scores))
+        except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
+            self._fail(requests, error)
+            self._running.clear()
+            self._batch.leave(self._batch.rows)
+            return
+        self._drop_ended()
+
+    def end(self, cause: UserError | None) -> None:
+        """Ends all answers: as cancelled, or with what has happened."""
+        for request in self._running.values():
+            if cause is None:
+                request.finish("cancelled")
+            else:
+                request.answer.fail(cause)
+        self._running.clear()
+
+    # --- on the way in ---
+
+    def _admit(self, request: Request) -> None:
+        answer = request.answer
+        answer.start()
+        try:
+            start = self._prefixes.longest(request.keys)
+            parts = prefill(self._loaded, self._vision, request.prompt, start)
+            while (result := _next_part(parts)) is None:
+                self.step()
+                if answer.out_of_time:
+                    answer.finish("timeout")
+                if not answer.wanted:
+                    return
+            self._begin([request], result)
+        except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
+            self._fail([request], error)
+
+    def _admit_together(self, requests: Sequence[Request]) -> bool:
+        """Prefills them in one pass; False if that failed, and then they can be tried alone."""
+        for request in requests:
+            request.answer.start()
+        starts = [self._prefixes.longest(request.keys) for request in requests]
+        try:
+            result = prefill_together(self._loaded, [one.prompt for one in requests], starts)
+        except Exception as error:  # alone, only the one at fault fails
+            log.warning("requests failed together, each is tried alone", exc_info=error)
+            return False
+        try:
+            self._begin(requests, result)
+        except Exception as error:  # noqa: BLE001 - their failure must not end the others
+            self._fail(requests, error)
+        return True
+
+    def _begin(self, requests: Sequence[Request], result: Prefilled) -> None:
+        """Takes prefilled requests into the batch, with their first tokens."""
+        self._batch.join(result.rows, result.cache)
+        self._running.update(zip(result.rows, requests, strict=True))
+        for i, request in enumerate(requests):
+            request.prompt.pictures.clear()  # the cache has them now
+            request.answer.cached_tokens = result.cached_tokens[i]
+            # At once: others may be asking the same now.
+            self._prefixes.put(request.keys, self._batch.states(result.rows[i]))
+            self._accept(request, request.sampler.next_token(result.logits[i]))
+
+    # --- on the way through and out ---
+
+    def _accept(self, request: Request, token: int) -> bool:
+        """Takes a generated token in; False when the answer has ended with it."""
+        answer = request.answer
+        answer.count_token()
+        request.tokens.append(token)
+        if token in self._loaded.end_ids:
+            return request.finish("stop")
+        answer.emit(request.text.push(token))
+        if request.text.stopped:
+            return request.finish("stop")
+        if len(request.tokens) >= request.max_new_tokens:
+            return request.finish("length")
+        if is_looping(request.tokens):
+            return request.finish("repetition")
+        return answer.wanted
+
+    def _drop_ended(self) -> None:
+        """Takes ended rows out; what they hold is kept for the next turn."""
+        for request in self._running.values():
+            if request.answer.out_of_time:
+                request.finish("timeout")
+        batch = self._batch
+        gone = [row for row in batch.rows if not self._running[row].answer.wanted]
+        for row in gone:
+            request = self._running.pop(row)
+            written = row.length - len(request.keys)
+            self._prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
+        if gone:
+            batch.leave(gone)
+
+    def _fail(self, requests: Sequence[Request], error: Exception) -> None:
+        log.error("a request failed", exc_info=error)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            told = EngineFailed(
+                "There was not enough memory for this answer: use fewer or smaller pictures "
+                "(image detail), or start a new conversation."
+            )
+        else:
+            told = EngineFailed("The model failed on this request. The server's log says why.")
+        self._on_failure(str(told))
+        for request in requests:
+            request.answer.fail(told)
+
+
+def _next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
+    """Runs one more part of a prefill; the result once it was the last."""
+    try:
+        next(parts)
+    except StopIteration as finished:
+        return finished.value
+    return None
