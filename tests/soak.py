@@ -7,6 +7,7 @@ At the end nothing may be stuck, lost or broken. Prints what happened; exits 1 i
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 import tempfile
@@ -37,6 +38,7 @@ class Soak:
         self.statuses: Counter[str] = Counter()
         self.problems: list[str] = []
         self.jobs: list[str] = []
+        self.turns = itertools.count()
         self.over = threading.Event()
 
     def run_client(self, seed: int) -> None:
@@ -85,7 +87,9 @@ class Soak:
             self.problems.append(f"a stream ended with {last[:200]}")
 
     def plain(self, rng: random.Random) -> None:
-        body = {"text": rng.choice(QUESTIONS), "session_id": str(rng.randrange(30))}
+        # Sessions of a few turns: ever longer ones would need ever more memory, rightly.
+        session_id = str(next(self.turns) // 5 + rng.randrange(2))
+        body = {"text": rng.choice(QUESTIONS), "session_id": session_id}
         self.post("stream_chat", "/stream_chat", json={**body, "max_tokens": 30})
 
     def watch_clip(self, rng: random.Random) -> None:
