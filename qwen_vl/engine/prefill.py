@@ -17,7 +17,7 @@ import torch
 
 from qwen_vl.engine.batching import Row, columns_in_use, new_cache, stack
 from qwen_vl.engine.model import LoadedModel
-from qwen_vl.engine.prefix import LayerStates, kept_copies
+from qwen_vl.engine.prefix import LayerStates
 from qwen_vl.engine.prompt import Picture, Prompt
 
 # A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
@@ -47,7 +47,7 @@ class VisionCache:
             picture.pixels.to(device), picture.grid.to(device), return_dict=True
         )
         deepstack = getattr(output, "deepstack_features", None) or []
-        features = kept_copies([output.pooler_output[0], *(level[0] for level in deepstack)])
+        features = [output.pooler_output[0], *(level[0] for level in deepstack)]
         self._remember(picture.content, features)
         return features
 

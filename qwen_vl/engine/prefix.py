@@ -9,9 +9,7 @@ longest ago goes first. Knows nothing of models or requests.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
-import mmap
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from qwen_vl.engine.prompt import Prompt
 
 log = logging.getLogger(__name__)
 
-_ALIGNED = 64  # bytes, a cache line
 LayerStates = tuple[torch.Tensor, torch.Tensor]  # keys and values, [1, heads, tokens, head_dim]
 
 
@@ -98,9 +95,8 @@ class PrefixStore:
             if _shared(prefix.keys, keys) == len(prefix.keys):
                 self._drop(i)
         try:
-            copies = kept_copies([state for layer in layers for state in layer])
-            new = Prefix(keys, list(zip(copies[::2], copies[1::2], strict=True)))
-        except (MemoryError, OSError, RuntimeError) as error:  # a copy fails for want of memory
+            new = Prefix(keys, [(k.clone(), v.clone()) for k, v in layers])
+        except (MemoryError, RuntimeError) as error:  # a copy only fails for want of memory
             log.warning("no memory to keep a prefix, all are dropped: %s", error)
             self._stored.clear()
             self.size_bytes = 0
@@ -113,24 +109,6 @@ class PrefixStore:
 
     def _drop(self, which: int) -> None:
         self.size_bytes -= self._stored.pop(which).size_bytes
-
-
-def kept_copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Copies to keep for long. On a CPU they lie outside of the heap, in one mapping of their own.
-
-    Things of all sizes that come and go would tear the heap into pieces that nothing fits in.
-    """
-    if not tensors or tensors[0].device.type != "cpu":
-        return [tensor.clone() for tensor in tensors]
-    sizes = [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors]
-    memory = mmap.mmap(-1, sum(sizes))
-    starts = itertools.accumulate(sizes, initial=0)
-    return [
-        torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=start)
-        .view(tensor.shape)
-        .copy_(tensor)
-        for tensor, start in zip(tensors, starts, strict=False)
-    ]
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:
