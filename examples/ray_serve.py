@@ -15,12 +15,16 @@ import argparse
 import asyncio
 import hashlib
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+# Or a look at the replicas that is still under way at the end would start another Ray.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 import ray
 from ray import serve
