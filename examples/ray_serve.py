@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from app import serve as serve_app  # noqa: E402 - the folder above has just become importable
 from app import start_logging, stopped_by_signals  # noqa: E402
-from qwen_vl.config import Settings, load_settings  # noqa: E402
+from qwen_vl.config import DEFAULT_MODEL, Settings, load_settings  # noqa: E402
 from qwen_vl.engine import open_engine  # noqa: E402
 from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun  # noqa: E402
 from qwen_vl.engine.request import Answer  # noqa: E402
@@ -94,11 +94,15 @@ class Replica:
 
         `conversation` is for the router. The caller's leaving closes the answer.
         """
+        asking = asyncio.ensure_future(asyncio.to_thread(self._engine.stream, messages, params))
         try:
-            answer = await asyncio.to_thread(self._engine.stream, messages, params)
+            answer = await asyncio.shield(asking)
         except UserError as error:
             yield error
             return
+        except asyncio.CancelledError:  # the thread goes on: its answer would keep a row
+            asking.add_done_callback(_close_answer)
+            raise
         try:
             while True:
                 chunk = await asyncio.to_thread(next, answer)
@@ -122,6 +126,11 @@ class Replica:
     def __del__(self) -> None:
         if hasattr(self, "_engine"):
             self._engine.close()
+
+
+def _close_answer(asked: asyncio.Future[Any]) -> None:
+    if asked.exception() is None:
+        asked.result().close()
 
 
 class ConversationRouter(RequestRouter):
@@ -166,8 +175,8 @@ class RayEngine:
 
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._settings, self._cluster = settings, cluster
-        self._model_id = settings.model or "model"
-        self._status = EngineStatus("loading", self._model_id, detail="Starting the replicas")
+        named = settings.model or DEFAULT_MODEL
+        self._status = EngineStatus("loading", named, detail="Starting the replicas")
         most = max(cluster.replicas, cluster.most_replicas)
         waiting_and_running = most * settings.max_batch + settings.max_queue
         self._bridge = Bridge("ray", waiting_and_running, settings.max_seconds)
@@ -242,15 +251,16 @@ class RayEngine:
         app = deployment(self._settings, self._cluster)
         try:
             self._handle = await asyncio.to_thread(serve.run, app, name=APP, route_prefix=None)
-        except RuntimeError as error:
+        except (RuntimeError, RayError, RayServeException) as error:
             self._status = replace(self._status, state="failed", detail=str(error))
             return
         told: EngineStatus | None = None
         while True:
             try:
                 told = told or await self._handle.status.remote()
-                seen = (await asyncio.to_thread(serve.status)).applications[APP]
-                running = seen.deployments[REPLICA].replica_states.get("RUNNING", 0)
+                app_seen = (await asyncio.to_thread(serve.status)).applications.get(APP)
+                states = app_seen.deployments[REPLICA].replica_states if app_seen else {}
+                running = states.get("RUNNING", 0)
                 self._status = self._as_seen(told, running)
             except (RayError, RayServeException) as error:
                 log.warning("the replicas cannot be looked at: %s", error)
@@ -317,7 +327,7 @@ def wait_until_ready(engine: RayEngine) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Command line."""
-    own, _, theirs = _split(argv)
+    at = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -327,8 +337,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--cpus", type=float, default=1, help="of each replica")
     parser.add_argument("--gpus", type=float, default=0, help="of each replica")
     parser.add_argument("--no-affinity", action="store_true", help="any replica for any turn")
-    args = parser.parse_args(own)
-    settings = load_settings(theirs)
+    args = parser.parse_args(argv[:at])
+    settings = load_settings(argv[at + 1 :])
     start_logging()
     stop = stopped_by_signals()
     log.info("starting %d replicas", args.replicas)
@@ -338,11 +348,6 @@ def main(argv: Sequence[str]) -> None:
         serve_app(settings, RayEngine(settings, cluster), stop)
     finally:
         ray.shutdown()
-
-
-def _split(argv: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
-    at = list(argv).index("--") if "--" in argv else len(argv)
-    return argv[:at], "--", argv[at + 1 :]
 
 
 if __name__ == "__main__":

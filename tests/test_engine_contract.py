@@ -43,21 +43,23 @@ def remote_over(url: str, **more: str) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def own_server(_: Path) -> Iterator[Engine]:
+def behind_a_server(engine: Engine) -> Iterator[Engine]:
     with (
-        serving(opened(SERVED), SERVED) as client,
-        remote_over(str(client.base_url).rstrip("/") + "/v1") as engine,
+        serving(engine, SERVED) as client,
+        remote_over(str(client.base_url).rstrip("/") + "/v1") as far,
     ):
+        yield far
+
+
+@contextlib.contextmanager
+def own_server(_: Path) -> Iterator[Engine]:
+    with behind_a_server(opened(SERVED)) as engine:
         yield engine
 
 
 @contextlib.contextmanager
 def two_hops(folder: Path) -> Iterator[Engine]:
-    with (
-        own_server(folder) as behind,
-        serving(behind, SERVED) as client,
-        remote_over(str(client.base_url).rstrip("/") + "/v1") as engine,
-    ):
+    with own_server(folder) as nearer, behind_a_server(nearer) as engine:
         yield engine
 
 

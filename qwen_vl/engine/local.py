@@ -20,6 +20,7 @@ from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Setti
 from qwen_vl.engine import checkpoint, machine
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
+from qwen_vl.engine.prefill import fit_together
 from qwen_vl.engine.prefix import token_keys
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
@@ -54,9 +55,9 @@ class LocalEngine:
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._wake = threading.Condition()
-        machine.share_heaps()
         self._admitting = False  # a request is between the queue and the batch
         self._draining = self._closing = False
+        machine.share_heaps()
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
         self._thread.start()
 
@@ -244,8 +245,13 @@ class LocalEngine:
                 return []
             self._admitting = True
             taken = [self._waiting.popleft()]
+            if not self._waiting:
+                return taken
+            keys, found = [taken[0].keys], [scheduler.found(taken[0])]
             while self._waiting and len(taken) < scheduler.room:
-                if not scheduler.fit_together([*taken, self._waiting[0]]):
+                keys.append(self._waiting[0].keys)
+                found.append(scheduler.found(self._waiting[0]))
+                if not fit_together(keys, found):
                     break
                 taken.append(self._waiting.popleft())
             return taken

@@ -21,7 +21,6 @@ from qwen_vl.engine.model import LoadedModel
 from qwen_vl.engine.prefill import (
     Prefilled,
     VisionCache,
-    fit_together,
     prefill,
     prefill_together,
 )
@@ -49,12 +48,11 @@ class Request:
     text: TextStream
     tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
 
-    def finish(self, reason: FinishReason) -> bool:
-        """Ends the answer with all text that there is; False, as it goes on no more."""
+    def finish(self, reason: FinishReason) -> None:
+        """Ends the answer with all text that there is."""
         if not self.text.stopped:
             self.answer.emit(self.text.flush())
         self.answer.finish(reason)
-        return False
 
 
 class Scheduler:
@@ -96,13 +94,12 @@ class Scheduler:
             vision_bytes=self._vision.size_bytes,
         )
 
-    def fit_together(self, requests: Sequence[Request]) -> bool:
-        """Whether they can be prefilled in one pass."""
-        keys = [request.keys for request in requests]
-        return fit_together(keys, [self._prefixes.found(one) for one in keys])
+    def found(self, request: Request) -> int:
+        """How many tokens of its prompt need not run."""
+        return self._prefixes.found(request.keys)
 
     def admit(self, requests: Sequence[Request]) -> None:
-        """Takes in one request, or several that `fit_together`."""
+        """Takes in one request, or several that `prefill.fit_together`."""
         if len(requests) < 2 or not self._admit_together(requests):
             for request in requests:
                 if request.answer.wanted:
@@ -181,21 +178,20 @@ class Scheduler:
 
     # --- on the way through and out ---
 
-    def _accept(self, request: Request, token: int) -> bool:
-        """Takes a generated token in; False when the answer has ended with it."""
-        answer = request.answer
-        answer.count_token()
+    def _accept(self, request: Request, token: int) -> None:
+        """Takes a generated token in, and ends the answer if it was its last."""
+        request.answer.count_token()
         request.tokens.append(token)
         if token in self._loaded.end_ids:
-            return request.finish("stop")
-        answer.emit(request.text.push(token))
+            request.finish("stop")
+            return
+        request.answer.emit(request.text.push(token))
         if request.text.stopped:
-            return request.finish("stop")
-        if len(request.tokens) >= request.max_new_tokens:
-            return request.finish("length")
-        if is_looping(request.tokens):
-            return request.finish("repetition")
-        return answer.wanted
+            request.finish("stop")
+        elif len(request.tokens) >= request.max_new_tokens:
+            request.finish("length")
+        elif is_looping(request.tokens):
+            request.finish("repetition")
 
     def _drop_ended(self) -> None:
         """Takes ended rows out; what they hold is kept for the next turn."""
