@@ -7,7 +7,7 @@ requests, sampling or text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,7 @@ class Batch:
         else:
             columns = max(self._cache.get_seq_length(), cache.get_seq_length())
             for mine, new in zip(self._cache.layers, cache.layers, strict=True):
-                mine.keys = stack([mine.keys, new.keys], columns)
-                mine.values = stack([mine.values, new.values], columns)
+                mine.take_in(new, columns)
         self.rows.extend(rows)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -116,6 +115,21 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :columns] for buffer in self._buffers)
         return self.keys, self.values
 
+    def take_in(self, other: RoomyLayer, columns: int) -> None:
+        """Adds the other's rows below its own, all padded on the left to `columns`.
+
+        The other is left empty: with all layers held twice, memory would peak when rows join.
+        """
+        self.keys = stack([self.keys, other.keys], columns)
+        self.values = stack([self.values, other.values], columns)
+        self._buffers, other._buffers = [], []
+        del other.keys, other.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps these rows only, as copies: the buffers of all rows go at once."""
+        super().batch_select_indices(indices)
+        self._buffers = []
+
     def _has_room(self, columns: int) -> bool:
         """Whether the keys still lie at the start of their buffer, and it is wide enough."""
         if not self._buffers or self._buffers[0].shape[2] < columns:
@@ -131,7 +145,7 @@ class RoomyLayer(DynamicLayer):
                 buffer[:, :, :used] = kept
 
 
-def new_cache(layers: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
+def new_cache(layers: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
     """A KV cache that grows, beginning with copies of `layers`; sliding windows are masked."""
     cache = Cache(layer_class_to_replicate=RoomyLayer)
     for index, (keys, values) in enumerate(layers):

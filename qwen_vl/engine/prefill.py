@@ -7,7 +7,7 @@ pictures. Works in parts, so that a long prompt holds nobody up for long.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -145,12 +145,16 @@ def prefill_together(
     return Prefilled(output.logits[:, -1], [_row(loaded, one) for one in positions], cache, kept)
 
 
-def _joined(starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]) -> list[LayerStates]:
-    """The first `kept` columns of each start as rows of one cache; none if nothing is kept."""
+def _joined(
+    starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]
+) -> Iterator[LayerStates]:
+    """The first `kept` columns of each start as rows of one cache; none if nothing is kept.
+
+    Layer by layer, as the cache copies them.
+    """
     if not max(kept):
-        return []
+        return
     filled = next(start for start in starts if start)
-    joined = []
     for layer, (some_keys, some_values) in enumerate(filled):
         # A prompt without a start keeps nothing: a row of padding.
         parts = [start[layer] if start else (some_keys, some_values) for start in starts]
@@ -158,8 +162,7 @@ def _joined(starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]) -> lis
             stack([part[side][:, :, :n] for part, n in zip(parts, kept, strict=True)], max(kept))
             for side in (0, 1)
         )
-        joined.append((keys, values))
-    return joined
+        yield keys, values
 
 
 def _row(loaded: LoadedModel, positions: torch.Tensor) -> Row:
