@@ -25,6 +25,7 @@ import documents  # noqa: E402
 import encode  # noqa: E402
 import evaluate  # noqa: E402
 import fonts  # noqa: E402
+import gist  # noqa: E402
 import network  # noqa: E402
 import processor  # noqa: E402
 import reading  # noqa: E402
@@ -222,6 +223,51 @@ def test_answers_about_clips_point_at_the_right_frame() -> None:
                     assert f"{sample.times_s[spot.image]}" in turn.answer
 
 
+def test_the_gist_of_frames_is_what_happened_in_the_clip() -> None:
+    seen = set()
+    for seed in range(60):
+        clip = clips.make_clip(random.Random(seed), 5)
+        size = dialogues.clip_size(random.Random(seed), 0.0)
+        shown = [tuple(dialogues.marks(one, size)) for one in clip.scenes]
+        for i in range(1, len(shown)):
+            labels = gist.picture_gist(shown[i], shown[i - 1], size)
+            told = {name: int(label) - 1 for name, label in zip(gist.GIST, labels, strict=True)}
+            news = gist.mark_gists(shown[i], shown[i - 1])
+            states = {mark.symbol: event - 1 for mark, event in news}
+            assert told["count"] == len(clip.scenes[i].shapes) - 1
+            if not clip.events[i]:
+                assert gist.EVENTS[told["event"]] == "nothing"
+                assert not any(states.values())
+                continue
+            (event,) = clip.events[i]
+            seen.add(event.kind)
+            now = event.after or event.shape
+            assert gist.EVENTS[told["event"]] == event.kind
+            assert list(scene.COLOURS)[told["colour"]] == event.shape.colour
+            assert scene.SHAPES[told["shape"]] == event.shape.kind
+            assert scene.CELLS[told["cell"]] == now.cell
+            if event.kind == "turn":
+                assert list(scene.COLOURS)[told["after"]] == event.after.colour
+            for shape in clip.scenes[i].shapes:
+                expected = event.kind if shape == event.after else "nothing"
+                assert gist.EVENTS[states[f"{shape.colour} {shape.kind}"]] == expected
+    assert seen == set(clips.KINDS)
+
+
+def test_the_gist_of_a_chart_is_asked_where_its_picture_ends(encoder: encode.Encoder) -> None:
+    for seed in range(20):
+        printer, chart = documents.draw_chart(random.Random(seed))
+        labels = gist.picture_gist(tuple(printer.lines), None, printer.image.size)
+        told = dict(zip(gist.GIST, labels.tolist(), strict=True))
+        assert told["count"] == len(chart.labels)
+        assert chart.values[told["highest"] - 1] == max(chart.values)
+        assert chart.values[told["lowest"] - 1] == min(chart.values)
+        assert reading.TRENDS[told["trend"] - 1] == documents.trend_of(chart.values)
+        one = encoder(dialogues.make_sample("chart", seed))
+        (asked,) = np.flatnonzero(one.gists.any(1))
+        assert encoder.tokenizer.id_to_token(int(one.ids[asked])) == "<|vision_end|>"
+
+
 def test_guided_heads_are_measured_where_the_model_looks(
     prepared: processor.PictureProcessor, encoder: encode.Encoder
 ) -> None:
@@ -234,7 +280,7 @@ def test_guided_heads_are_measured_where_the_model_looks(
     groups, _, places = talk_stage.stack_pictures([one], None)
     with torch.no_grad():
         tokens, features = network.VisionForward(model.model.visual)(groups)
-        _, looking = network.TextForward(model.model.language_model)(
+        _, _, looking = network.TextForward(model.model.language_model)(
             torch.from_numpy(one.ids),
             torch.from_numpy(one.positions),
             [(0, len(one.ids))],
@@ -324,7 +370,7 @@ def test_the_training_forward_equals_the_models_own(
     spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
     with torch.no_grad():
         tokens, features = network.VisionForward(model.model.visual)(groups)
-        hidden, _ = network.TextForward(model.model.language_model)(
+        hidden, _, _ = network.TextForward(model.model.language_model)(
             torch.from_numpy(np.concatenate([one.ids for one in batch])),
             torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
             list(itertools.pairwise(spans)),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import reading
 from dialogues import Sample
+from gist import GIST, GIST_AT, mark_gists, picture_gist
 from network import MAX_PIXELS, MERGE, MIN_PIXELS, PATCH_PX
 from PIL import Image
 from sources import Spot, spots
@@ -24,7 +25,8 @@ CELL_PX = PATCH_PX * MERGE
 class Encoded:
     """One conversation. `positions` is [3, T]; `trained[i]` says that token i is to be learnt.
 
-    `sources[i]` is the place of the visual token that token i tells of, -1 for none.
+    `sources[i]` is the place of the visual token that token i tells of, -1 for none, and `gists[i]`
+    [len(GIST)] what it is asked about the picture that it ends or the shape under it.
     `pixels[i]` is uint8 [H, W, 3] of a picture after resizing, `labels[i]` what lies under its
     visual tokens and `starts[i]` the place of its first visual token.
     """
@@ -34,6 +36,7 @@ class Encoded:
     trained: np.ndarray
     positions: np.ndarray
     sources: np.ndarray
+    gists: np.ndarray
     pixels: tuple[np.ndarray, ...]
     labels: tuple[reading.TokenLabels, ...]
     starts: tuple[int, ...]
@@ -126,6 +129,15 @@ class Encoder:
                 add([control["vision_end"]])
                 pending = ""
             add([*self._text(pending), control["im_end"], *self._text("\n")])
+        gists = np.zeros((len(ids), len(GIST)), dtype=np.int64)
+        seen = zip(sample.images, sample.shown, starts, strict=True)
+        for i, (image, shown, start) in enumerate(seen):
+            height, width = (side // CELL_PX for side in pixels[i].shape[:2])
+            before = sample.shown[i - 1] if i else None
+            gists[start + height * width] = picture_gist(shown, before, image.size)
+            for mark, event in mark_gists(shown, before) if before is not None else ():
+                at = token_at(Spot(i, mark.x, mark.y_centre))
+                gists[at, GIST_AT["event"]] = event
         labels = tuple(
             reading.token_labels(
                 list(shown), image.size, (array.shape[0] // CELL_PX, array.shape[1] // CELL_PX)
@@ -138,6 +150,7 @@ class Encoder:
             np.array(trained),
             np.concatenate(rows, axis=1),
             np.array(sources),
+            gists,
             pixels,
             labels,
             tuple(starts),

@@ -196,12 +196,13 @@ class TextForward:
         visual: Tensor,
         features: list[Tensor],
         sources: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The last hidden states [T, 256], and how badly the guided heads look (mean, in nats).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The last hidden states and those before the last layer, [T, 256] each, and the looking.
 
         `ids` [T] and `positions` [3, T] of all conversations; `spans` are their (start, stop);
         `visual` and each of `features` are [V, 256] and belong at the places `visual_at` [V].
-        `sources` [T] are the places that tokens tell of, counted within a conversation, or -1.
+        `sources` [T] are the places that tokens tell of, counted within a conversation, or -1. The
+        looking says how badly the guided heads look, a mean in nats.
         """
         text = self.text
         x = text.embed_tokens(ids).index_copy(0, visual_at, visual)
@@ -211,6 +212,7 @@ class TextForward:
         mask = torch.full((longest, longest), float("-inf"), dtype=x.dtype).triu(1)
         guides: list[Tensor] = []
         for index, layer in enumerate(text.layers):
+            before_last = x
             h = _rms_norm(x, layer.input_layernorm)
             guide = Guide(GUIDED_HEADS.get(index, ()), sources, guides)
             x = x + _text_attention(h, cos, sin, spans, mask, layer.self_attn, guide)
@@ -218,7 +220,7 @@ class TextForward:
             x = x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))
             if index < len(features):
                 x = x.index_add(0, visual_at, features[index])
-        return _rms_norm(x, text.norm), torch.cat(guides).mean()
+        return _rms_norm(x, text.norm), before_last, torch.cat(guides).mean()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from batches import VISUAL_COST, draw_conversations, draw_pages, stack_pictures
 from documents import smallest_px
 from fonts import CHARS
+from gist import GIST
 from network import VisionForward, patchify, whiten_patch_embed
 from parallel import Team, cpu_count, run_team
 from torch import Tensor, nn
@@ -42,29 +43,42 @@ CLASSES = len(reading.SYMBOLS) + 1
 class ReadingHead(nn.Module):
     """Predicts what lies under each visual token: SLOTS characters in order, and the hints.
 
-    Linear, so that all of it stands in the tokens for the text model to use. Dropped afterwards.
+    And from the text model's hidden states the gist of each picture, where it ends. Linear, so that
+    all of it stands in the tokens for the text model to use. Dropped afterwards.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out = nn.Linear(width, reading.SLOTS * CLASSES)
         self.hints = nn.Linear(width, sum(count + 1 for count in reading.HINTS.values()))
+        self.gist = nn.Linear(width, sum(count + 1 for count in GIST.values()))
 
     def loss(self, tokens: Tensor, labels: reading.TokenLabels) -> tuple[Tensor, float]:
         """The loss over tokens [T, width]; the share of characters right."""
         slots, hints = torch.from_numpy(labels.slots), torch.from_numpy(labels.hints)
         logits = self.out(tokens).unflatten(-1, (reading.SLOTS, CLASSES))
         loss, right = slots_loss(logits, slots)
-        return loss + HINT_WEIGHT * self.hint_loss(tokens, hints), right
+        return loss + HINT_WEIGHT * asked_loss(self.hints(tokens), hints, reading.HINTS)[0], right
 
-    def hint_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the hints of their mean losses where they are asked."""
-        sizes = [count + 1 for count in reading.HINTS.values()]
-        losses = []
-        for i, logits in enumerate(self.hints(tokens).float().split(sizes, -1)):
-            if labels[:, i].any():
-                losses.append(F.cross_entropy(logits, labels[:, i], ignore_index=0))
-        return torch.stack(losses).mean()
+    def gist_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss over hidden states [T, width]; per question the share right."""
+        at = labels.any(-1).nonzero()[:, 0]
+        hidden = F.rms_norm(hidden[at], (hidden.shape[-1],))
+        return asked_loss(self.gist(hidden), labels[at], GIST)
+
+
+def asked_loss(
+    logits: Tensor, labels: Tensor, counts: dict[str, int]
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean over the questions of their mean losses where they are asked; per question, right."""
+    losses, right = [logits.new_zeros((), dtype=torch.float32)], {}
+    sizes = [count + 1 for count in counts.values()]
+    for i, (name, part) in enumerate(zip(counts, logits.float().split(sizes, -1), strict=True)):
+        asked = labels[:, i] > 0
+        if asked.any():
+            losses.append(F.cross_entropy(part[asked], labels[asked, i]))
+            right[name] = float((part[asked].argmax(-1) == labels[asked, i]).float().mean())
+    return torch.stack(losses).sum() / max(1, len(right)), right
 
 
 def slots_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
@@ -100,7 +114,7 @@ def _read(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
     while (spent := team.seconds.item()) < seconds:
         seed = step * team.size + team.rank
         budget = TOKENS_PER_STEP / team.size
-        ease = max(0.0, 1 - 2 * spent / seconds)
+        ease = trainee.eased * max(0.0, 1 - 2 * spent / seconds)
         batch = draw_conversations(
             trainee.encoder, PICTURES, seed, budget * (1 - PAGES) * VISUAL_COST, ease
         )

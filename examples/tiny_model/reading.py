@@ -29,6 +29,7 @@ ROLES = (
     "shape", "line", "heading", "label", "title", "button", "field", "bar", "highest", "lowest",
     "value", "invoice_no", "date", "due_date", "customer", "tax", "total",
 )  # fmt: skip
+BARS = ("bar", "highest", "lowest")  # roles of a bar's label
 TRENDS = ("rising", "falling", "mixed")
 MOST, BOX_STEPS, PLACE_STEPS = 8, 50, 32
 # What else a visual token may be asked, and how many answers there are; 0 means "not asked".
@@ -73,8 +74,15 @@ class Line:
     note: Note | None = None
 
     def centres(self) -> list[float]:
-        """The x of the middle of each character, in pixels."""
-        return [self.x + part for part in char_centres(self.font, self.size_px, self.text)]
+        """The x of the middle of each character, in pixels; a space is where the next one is.
+
+        In which half of a gap its middle lies cannot be seen: half of all spaces were missed so.
+        """
+        found = [self.x + part for part in char_centres(self.font, self.size_px, self.text)]
+        for i in reversed(range(len(found) - 1)):
+            if self.text[i] == " ":
+                found[i] = found[i + 1]
+        return found
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch import Tensor
 from trainee import Trainee
 
 PICTURES = 2500  # conversations' pictures that each worker remembers
-FRESH = 2  # of them are exchanged in every step
+FRESH = 8  # of them are exchanged in every step
 STEP_TOKENS = 6000
 FIRST_SEED, WORKER_SEEDS = 20_000_000_000, 1_000_000_000
 END_RATE = 0.02  # of the learning rate, reached at the end of the stage
@@ -105,7 +105,7 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
             at += len(one.ids)
         spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
         tokens, *features = (torch.cat(level) for level in zip(*levels, strict=True))
-        hidden, looking = talk(
+        hidden, before_last, looking = talk(
             torch.from_numpy(np.concatenate([one.ids for one in batch])),
             torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
             list(itertools.pairwise(spans)),
@@ -115,7 +115,9 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
             torch.from_numpy(np.concatenate([one.sources for one in batch])),
         )
         loss, exact = answer_loss(model, hidden, batch)
-        (loss + RECIPE.looking * looking).backward()
+        gists = torch.from_numpy(np.concatenate([one.gists for one in batch]))
+        gist, gist_right = trainee.head.gist_loss(before_last, gists)
+        (loss + RECIPE.looking * looking + RECIPE.gist * gist).backward()
         team.wait()
         now = time.time()
         if team.rank == 0:
@@ -126,7 +128,7 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         step += 1
         if team.rank:
             continue
-        log.add(loss.item(), looking.item(), 0.0, exact, len(batch) * team.size)
+        log.add(loss.item(), looking.item(), 0.0, exact, gist_right, len(batch) * team.size)
         if step % LOG_STEPS == 0:
             log.show(step, spent)
         trainee.keep(step, team.seconds.item(), team.seconds.item() >= seconds)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dialogues import Sample
-from reading import Line, Mark
+from reading import BARS, Line, Mark
 from turns import Turn
 from wording import ZH
 
@@ -29,7 +29,6 @@ class Spot(NamedTuple):
 
 # What the first of them knows, as all of them do: how many there are, whether they rise.
 ABOUT_ALL = {"count", "line_count", "bars", "trend"}
-BARS = ("bar", "highest", "lowest")
 # Print with other roles is asked for by some questions only.
 ALWAYS = {
     "line", "button", "field", "bar", "highest", "lowest",

@@ -22,7 +22,7 @@ from parallel import Team, cpu_count, run_team
 from torch import Tensor, nn
 from trainee import Trainee
 
-STEP_COST = 5_000  # in text tokens
+STEP_COST = 8_000  # in text tokens
 DECAY_SHARE = 0.7  # the learning rate falls to zero over this last share of the time
 WARM_UP_STEPS = 50
 EASY_UNTIL = 0.35  # share of the time after which nothing is made easier any more
@@ -38,6 +38,7 @@ class Recipe:
     pages: float  # share of the cost that goes to densely printed pages
     reading: float  # weight of what lies under each visual token
     looking: float  # weight of where the guided heads look
+    gist: float  # weight of what each picture says as a whole
 
 
 RECIPE = Recipe(
@@ -57,6 +58,7 @@ RECIPE = Recipe(
     pages=0.15,
     reading=1.0,
     looking=0.5,
+    gist=0.5,
 )
 
 
@@ -99,7 +101,7 @@ def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recip
         left = 1 - spent / seconds
         seed = step * team.size + team.rank
         budget = STEP_COST / team.size
-        ease = min(1.0, max(0.0, (EASY_UNTIL - 1 + left) / EASE_FALLS))
+        ease = trainee.eased * min(1.0, max(0.0, (EASY_UNTIL - 1 + left) / EASE_FALLS))
         batch = draw_conversations(encoder, recipe.weights, seed, budget * (1 - recipe.pages), ease)
         pages = None
         if recipe.pages:
@@ -108,7 +110,7 @@ def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recip
         groups, labels, places = stack_pictures(batch, pages)
         tokens, features = see(groups)
         spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
-        hidden, looking = talk(
+        hidden, before_last, looking = talk(
             torch.from_numpy(np.concatenate([one.ids for one in batch])),
             torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
             list(itertools.pairwise(spans)),
@@ -119,7 +121,10 @@ def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recip
         )
         loss, exact = answer_loss(model, hidden, batch)
         reading, chars = head.loss(tokens, labels)
-        (loss + recipe.reading * reading + recipe.looking * looking).backward()
+        gists = torch.from_numpy(np.concatenate([one.gists for one in batch]))
+        gist, gist_right = head.gist_loss(before_last, gists)
+        side = recipe.reading * reading + recipe.looking * looking + recipe.gist * gist
+        (loss + side).backward()
         team.wait()
         now = time.time()
         if team.rank == 0:
@@ -129,7 +134,7 @@ def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recip
         step += 1
         if team.rank:
             continue
-        log.add(loss.item(), looking.item(), chars, exact, len(batch) * team.size)
+        log.add(loss.item(), looking.item(), chars, exact, gist_right, len(batch) * team.size)
         if step % LOG_STEPS == 0:
             log.show(step, spent)
         trainee.keep(step, team.seconds.item(), team.seconds.item() >= seconds)
@@ -144,6 +149,7 @@ class Log:
         self.looking: list[float] = []
         self.chars: list[float] = []
         self.exact: dict[str, list[float]] = defaultdict(list)
+        self.gist: dict[str, list[float]] = defaultdict(list)
 
     def add(
         self,
@@ -151,6 +157,7 @@ class Log:
         looking: float,
         chars: float,
         exact: dict[str, list[float]],
+        gist: dict[str, float],
         count: int,
     ) -> None:
         self.losses.append(loss)
@@ -159,14 +166,19 @@ class Log:
         self.count += count
         for task, values in exact.items():
             self.exact[task] += values
+        for name, share in gist.items():
+            self.gist[name].append(share)
 
     def show(self, step: int, spent: float) -> None:
-        tasks = " ".join(f"{task} {np.mean(got):.2f}" for task, got in sorted(self.exact.items()))
+        tasks, gist = (
+            " ".join(f"{name} {np.mean(got):.2f}" for name, got in sorted(shares.items()))
+            for shares in (self.exact, self.gist)
+        )
         rate = self.count / (time.time() - self.began)
         print(
             f"talk step {step} min {spent / 60:.1f} loss {np.mean(self.losses):.3f} "
             f"looking {np.mean(self.looking):.3f} "
-            f"chars {np.mean(self.chars):.3f} conversations/s {rate:.1f} | {tasks}",
+            f"chars {np.mean(self.chars):.3f} conversations/s {rate:.1f} | {tasks} | {gist}",
             flush=True,
         )
         self.__init__()

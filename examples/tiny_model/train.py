@@ -34,12 +34,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints lie here")
     parser.add_argument("--out", type=Path, default=HERE / "model", help="the exported model")
     parser.add_argument("--start-from", type=Path, help="an exported model to begin with")
+    parser.add_argument(
+        "--no-ease",
+        action="store_true",
+        help="begin at full difficulty: it reads and talks already",
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
     # Before the workers fork: threads that already run would not survive it.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    trainee = Trainee(args.stage, args.work, args.out, args.start_from)
+    trainee = Trainee(args.stage, args.work, args.out, args.start_from, not args.no_ease)
     STAGES[args.stage](trainee, args.minutes, args.lr)
 
 

@@ -35,10 +35,14 @@ class Trainee:
     """The model with its reading head, and where its training stands.
 
     A stage that was interrupted goes on; a new stage starts from what the last one reached. Without
-    a checkpoint in `work` the weights come from the exported model in `start`, or are new.
+    a checkpoint in `work` the weights come from the exported model in `start`, or are new. `eased`
+    stages begin with easier pictures.
     """
 
-    def __init__(self, stage: str, work: Path, out: Path, start: Path | None) -> None:
+    def __init__(
+        self, stage: str, work: Path, out: Path, start: Path | None, eased: bool = True
+    ) -> None:
+        self.eased = eased
         self.stage, self.out, self.checkpoint = stage, out, work / "checkpoint.pt"
         work.mkdir(parents=True, exist_ok=True)
         if start and not (work / "tokenizer.json").exists():

@@ -70,6 +70,12 @@ class Batch:
             for layer in self._cache.layers
         ]
 
+    @property
+    def size_bytes(self) -> int:
+        """What the keys and values of all rows take."""
+        layers = () if self._cache is None else self._cache.layers
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
     def leave(self, gone: Sequence[Row]) -> None:
         """Drops rows, and the columns that no other row uses."""
         keep = [i for i, row in enumerate(self.rows) if row not in gone]

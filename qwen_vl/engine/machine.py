@@ -129,6 +129,11 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Gives the free pages of the heap back to the system, where the C library is glibc."""
     trim = _from_libc("malloc_trim")
     if trim is not None:
         trim(0)

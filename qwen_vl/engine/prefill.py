@@ -145,9 +145,7 @@ def prefill_together(
     return Prefilled(output.logits[:, -1], [_row(loaded, one) for one in positions], cache, kept)
 
 
-def _joined(
-    starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]
-) -> Iterator[LayerStates]:
+def _joined(starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]) -> Iterator[LayerStates]:
     """The first `kept` columns of each start as rows of one cache; none if nothing is kept.
 
     Layer by layer, as the cache copies them.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from qwen_vl.config import Settings
+from qwen_vl.engine import machine
 from qwen_vl.engine.batching import Batch, Row
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.loops import is_looping
@@ -32,6 +33,7 @@ from qwen_vl.errors import EngineFailed, UserError
 from qwen_vl.schema import EngineStats, FinishReason
 
 MB = 2**20
+TRIMMED_BYTES = 256 * MB  # smaller caches leave holes that the next one fills
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +207,10 @@ class Scheduler:
             written = row.length - len(request.keys)
             self._prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
         if gone:
+            held_bytes = batch.size_bytes
             batch.leave(gone)
+            if held_bytes - batch.size_bytes > TRIMMED_BYTES:
+                machine.trim_heap()
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         log.error("a request failed", exc_info=error)
