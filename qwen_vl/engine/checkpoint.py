@@ -37,8 +37,8 @@ REACH_SECONDS = 3.0  # how long the hub may take to answer before it counts as u
 _DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 _BUNDLED_NOTICE = (
     f"This is {BUNDLED_MODEL_ID}, a small demo model that comes with the app. It was trained on "
-    "simple shapes, printed text, charts, invoices and app screens, is often wrong even there, and "
-    "knows nothing else."
+    "simple shapes, printed text, charts, invoices and app screens, is sometimes wrong even there, "
+    "and knows nothing else."
 )
 
 Report = Callable[[str, float | None], None]  # what is being done, and how far (0..1) if known
