@@ -119,3 +119,26 @@ def test_accuracy_command(
 def test_fewer_bits_agree_less(tiny_checkpoints: dict[str, Path]) -> None:
     kl = {one.name: one.kl for one in accuracy.measure(tiny_checkpoints["qwen_text"], 100)}
     assert 0 < kl["int8 weights, multiplied in float32"] < kl["int4, decode"]
+
+
+def test_an_embedding_that_does_more_than_look_up_is_kept() -> None:
+    class Scaled(nn.Embedding):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids) * 3
+
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = Scaled(10, 64), nn.Linear(64, 64, bias=False)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.embed
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.head
+
+    model, ids = Tiny(), torch.arange(10)
+    before = model.embed(ids)
+    quantise(model, "int8", torch.float32)
+    assert torch.equal(model.embed(ids), before)
+    assert isinstance(model.head, Int8Linear)

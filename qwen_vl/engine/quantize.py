@@ -142,7 +142,8 @@ def quantise(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
         ("visual" in path.split("."), parent, name)
         for path, parent in model.named_modules()
         for name, child in parent.named_children()
-        if child is embedding or type(child) is nn.Linear
+        # A class of its own may do more than look up: Gemma's embedding scales.
+        if (child is embedding and type(child) is nn.Embedding) or type(child) is nn.Linear
     ]
     for in_vision, parent, name in places:
         child = getattr(parent, name)  # held nowhere else: what it weighs goes with it
