@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
+from qwen_vl.errors import ModelUnavailable
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart, Usage
 
 if TYPE_CHECKING:
@@ -64,13 +65,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--most-at-once", type=int, default=8, help="concurrent requests, at most")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results")
     args = parser.parse_args(argv)
-    figures, name = measure(
-        Settings(model=args.model, dtype=args.dtype, quantize=args.quantize, max_seconds=3600),
-        shape=args.shape,
-        image_px=args.image_px,
-        new_tokens=args.new_tokens,
-        most_at_once=args.most_at_once,
-    )
+    try:
+        figures, name = measure(
+            Settings(model=args.model, dtype=args.dtype, quantize=args.quantize, max_seconds=3600),
+            shape=args.shape,
+            image_px=args.image_px,
+            new_tokens=args.new_tokens,
+            most_at_once=args.most_at_once,
+        )
+    except ModelUnavailable as error:
+        parser.exit(1, f"{error}\n")
     print(f"\n{name}, one {args.image_px}x{args.image_px} picture, {args.new_tokens} new tokens\n")
     print(table(figures))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -90,13 +94,13 @@ def measure(
     find = baseline.random_2b if shape else baseline.named
     with peak_memory() as memory:
         say("Engine: loading the model")
-        subject = find(settings)
-        name = f"{subject.name} in {subject.precision}"
-        load_s = subject.load_s
-        engine = baseline.SubjectEngine(subject, settings)
-        del subject
+        engine = baseline.SubjectEngine(find, settings)
         while engine.status().state == "loading":
             time.sleep(0.01)
+        if engine.subject is None:
+            raise ModelUnavailable(engine.status().detail)
+        name = f"{engine.subject.name} in {engine.subject.precision}"
+        load_s = engine.subject.load_s
         ours = run_engine(engine, image_px, new_tokens, most_at_once)
     engine.close()
     del engine

@@ -35,3 +35,13 @@ def test_bench_on_a_tiny_model(
     assert "... Engine: 2 at once" in printed  # tells what it is doing
     with Image.open(tmp_path / "bench.png") as picture:
         assert picture.width == 1000
+
+
+def test_a_model_that_is_missing_ends_it_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ take as long. Knows nothing of how results are shown.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,19 +131,26 @@ def _name(choice: machine.Choice) -> str:
 
 
 class SubjectEngine(LocalEngine):
-    """The local engine over a subject. It never ends before the length asked for."""
+    """The local engine over the subject that `find` gives. It never ends before its length.
 
-    def __init__(self, subject: Subject, settings: Settings) -> None:
-        self._subject: Subject | None = subject
+    Found on the inference thread, as the app loads its model there: OpenMP keeps a team of workers
+    for every thread that ever computed in parallel, and with two teams alive its workers sleep
+    between products where they would wait awake. Every decode step of a 2B model took a third
+    longer so.
+    """
+
+    def __init__(self, find: Callable[[Settings], Subject], settings: Settings) -> None:
+        self._find = find
+        self.subject: Subject | None = None  # once it is loaded, until it is closed
         self.forward_s = 0.0  # spent in the model's own forward so far
         super().__init__(settings)
 
     def _load(self) -> None:
-        assert self._subject is not None
-        self._loaded = replace(self._subject.loaded, end_ids=frozenset())
+        self.subject = self._find(self._settings)
+        self._loaded = replace(self.subject.loaded, end_ids=frozenset())
         self._loaded.model.register_forward_pre_hook(self._forward_begins)
         self._loaded.model.register_forward_hook(self._forward_ends)
-        self._status = replace(self._status, state="ready", model_id=self._subject.name)
+        self._status = replace(self._status, state="ready", model_id=self.subject.name)
 
     def _forward_begins(self, *_: Any) -> None:
         self._began_s = time.perf_counter()
@@ -154,7 +161,7 @@ class SubjectEngine(LocalEngine):
     def close(self) -> None:
         """Ends the engine and lets go of the model."""
         super().close()
-        self._subject = None
+        self.subject = None
 
 
 class _Clock(BaseStreamer):

@@ -1,0 +1,59 @@
+"""Only the inference thread may compute in parallel: two OpenMP teams slow each other down."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import threading
+import time
+import psutil
+import torch
+from PIL import Image
+from qwen_vl.config import Settings
+from qwen_vl.engine import checkpoint
+from qwen_vl.engine.machine import choose
+from qwen_vl.engine.model import load
+from qwen_vl.schema import ImagePart, Message, TextPart
+
+torch.set_num_threads(2)
+settings = Settings(model="bundled")
+box = []
+
+def read():
+    found = checkpoint.find(settings, lambda *_: None)
+    box.append(load(found, choose(settings, tiny=True), lambda *_: None).prompts)
+
+def build():
+    parts = (ImagePart(Image.effect_noise((1500, 1200), 60).convert("RGB")), TextPart("Hello"))
+    box[0].build([Message("user", parts)], 1280)
+
+def product():
+    torch.rand(1 << 24).exp_()
+
+def started(work):
+    # how many threads the work leaves behind on the thread that does it
+    counts = []
+    def watched():
+        time.sleep(0.3)  # for the team of the thread before to be gone
+        before = psutil.Process().num_threads()
+        work()
+        counts.append(psutil.Process().num_threads() - before)
+    thread = threading.Thread(target=watched)
+    thread.start()
+    thread.join()
+    return counts[0]
+
+torch.set_num_threads(2)
+started(read)
+started(build)  # imports what it needs
+print(started(build), started(product) >= 1)
+"""
+
+
+def test_a_request_is_prepared_without_an_openmp_team() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=240, check=True
+    )
+    assert done.stdout.split()[-2:] == ["0", "True"], done.stdout + done.stderr
