@@ -19,7 +19,7 @@ from PIL import Image
 from test_api import serving
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, bridge, open_engine, remote
+from qwen_vl.engine import Engine, bridge, open_engine, remote, remote_request
 from qwen_vl.errors import (
     BadRequest,
     Busy,
@@ -92,7 +92,7 @@ def test_pictures_and_frames_with_their_times_reach_the_model() -> None:
     first, second = (part.image for part in asked.images)
     assert first.size == (64, 32)
     assert first.getpixel((5, 5)) == (255, 0, 0)
-    assert second.width * second.height <= PARAMS.max_image_tokens * remote.TOKEN_PIXELS
+    assert second.width * second.height <= PARAMS.max_image_tokens * remote_request.TOKEN_PIXELS
     assert second.getpixel((5, 5))[2] > 240
 
 

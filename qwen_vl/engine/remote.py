@@ -8,20 +8,18 @@ server where there is one. Knows the OpenAI chat format as a client; torch is ne
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, get_args
 
 import httpx2  # what openai's client runs on
 import openai
 from openai import AsyncOpenAI
-from PIL import Image
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun
+from qwen_vl.engine.remote_request import refused_field, request_of, without
 from qwen_vl.engine.request import Answer
 from qwen_vl.errors import (
     BadRequest,
@@ -37,7 +35,6 @@ from qwen_vl.schema import (
     EngineStats,
     EngineStatus,
     FinishReason,
-    ImagePart,
     Message,
     SamplingParams,
     UpstreamStats,
@@ -48,10 +45,6 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 5.0  # between two looks at every server
 CONNECT_S = 5.0
-PNG_PIXELS = 500_000  # larger pictures travel as JPEG
-TOKEN_PIXELS = 32 * 32
-# Fields that OpenAI's API does not have. A server that refuses them is asked without.
-_EXTRAS = ("top_k", "min_p", "repetition_penalty")
 
 
 @dataclass
@@ -125,7 +118,7 @@ class RemoteEngine:
             raise StillLoading("The servers behind this one are being looked for: try again soon.")
         if not any(up.healthy for up in self._upstreams):
             raise ModelUnavailable(self.status().detail)
-        request = _request(messages, params)
+        request = request_of(messages, params)
         return self._bridge.answer(lambda answer: self._try_all(answer, request))
 
     def drain(self, seconds: float) -> None:
@@ -217,9 +210,9 @@ class RemoteEngine:
         """The stream of an answer; fields that this server refuses are left out from then on."""
         while True:
             try:
-                return await up.client.chat.completions.create(**_without(request, up.refused))
+                return await up.client.chat.completions.create(**without(request, up.refused))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = _refused_field(error.response.text, request, up.refused)
+                refused = refused_field(error.response.text, request, up.refused)
                 if refused is None:
                     raise
                 log.warning("%s does not take %r: left out from now on", up.url, refused)
@@ -230,7 +223,7 @@ class RemoteEngine:
         plain = {**request, "stream": False, "max_tokens": 1}
         del plain["stream_options"]
         client = up.client.with_options(max_retries=1)  # they may have closed the connection too
-        await client.chat.completions.create(**_without(plain, up.refused))
+        await client.chat.completions.create(**without(plain, up.refused))
 
     def _broken(
         self, up: Upstream, error: Exception | None, begun: bool, request: dict[str, Any]
@@ -252,71 +245,6 @@ class RemoteEngine:
         return TryAgain(
             EngineFailed(f"No server behind this one could answer: try again later{advice}.")
         )
-
-
-# --- requests ---
-
-
-def _request(messages: Sequence[Message], params: SamplingParams) -> dict[str, Any]:
-    """The arguments of `chat.completions.create` but for the model."""
-    request: dict[str, Any] = {
-        "messages": [_message(message, params.max_image_tokens) for message in messages],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "max_tokens": params.max_new_tokens,
-        "presence_penalty": params.presence_penalty,
-        "frequency_penalty": params.frequency_penalty,
-        "extra_body": {name: getattr(params, name) for name in _EXTRAS},
-    }
-    if params.seed is not None:
-        request["seed"] = params.seed
-    if params.stop:
-        request["stop"] = list(params.stop)
-    if params.logit_bias:
-        request["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
-    return request
-
-
-def _message(message: Message, max_image_tokens: int) -> dict[str, Any]:
-    if not message.images:
-        return {"role": message.role, "content": message.text}
-    content: list[dict[str, Any]] = []
-    for part in message.parts:
-        if isinstance(part, ImagePart):
-            if part.time_s is not None:
-                content.append({"type": "text", "text": f"<{part.time_s:.1f} seconds>"})
-            url = _data_uri(part.image, max_image_tokens * TOKEN_PIXELS)
-            content.append({"type": "image_url", "image_url": {"url": url}})
-        else:
-            content.append({"type": "text", "text": part.text})
-    return {"role": message.role, "content": content}
-
-
-def _data_uri(image: Image.Image, most_pixels: int) -> str:
-    share = (most_pixels / (image.width * image.height)) ** 0.5
-    if share < 1:
-        size = (max(1, int(image.width * share)), max(1, int(image.height * share)))
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    kind = "PNG" if image.width * image.height <= PNG_PIXELS else "JPEG"
-    file = BytesIO()
-    image.save(file, kind, quality=92)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _without(request: dict[str, Any], refused: set[str]) -> dict[str, Any]:
-    left = {name: value for name, value in request.items() if name not in refused}
-    extra = {name: v for name, v in request["extra_body"].items() if name not in refused}
-    return {**left, "extra_body": extra}
-
-
-def _refused_field(said: str, request: dict[str, Any], refused: set[str]) -> str | None:
-    """The optional field that an error is about; None if it is about the question itself."""
-    optional = (*_EXTRAS, "stream_options", "logit_bias", "seed", "frequency_penalty",
-                "presence_penalty")  # fmt: skip
-    sent = [name for name in optional if name in request or name in request["extra_body"]]
-    return next((name for name in sent if name in said and name not in refused), None)
 
 
 # --- answers and errors ---
