@@ -89,3 +89,11 @@ def test_visual_tokens_are_told_apart_by_content() -> None:
     assert (one[[0, -1]] == [1, 2]).all()
     assert (one[1:4] < 0).all()  # never equal to a token id
     assert len(set(token_keys(prompt("a", "b"), IMAGE))) == 8
+
+
+def test_what_is_larger_than_the_store_is_not_kept_and_drops_nothing() -> None:
+    store = PrefixStore(3 * TOKEN_BYTES)
+    store.put(*states(1, 2))
+    store.put(*states(1, 2, 3, 4))
+    assert len(store) == 1
+    assert found(store, 1, 2, 3, 4) == [1, 2]

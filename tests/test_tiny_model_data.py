@@ -228,36 +228,84 @@ def test_the_gist_of_frames_is_what_happened_in_the_clip() -> None:
     for seed in range(60):
         clip = clips.make_clip(random.Random(seed), 5)
         size = dialogues.clip_size(random.Random(seed), 0.0)
-        shown = [tuple(dialogues.marks(one, size)) for one in clip.scenes]
-        for i in range(1, len(shown)):
-            labels = gist.picture_gist(shown[i], shown[i - 1], size)
-            told = {name: int(label) - 1 for name, label in zip(gist.GIST, labels, strict=True)}
-            news = gist.mark_gists(shown[i], shown[i - 1])
-            states = {mark.symbol: event - 1 for mark, event in news}
+        shown = tuple(tuple(dialogues.marks(one, size)) for one in clip.scenes)
+        first, *later = gist.gists(shown, [size] * len(shown))
+        assert not first.parts
+        assert first.whole[gist.GIST_AT["event"]] == 0
+        count = 0
+        for i, picture in enumerate(later, 1):
+            told = named(picture.whole)
+            states = {mark.symbol: named(labels) for mark, labels in picture.parts}
             assert told["count"] == len(clip.scenes[i].shapes) - 1
+            changed = [
+                state for state in states.values() if gist.EVENTS[state["event"]] != "nothing"
+            ]
+            assert len(changed) == len(clip.events[i])
             if not clip.events[i]:
                 assert gist.EVENTS[told["event"]] == "nothing"
-                assert not any(states.values())
                 continue
             (event,) = clip.events[i]
+            count += 1
             seen.add(event.kind)
             now = event.after or event.shape
-            assert gist.EVENTS[told["event"]] == event.kind
-            assert list(scene.COLOURS)[told["colour"]] == event.shape.colour
-            assert scene.SHAPES[told["shape"]] == event.shape.kind
-            assert scene.CELLS[told["cell"]] == now.cell
-            if event.kind == "turn":
-                assert list(scene.COLOURS)[told["after"]] == event.after.colour
-            for shape in clip.scenes[i].shapes:
-                expected = event.kind if shape == event.after else "nothing"
-                assert gist.EVENTS[states[f"{shape.colour} {shape.kind}"]] == expected
+            # At the shape, at the place that it left, and where the picture ends.
+            for said in (told, states[f"{now.colour} {now.kind}"]):
+                assert gist.EVENTS[said["event"]] == event.kind
+                assert said["event_nth"] == count - 1
+                assert list(scene.COLOURS)[said["colour"]] == event.shape.colour
+                assert scene.SHAPES[said["shape"]] == event.shape.kind
+                assert scene.CELLS[said["cell"]] == now.cell
+                if event.kind == "turn":
+                    assert list(scene.COLOURS)[said["after"]] == event.after.colour
     assert seen == set(clips.KINDS)
+
+
+def test_of_two_changes_each_is_asked_at_its_own_place() -> None:
+    two = 0
+    for seed in range(60):
+        pair = clips.make_pair(random.Random(seed))
+        shown = tuple(tuple(dialogues.marks(one, (320, 200))) for one in pair.scenes)
+        _, second = gist.gists(shown, [(320, 200)] * 2)
+        kinds = sorted(event.kind for event in pair.events[1])
+        told = [gist.EVENTS[named(labels)["event"]] for _, labels in second.parts]
+        assert sorted(event for event in told if event != "nothing") == kinds
+        if len(kinds) == 2:
+            two += 1
+            assert second.whole[gist.GIST_AT["event"]] == 0
+    assert two > 5
+
+
+def named(labels: np.ndarray) -> dict[str, int]:
+    return {name: int(label) - 1 for name, label in zip(gist.GIST, labels, strict=True)}
+
+
+def test_a_shape_that_is_gone_is_told_from_the_place_that_it_left() -> None:
+    found = 0
+    for seed in range(60):
+        sample = dialogues.make_sample("clip", seed, lang="en")
+        for turn in sample.turns:
+            told = sources.spots(sample, turn)
+            for line in turn.answer.split("\n") if turn.kind == "timeline" else ():
+                if not line.endswith("disappears."):
+                    continue
+                at = turn.answer.index(line)
+                spot = told[at + len(line) - 2]
+                frame = sample.times_s.index(float(line.split(" s: ")[0]))
+                assert spot.image == frame
+                assert (spot.x, spot.y) in {
+                    (mark.x, mark.y_centre)
+                    for mark in sample.shown[frame - 1]
+                    if mark.symbol in line
+                }
+                found += 1
+    assert found > 10
 
 
 def test_the_gist_of_a_chart_is_asked_where_its_picture_ends(encoder: encode.Encoder) -> None:
     for seed in range(20):
         printer, chart = documents.draw_chart(random.Random(seed))
-        labels = gist.picture_gist(tuple(printer.lines), None, printer.image.size)
+        ((labels, parts),) = gist.gists((tuple(printer.lines),), [printer.image.size])
+        assert not parts
         told = dict(zip(gist.GIST, labels.tolist(), strict=True))
         assert told["count"] == len(chart.labels)
         assert chart.values[told["highest"] - 1] == max(chart.values)

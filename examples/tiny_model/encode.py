@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import reading
 from dialogues import Sample
-from gist import GIST, GIST_AT, mark_gists, picture_gist
+from gist import GIST, gists
 from network import MAX_PIXELS, MERGE, MIN_PIXELS, PATCH_PX
 from PIL import Image
 from sources import Spot, spots
@@ -26,7 +26,7 @@ class Encoded:
     """One conversation. `positions` is [3, T]; `trained[i]` says that token i is to be learnt.
 
     `sources[i]` is the place of the visual token that token i tells of, -1 for none, and `gists[i]`
-    [len(GIST)] what it is asked about the picture that it ends or the shape under it.
+    [len(GIST)] what it is asked about the picture that it ends or the shape at its place.
     `pixels[i]` is uint8 [H, W, 3] of a picture after resizing, `labels[i]` what lies under its
     visual tokens and `starts[i]` the place of its first visual token.
     """
@@ -129,15 +129,13 @@ class Encoder:
                 add([control["vision_end"]])
                 pending = ""
             add([*self._text(pending), control["im_end"], *self._text("\n")])
-        gists = np.zeros((len(ids), len(GIST)), dtype=np.int64)
-        seen = zip(sample.images, sample.shown, starts, strict=True)
-        for i, (image, shown, start) in enumerate(seen):
+        asked = np.zeros((len(ids), len(GIST)), dtype=np.int64)
+        said = gists(sample.shown, [image.size for image in sample.images])
+        for i, (start, gist) in enumerate(zip(starts, said, strict=True)):
             height, width = (side // CELL_PX for side in pixels[i].shape[:2])
-            before = sample.shown[i - 1] if i else None
-            gists[start + height * width] = picture_gist(shown, before, image.size)
-            for mark, event in mark_gists(shown, before) if before is not None else ():
-                at = token_at(Spot(i, mark.x, mark.y_centre))
-                gists[at, GIST_AT["event"]] = event
+            asked[start + height * width] = gist.whole
+            for mark, labels in gist.parts:
+                asked[token_at(Spot(i, mark.x, mark.y_centre))] = labels
         labels = tuple(
             reading.token_labels(
                 list(shown), image.size, (array.shape[0] // CELL_PX, array.shape[1] // CELL_PX)
@@ -150,7 +148,7 @@ class Encoder:
             np.array(trained),
             np.concatenate(rows, axis=1),
             np.array(sources),
-            gists,
+            asked,
             pixels,
             labels,
             tuple(starts),

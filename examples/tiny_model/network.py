@@ -28,7 +28,8 @@ PLACE_WAVES = (
 )  # fmt: skip
 # Heads that learn where to look: layer -> (head, steps ahead). 0 is the place that the token read
 # just now tells of, 1 the place that the token to be said next tells of.
-GUIDED_HEADS = {1: ((0, 0),), 2: ((0, 1), (2, 1)), 3: ((0, 1),)}
+GUIDED_HEADS = {1: ((0, 0),), 4: ((0, 1), (2, 1)), 5: ((0, 1),)}
+GIST_LAYER = 4  # what a picture says must stand in the input of this one, for it to choose from
 
 
 def make_config(vocab: dict[str, int], vocab_size: int) -> Qwen3VLConfig:
@@ -36,7 +37,7 @@ def make_config(vocab: dict[str, int], vocab_size: int) -> Qwen3VLConfig:
     return Qwen3VLConfig(
         vision_config={
             "hidden_size": 192,
-            "depth": 6,
+            "depth": 8,
             "num_heads": 3,
             "intermediate_size": 768,
             "patch_size": PATCH_PX,
@@ -50,7 +51,7 @@ def make_config(vocab: dict[str, int], vocab_size: int) -> Qwen3VLConfig:
             "vocab_size": vocab_size,
             "hidden_size": 256,
             "intermediate_size": 768,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 64,
@@ -197,7 +198,7 @@ class TextForward:
         features: list[Tensor],
         sources: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The last hidden states and those before the last layer, [T, 256] each, and the looking.
+        """The last hidden states and those at GIST_LAYER, [T, 256] each, and the looking.
 
         `ids` [T] and `positions` [3, T] of all conversations; `spans` are their (start, stop);
         `visual` and each of `features` are [V, 256] and belong at the places `visual_at` [V].
@@ -212,7 +213,8 @@ class TextForward:
         mask = torch.full((longest, longest), float("-inf"), dtype=x.dtype).triu(1)
         guides: list[Tensor] = []
         for index, layer in enumerate(text.layers):
-            before_last = x
+            if index == GIST_LAYER:
+                gathered = x
             h = _rms_norm(x, layer.input_layernorm)
             guide = Guide(GUIDED_HEADS.get(index, ()), sources, guides)
             x = x + _text_attention(h, cos, sin, spans, mask, layer.self_attn, guide)
@@ -220,7 +222,7 @@ class TextForward:
             x = x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))
             if index < len(features):
                 x = x.index_add(0, visual_at, features[index])
-        return _rms_norm(x, text.norm), before_last, torch.cat(guides).mean()
+        return _rms_norm(x, text.norm), gathered, torch.cat(guides).mean()
 
 
 @dataclass(frozen=True)

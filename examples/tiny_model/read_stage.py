@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,27 +59,42 @@ class ReadingHead(nn.Module):
         slots, hints = torch.from_numpy(labels.slots), torch.from_numpy(labels.hints)
         logits = self.out(tokens).unflatten(-1, (reading.SLOTS, CLASSES))
         loss, right = slots_loss(logits, slots)
-        return loss + HINT_WEIGHT * asked_loss(self.hints(tokens), hints, reading.HINTS)[0], right
+        return loss + HINT_WEIGHT * asked_loss(self.hints(tokens), hints, reading.HINTS), right
 
     def gist_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss over hidden states [T, width]; per question the share right."""
         at = labels.any(-1).nonzero()[:, 0]
-        hidden = F.rms_norm(hidden[at], (hidden.shape[-1],))
-        return asked_loss(self.gist(hidden), labels[at], GIST)
+        logits = self.gist(F.rms_norm(hidden[at], (hidden.shape[-1],)))
+        return asked_loss(logits, labels[at], GIST), asked_right(logits, labels[at], GIST)
 
 
-def asked_loss(
+def asked_loss(logits: Tensor, labels: Tensor, counts: dict[str, int]) -> Tensor:
+    """Mean over the questions of their mean losses where they are asked."""
+    losses = [
+        F.cross_entropy(part, truth)
+        for _, part, truth in each_asked(logits.float(), labels, counts)
+        for _, part, truth in each_asked(logits.float(), labels, counts)
+    ]
+    return torch.stack(losses).mean() if losses else logits.new_zeros((), dtype=torch.float32)
+
+
+def asked_right(logits: Tensor, labels: Tensor, counts: dict[str, int]) -> dict[str, float]:
+    """Per question the share right where it is asked."""
+    return {
+        name: float((part.argmax(-1) == truth).float().mean())
+        for name, part, truth in each_asked(logits, labels, counts)
+    }
+
+
+def each_asked(
     logits: Tensor, labels: Tensor, counts: dict[str, int]
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean over the questions of their mean losses where they are asked; per question, right."""
-    losses, right = [logits.new_zeros((), dtype=torch.float32)], {}
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, logits and labels of each question where it is asked."""
     sizes = [count + 1 for count in counts.values()]
-    for i, (name, part) in enumerate(zip(counts, logits.float().split(sizes, -1), strict=True)):
-        asked = labels[:, i] > 0
+    for name, part, truth in zip(counts, logits.split(sizes, -1), labels.unbind(-1), strict=True):
+        asked = truth > 0
         if asked.any():
-            losses.append(F.cross_entropy(part[asked], labels[asked, i]))
-            right[name] = float((part[asked].argmax(-1) == labels[asked, i]).float().mean())
-    return torch.stack(losses).sum() / max(1, len(right)), right
+            yield name, part[asked], truth[asked]
 
 
 def slots_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:

@@ -105,7 +105,7 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
             at += len(one.ids)
         spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
         tokens, *features = (torch.cat(level) for level in zip(*levels, strict=True))
-        hidden, before_last, looking = talk(
+        hidden, gathered, looking = talk(
             torch.from_numpy(np.concatenate([one.ids for one in batch])),
             torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
             list(itertools.pairwise(spans)),
@@ -116,7 +116,7 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         )
         loss, exact = answer_loss(model, hidden, batch)
         gists = torch.from_numpy(np.concatenate([one.gists for one in batch]))
-        gist, gist_right = trainee.head.gist_loss(before_last, gists)
+        gist, gist_right = trainee.head.gist_loss(gathered, gists)
         (loss + RECIPE.looking * looking + RECIPE.gist * gist).backward()
         team.wait()
         now = time.time()

@@ -101,7 +101,8 @@ def _follow_shapes(found: list[Spot | None], sample: Sample, turn: Turn) -> None
                 if isinstance(mark, Mark) and _is_told(mark, clause)
             ]
             if len(told) == 1:
-                found[start:stop] = [Spot(frame, told[0].x, told[0].y_centre)] * (stop - start)
+                # A shape that is gone is told from the place that it left.
+                found[start:stop] = [Spot(image, told[0].x, told[0].y_centre)] * (stop - start)
             if told:
                 break
 

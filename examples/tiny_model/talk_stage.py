@@ -44,16 +44,16 @@ class Recipe:
 RECIPE = Recipe(
     weights={
         "scene": 2.5,
-        "locate": 2.0,
-        "text": 2.5,
+        "locate": 1.5,
+        "text": 3.0,
         "page": 0.2,
         "invoice": 2.0,
-        "chart": 2.5,
+        "chart": 1.5,
         "screen": 1.0,
         "pair": 1.0,
-        "clip": 2.5,
+        "clip": 4.0,
         "other": 0.1,
-        "chat": 0.1,
+        "chat": 0.25,
     },
     pages=0.15,
     reading=1.0,
@@ -110,7 +110,7 @@ def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recip
         groups, labels, places = stack_pictures(batch, pages)
         tokens, features = see(groups)
         spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
-        hidden, before_last, looking = talk(
+        hidden, gathered, looking = talk(
             torch.from_numpy(np.concatenate([one.ids for one in batch])),
             torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
             list(itertools.pairwise(spans)),
@@ -122,7 +122,7 @@ def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recip
         loss, exact = answer_loss(model, hidden, batch)
         reading, chars = head.loss(tokens, labels)
         gists = torch.from_numpy(np.concatenate([one.gists for one in batch]))
-        gist, gist_right = head.gist_loss(before_last, gists)
+        gist, gist_right = head.gist_loss(gathered, gists)
         side = recipe.reading * reading + recipe.looking * looking + recipe.gist * gist
         (loss + side).backward()
         team.wait()

@@ -88,12 +88,21 @@ class PrefixStore:
         return max(shared, key=lambda pair: pair[1], default=(0, 0))
 
     def put(self, keys: np.ndarray, layers: Sequence[LayerStates]) -> None:
-        """Stores copies of the states, in place of prefixes of it that are stored already."""
-        if any(_shared(prefix.keys, keys) == len(keys) for prefix in self._stored.values()):
+        """Stores copies of the states, in place of prefixes of it that are stored already.
+
+        What is larger than the whole store is not kept.
+        """
+        size_bytes = Prefix(keys, list(layers)).size_bytes
+        if size_bytes > self._limit_bytes or any(
+            _shared(prefix.keys, keys) == len(keys) for prefix in self._stored.values()
+        ):
             return
         for i, prefix in list(self._stored.items()):
             if _shared(prefix.keys, keys) == len(prefix.keys):
                 self._drop(i)
+        # Room first: with the copies made before, memory would peak above the limit.
+        while self.size_bytes + size_bytes > self._limit_bytes:
+            self._drop(next(iter(self._stored)))
         try:
             new = Prefix(keys, [(k.clone(), v.clone()) for k, v in layers])
         except (MemoryError, RuntimeError) as error:  # a copy only fails for want of memory
@@ -104,8 +113,6 @@ class PrefixStore:
         self._stored[self._next_id] = new
         self._next_id += 1
         self.size_bytes += new.size_bytes
-        while self.size_bytes > self._limit_bytes:
-            self._drop(next(iter(self._stored)))
 
     def _drop(self, which: int) -> None:
         self.size_bytes -= self._stored.pop(which).size_bytes
