@@ -17,7 +17,6 @@ from qwen_vl.engine.machine import choose
 from qwen_vl.engine.model import load
 from qwen_vl.schema import ImagePart, Message, TextPart
 
-torch.set_num_threads(2)
 settings = Settings(model="bundled")
 box = []
 

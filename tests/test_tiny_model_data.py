@@ -28,6 +28,7 @@ import fonts  # noqa: E402
 import gist  # noqa: E402
 import network  # noqa: E402
 import processor  # noqa: E402
+import read_stage  # noqa: E402
 import reading  # noqa: E402
 import recall_stage  # noqa: E402
 import scene  # noqa: E402
@@ -472,3 +473,17 @@ def test_small_and_odd_pictures_are_resized_like_the_processor_does(
         theirs = prepared.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         theirs = theirs.view(-1, 3, 2, network.PATCH_PX**2)[:, :, 0].flatten(1)
         assert torch.equal(mine, theirs)
+
+
+def test_each_question_of_a_side_task_is_asked_once() -> None:
+    logits, labels = torch.randn(5, 7), torch.tensor([[1, 0], [2, 3], [0, 0], [1, 2], [0, 1]])
+    counts = {"one": 2, "two": 3}
+    asked = [name for name, _, _ in read_stage.each_asked(logits, labels, counts)]
+    assert asked == ["one", "two"]
+    rows = {"one": [0, 1, 3], "two": [1, 3, 4]}
+    means = [
+        torch.nn.functional.cross_entropy(logits[rows["one"], :3], torch.tensor([1, 2, 1])),
+        torch.nn.functional.cross_entropy(logits[rows["two"], 3:], torch.tensor([3, 2, 1])),
+    ]
+    loss = read_stage.asked_loss(logits, labels, counts)
+    assert float(loss) == pytest.approx(float(sum(means)) / 2)

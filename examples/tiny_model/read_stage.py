@@ -73,7 +73,6 @@ def asked_loss(logits: Tensor, labels: Tensor, counts: dict[str, int]) -> Tensor
     losses = [
         F.cross_entropy(part, truth)
         for _, part, truth in each_asked(logits.float(), labels, counts)
-        for _, part, truth in each_asked(logits.float(), labels, counts)
     ]
     return torch.stack(losses).mean() if losses else logits.new_zeros((), dtype=torch.float32)
 
