@@ -14,7 +14,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -60,14 +60,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     what.add_argument("--shape", choices=["2b"], help="Qwen3-VL's architecture with random weights")
     parser.add_argument("--dtype", default="auto", help="as for app.py (default: auto)")
     parser.add_argument("--quantize", default="auto", help="as for app.py (default: auto)")
-    parser.add_argument("--image-px", type=int, default=512, help="side of the picture")
-    parser.add_argument("--new-tokens", type=int, default=128, help="tokens per answer")
-    parser.add_argument("--most-at-once", type=int, default=8, help="concurrent requests, at most")
+    parser.add_argument("--image-px", type=at_least(32), default=512, help="side of the picture")
+    parser.add_argument("--new-tokens", type=at_least(2), default=128, help="tokens per answer")
+    parser.add_argument(
+        "--most-at-once", type=at_least(1), default=8, help="concurrent requests, at most"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results")
     args = parser.parse_args(argv)
     try:
+        settings = Settings(
+            model=args.model, dtype=args.dtype, quantize=args.quantize, max_seconds=3600
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         figures, name = measure(
-            Settings(model=args.model, dtype=args.dtype, quantize=args.quantize, max_seconds=3600),
+            settings,
             shape=args.shape,
             image_px=args.image_px,
             new_tokens=args.new_tokens,
@@ -83,6 +91,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args.out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(figures, name).save(args.out / "bench.png")
     print(f"\nWritten: {args.out / 'bench.json'} and {args.out / 'bench.png'}")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: a whole number that is not smaller."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    return number
 
 
 def measure(
@@ -144,10 +163,9 @@ def measure(
             _against(f"{count} at once", speed, "tokens/s", new_tokens / plain_s, against),
             Figure(f"{count} at once, worst time to first token", worst_ttft_s, "s"),
         ]
-    if ours.texts_together:
-        worst_s = max(usage.ttft_s for usage in ours.texts_together)
-        what = f"{len(ours.texts_together)} texts at once, worst time to first token"
-        figures.append(_against(what, worst_s, "s", texts.ttft_s, "one text alone"))
+    worst_s = max(usage.ttft_s for usage in ours.texts_together)
+    what = f"{len(ours.texts_together)} texts at once, worst time to first token"
+    figures.append(_against(what, worst_s, "s", texts.ttft_s, "one text alone"))
     ours_gib, plain_gib = memory.peak_bytes / 2**30, plain_memory.peak_bytes / 2**30
     figures.append(_against("peak memory", ours_gib, "GiB", plain_gib, "generate"))
     return figures, name
@@ -301,7 +319,6 @@ def draw(figures: Sequence[Figure], name: str) -> Image.Image:
 
 
 def _log10(value: float) -> float:
-
     return math.log10(value) if value > 0 else -1.5
 
 

@@ -21,6 +21,7 @@ class _Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     repositories: dict[str, Path] = {}  # noqa: RUF012 - set by `hub` on a subclass
     claimed_bytes: int | None = None
+    breaks_off = False
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -69,16 +70,24 @@ class _Hub(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            breaks_off = self.breaks_off and "/resolve/" in self.path
+            self.wfile.write(body[: len(body) // 2] if breaks_off else body)
+            self.close_connection = breaks_off
 
     def log_message(self, *args: object) -> None:
         pass
 
 
 @contextmanager
-def hub(repositories: dict[str, Path], claimed_bytes: int | None = None) -> Iterator[str]:
+def hub(
+    repositories: dict[str, Path], claimed_bytes: int | None = None, breaks_off: bool = False
+) -> Iterator[str]:
     """Serves `repositories` (name -> folder) and yields the hub's address."""
-    handler = type("Hub", (_Hub,), {"repositories": repositories, "claimed_bytes": claimed_bytes})
+    handler = type(
+        "Hub",
+        (_Hub,),
+        {"repositories": repositories, "claimed_bytes": claimed_bytes, "breaks_off": breaks_off},
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

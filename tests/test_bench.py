@@ -45,3 +45,23 @@ def test_a_model_that_is_missing_ends_it_with_what_to_do(
     assert ended.value.code == 1
     assert str(tmp_path / "none") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--new-tokens", "1"],
+        ["--most-at-once", "0"],
+        ["--dtype", "float8"],
+        ["--quantize", "int8", "--dtype", "bfloat16"],
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_runs(
+    wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.main([*wrong, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert wrong[0] in printed.err
+    assert "Engine" not in printed.out

@@ -90,6 +90,22 @@ def test_disk_full_is_seen_before_the_download(
     assert "HF_HOME" in error
 
 
+def test_a_download_that_breaks_off_is_explained(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with hub({"acme/tiny": tiny_checkpoints["qwen3_vl"]}, breaks_off=True) as address:
+        error = find("acme/tiny", tmp_path, HF_ENDPOINT=address)["error"]
+    assert "acme/tiny could not be downloaded" in error
+    assert "Start again" in error
+
+
+@pytest.mark.parametrize("index", ['{"weight_map"', "{}", "[]"])
+def test_a_damaged_index_is_an_incomplete_model(index: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert not checkpoint.complete(tmp_path)
+
+
 def test_explicit_model_without_network_is_never_replaced(tmp_path: Path) -> None:
     found = find("Qwen/Qwen3-VL-2B-Instruct", tmp_path, **UNREACHABLE)
     assert "hub cannot be reached" in found["error"]

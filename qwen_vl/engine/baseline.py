@@ -88,8 +88,14 @@ def named(settings: Settings) -> Subject:
 
 
 def random_2b(settings: Settings) -> Subject:
-    """Qwen3-VL-2B's shape with random weights and the bundled model's tokenizer."""
+    """Qwen3-VL-2B's shape with random weights and the bundled model's tokenizer.
+
+    Raises ModelUnavailable for what this machine cannot do, and for 4bit: that is read from files.
+    """
     choice = machine.choose(settings)
+    if choice.quantize == "4bit":
+        raise ModelUnavailable("--quantize 4bit needs a model from files: name one with --model.")
+    device = torch.device("cuda" if choice.device == "auto" else choice.device)
     torch.set_num_threads(choice.threads)
     folder = checkpoint.BUNDLED_FOLDER
     if not checkpoint.complete(folder):
@@ -116,12 +122,12 @@ def random_2b(settings: Settings) -> Subject:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     loaded = LoadedModel(
-        model=model.eval(),
+        model=model.to(device).eval(),
         tokenizer=tokenizer,
         prompts=PromptBuilder(tokenizer, processor, config.image_token_id),
         image_token_id=config.image_token_id,
         end_ids=frozenset(),
-        device=torch.device("cpu"),
+        device=device,
     )
     return Subject(loaded, "Qwen3-VL-2B shape, random weights", _name(choice), load_s)
 
@@ -131,7 +137,7 @@ def _name(choice: machine.Choice) -> str:
 
 
 class SubjectEngine(LocalEngine):
-    """The local engine over the subject that `find` gives. It never ends before its length.
+    """The local engine over the subject that `find` gives. No token ends its answers.
 
     Found on the inference thread, as the app loads its model there: OpenMP keeps a team of workers
     for every thread that ever computed in parallel, and with two teams alive its workers sleep

@@ -36,13 +36,22 @@ class Batch:
         self.rows: list[Row] = []
 
     def join(self, rows: Sequence[Row], cache: Any) -> None:
-        """Adds prefilled rows; `cache` holds their tokens, left-padded, and is taken over."""
+        """Adds prefilled rows; `cache` holds their tokens, left-padded, and is taken over.
+
+        The others are as they were if that fails, as for want of memory.
+        """
         if self._cache is None:
             self._cache = cache
         else:
-            columns = max(self._cache.get_seq_length(), cache.get_seq_length())
-            for mine, new in zip(self._cache.layers, cache.layers, strict=True):
-                mine.take_in(new, columns)
+            columns_before = self._cache.get_seq_length()
+            columns = max(columns_before, cache.get_seq_length())
+            try:
+                for mine, new in zip(self._cache.layers, cache.layers, strict=True):
+                    mine.take_in(new, columns)
+            except Exception:
+                for layer in self._cache.layers:
+                    layer.cut(len(self.rows), columns_before)
+                raise
         self.rows.extend(rows)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -86,8 +95,7 @@ class Batch:
         self._cache.batch_select_indices(torch.tensor(keep, device=self._loaded.device))
         columns = max(row.length for row in self.rows)
         for layer in self._cache.layers:
-            layer.keys = layer.keys[:, :, -columns:]
-            layer.values = layer.values[:, :, -columns:]
+            layer.cut(len(self.rows), columns)
 
     def _positions(self, lengths: torch.Tensor) -> torch.Tensor:
         """[rows, 1] for text models, else [4, rows, 1]; see `LoadedModel.positions`."""
@@ -130,6 +138,11 @@ class RoomyLayer(DynamicLayer):
         self.values = stack([self.values, other.values], columns)
         self._buffers, other._buffers = [], []
         del other.keys, other.values
+
+    def cut(self, rows: int, columns: int) -> None:
+        """Keeps the first rows and the last columns, as views: this needs no memory."""
+        self.keys = self.keys[:rows, :, -columns:]
+        self.values = self.values[:rows, :, -columns:]
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps these rows only, as copies: the buffers of all rows go at once."""

@@ -87,10 +87,12 @@ class Bridge:
 
     def close(self, last: Callable[[], Awaitable[None]]) -> None:
         """Ends answers as cancelled and every other task; then runs `last`. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        for answer in list(self._answers):
+        with self._lock:  # no answer is begun after the last look
+            if self._closed:
+                return
+            self._closed = True
+            answers = list(self._answers)
+        for answer in answers:
             answer.close()
         self.start(self._end_all(last)).result(CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2  # what huggingface_hub runs on
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -87,7 +88,10 @@ def complete(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return (folder / "model.safetensors").is_file()
-    shards = set(json.loads(index.read_text())["weight_map"].values())
+    try:
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError):  # half an index
+        return False
     return all((folder / shard).is_file() for shard in shards)
 
 
@@ -159,7 +163,7 @@ def _download(model_id: str, hub: str, report: Report) -> Path:
         if hub == "modelscope":
             return _download_from_modelscope(model_id, report)
         return _download_from_huggingface(model_id, report)
-    except OSError as error:
+    except (OSError, httpx2.HTTPError) as error:
         raise _explained(error, model_id) from error
 
 
@@ -195,7 +199,7 @@ def _check_disk(model_id: str, size_bytes: int, cache: Path) -> None:
         raise OSError(errno.ENOSPC, f"{size_bytes} bytes are needed, {free_bytes} are free")
 
 
-def _explained(error: OSError, model_id: str) -> ModelUnavailable:
+def _explained(error: OSError | httpx2.HTTPError, model_id: str) -> ModelUnavailable:
     """Turns what a download raises into the cause and the next step."""
     if isinstance(error, GatedRepoError):  # before its parent RepositoryNotFoundError
         return ModelUnavailable(
@@ -207,7 +211,7 @@ def _explained(error: OSError, model_id: str) -> ModelUnavailable:
             f"{model_id} was not found on the hub: check the spelling, or log in with "
             "'hf auth login' if it is private."
         )
-    if error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return ModelUnavailable(
             f"The disk is full: {model_id} does not fit ({error.strerror}). Free some space, or "
             "set HF_HOME to a folder on a larger disk."
@@ -217,7 +221,8 @@ def _explained(error: OSError, model_id: str) -> ModelUnavailable:
             f"{model_id} could not be downloaded from the hub: {error}. Start again to go on "
             "where it stopped."
         )
-    return ModelUnavailable(f"{model_id} could not be downloaded: {error}. Start again to go on.")
+    said = str(error) or type(error).__name__
+    return ModelUnavailable(f"{model_id} could not be downloaded: {said}. Start again to go on.")
 
 
 def _reporting_bar(report: Report, size_bytes: int) -> type[hub_tqdm]:

@@ -36,6 +36,7 @@ from qwen_vl.errors import (
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 WAITING_BYTES = 2 * 2**30  # of the pictures of waiting requests
+CLOSE_S = 60.0  # for the part of a prefill that is under way
 DEGRADED_S = 60.0  # how long a failed request shows in the status
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class LocalEngine:
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._wake = threading.Condition()
-        self._admitting = False  # a request is between the queue and the batch
+        self._admitting: list[Request] = []  # between the queue and the batch
         self._draining = self._closing = False
         machine.share_heaps()
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
@@ -87,6 +88,7 @@ class LocalEngine:
         return scheduler.running if scheduler else 0
 
     def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
+        asked_s = time.monotonic()  # making a prompt of pictures is part of the wait
         loaded = self._ready()
         if len(self._waiting) >= max(1, self._settings.max_queue):  # before work is put into it
             raise self._busy()
@@ -103,7 +105,7 @@ class LocalEngine:
                 f"{self._settings.max_context_tokens:,}: use fewer or smaller pictures (image "
                 "detail), or start a new conversation."
             )
-        answer = Answer(len(prompt.token_ids), self._settings.max_seconds, self._on_close)
+        answer = Answer(len(prompt.token_ids), self._settings.max_seconds, self._on_close, asked_s)
         request = Request(
             prompt,
             token_keys(prompt, loaded.image_token_id),  # here, not on the inference thread
@@ -139,8 +141,7 @@ class LocalEngine:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join(timeout=60)
-        self._scheduler = self._loaded = None
+        self._thread.join(CLOSE_S)
 
     def _ready(self) -> LoadedModel:
         status = self._status
@@ -227,10 +228,13 @@ class LocalEngine:
 
     def _serve(self) -> None:
         assert self._loaded is not None
-        scheduler = self._scheduler = Scheduler(self._loaded, self._settings, self._failed)
+        scheduler = self._scheduler = Scheduler(
+            self._loaded, self._settings, self._failed, lambda: self._closing
+        )
         while not self._closing:
-            scheduler.admit(self._next_waiting(scheduler))
-            self._admitting = False
+            self._admitting = self._next_waiting(scheduler)
+            scheduler.admit(self._admitting)
+            self._admitting = []
             scheduler.step()
 
     def _next_waiting(self, scheduler: Scheduler) -> list[Request]:
@@ -243,8 +247,7 @@ class LocalEngine:
                 self._wake.wait()
             if self._closing or not self._waiting or not scheduler.room:
                 return []
-            self._admitting = True
-            taken = [self._waiting.popleft()]
+            taken = self._admitting = [self._waiting.popleft()]  # before anybody asks `_busy_now`
             if not self._waiting:
                 return taken
             keys, found = [taken[0].keys], [scheduler.found(taken[0])]
@@ -262,12 +265,13 @@ class LocalEngine:
     def _end_all(self) -> None:
         cause = None if self._closing else ModelUnavailable(self._status.detail)
         with self._wake:
-            waiting = list(self._waiting)
+            unanswered = [*self._admitting, *self._waiting]
             self._waiting.clear()
-        for request in waiting:
+        for request in unanswered:
             if cause is None:
                 request.finish("cancelled")
             else:
                 request.answer.fail(cause)
         if self._scheduler is not None:
             self._scheduler.end(cause)
+        self._scheduler = self._loaded = None  # with them goes the memory

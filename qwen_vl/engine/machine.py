@@ -124,6 +124,15 @@ def share_heaps() -> None:
         mallopt(_M_ARENA_MAX, _HEAPS)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; on a CPU torch says so with a plain RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error).lower()
+    known = "allocate memory" in said or "out of memory" in said
+    return isinstance(error, RuntimeError) and known
+
+
 def release_memory() -> None:
     """Gives memory that nothing uses any more back to the system, where that can be asked for."""
     gc.collect()

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from qwen_vl.engine.checkpoint import Checkpoint, Report
-from qwen_vl.engine.machine import Choice, release_memory
+from qwen_vl.engine.machine import Choice, is_out_of_memory, release_memory
 from qwen_vl.engine.prompt import Prompt, PromptBuilder
 from qwen_vl.engine.quantize import quantise
 from qwen_vl.errors import ModelUnavailable
@@ -87,17 +87,15 @@ def load(checkpoint: Checkpoint, choice: Choice, report: Report) -> LoadedModel:
         tokenizer = _tokenizer(checkpoint)
         image_processor = _image_processor(checkpoint) if has_vision else None
         model = _weights(checkpoint, choice, has_vision, report)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        gc.collect()
-        raise _out_of_memory(checkpoint) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnavailable(
             f"{checkpoint.model_id} cannot be loaded, its files look damaged or incomplete "
             f"({error}). Download it again."
         ) from error
-    except RuntimeError as error:  # how torch reports a failed allocation on a CPU
-        if "memory" not in str(error).lower():
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
+        gc.collect()
         raise _out_of_memory(checkpoint) from error
     image_token_id = config.image_token_id if has_vision else None
     return LoadedModel(

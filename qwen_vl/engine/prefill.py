@@ -52,6 +52,8 @@ class VisionCache:
         return features
 
     def _remember(self, content: str, features: list[torch.Tensor]) -> None:
+        if _size_bytes(features) > self._limit_bytes:
+            return  # it would drop all others and then itself
         self._features[content] = features
         self.size_bytes += _size_bytes(features)
         while self.size_bytes > self._limit_bytes:

@@ -16,12 +16,13 @@ from qwen_vl.schema import ImagePart, Message, SamplingParams
 
 PNG_PIXELS = 500_000  # larger pictures travel as JPEG
 TOKEN_PIXELS = 32 * 32
-# Fields that OpenAI's API does not have. A server that refuses them is asked without.
+# Fields that OpenAI's API does not have.
 _EXTRAS = ("top_k", "min_p", "repetition_penalty")
+# A server that refuses one of these is asked without it. `logit_bias` is not among them: an answer
+# without it is another one, and the refusal may be about one visitor's token id.
 _OPTIONAL = (
     *_EXTRAS,
     "stream_options",
-    "logit_bias",
     "seed",
     "frequency_penalty",
     "presence_penalty",

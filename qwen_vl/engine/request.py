@@ -17,10 +17,18 @@ from qwen_vl.schema import Chunk, FinishReason, Usage
 
 
 class Answer:
-    """The `AnswerStream` of the local engine. `on_close` is told when the reader has gone."""
+    """The `AnswerStream` of the local engine.
+
+    `on_close` is told when the reader has gone. `asked_s`, on the monotonic clock, is when the
+    question came, if that was before now.
+    """
 
     def __init__(
-        self, prompt_tokens: int, limit_s: float, on_close: Callable[[Answer], None]
+        self,
+        prompt_tokens: int,
+        limit_s: float,
+        on_close: Callable[[Answer], None],
+        asked_s: float | None = None,
     ) -> None:
         self.cancelled = False
         self.cached_tokens = 0
@@ -31,7 +39,7 @@ class Answer:
         self._lock = threading.Lock()  # decides who ends the answer, once
         self._ended = False
         self._exhausted = False
-        self._asked_s = time.monotonic()
+        self._asked_s = time.monotonic() if asked_s is None else asked_s
         self._started_s: float | None = None
         self._first_s: float | None = None
         self._last_s = 0.0

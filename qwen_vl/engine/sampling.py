@@ -13,6 +13,8 @@ import torch
 
 from qwen_vl.schema import SamplingParams
 
+NEARLY_GREEDY = 1e-5  # divided by less, logits leave float32's range
+
 
 class Sampler:
     """Picks the tokens of one request; the same seed and logits give the same tokens."""
@@ -33,7 +35,7 @@ class Sampler:
     def next_token(self, logits: torch.Tensor) -> int:
         """`logits` [vocabulary] -> a token id, which from then on counts as generated."""
         logits = self._penalised(self._biased(logits))
-        if self._params.temperature == 0:
+        if self._params.temperature < NEARLY_GREEDY:
             token = int(logits.argmax())
         else:
             token = self._draw(logits / self._params.temperature)

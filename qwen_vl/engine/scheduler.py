@@ -49,6 +49,7 @@ class Request:
     sampler: Sampler
     text: TextStream
     tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
+    broken: bool = False  # its states may be anything
 
     def finish(self, reason: FinishReason) -> None:
         """Ends the answer with all text that there is."""
@@ -60,14 +61,20 @@ class Request:
 class Scheduler:
     """The running batch, and the stores of prefixes and pictures.
 
-    `on_failure` is told in words when a request broke.
+    `on_failure` is told in words when a request broke; `is_closing` says that no answer is wanted
+    any more.
     """
 
     def __init__(
-        self, loaded: LoadedModel, settings: Settings, on_failure: Callable[[str], None]
+        self,
+        loaded: LoadedModel,
+        settings: Settings,
+        on_failure: Callable[[str], None],
+        is_closing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loaded = loaded
         self._on_failure = on_failure
+        self._is_closing = is_closing
         self._most_rows = settings.max_batch
         self._batch = Batch(loaded)
         self._running: dict[Row, Request] = {}
@@ -109,20 +116,19 @@ class Scheduler:
 
     def step(self) -> None:
         """One more token for everybody who is in the batch."""
-        self._drop_ended()
-        if not self._batch.rows:
-            return
-        requests = [self._running[row] for row in self._batch.rows]
         try:
+            self._drop_ended()
+            if not self._batch.rows:
+                return
+            requests = [self._running[row] for row in self._batch.rows]
             logits = self._batch.step([request.tokens[-1] for request in requests])
             for request, scores in zip(requests, logits, strict=True):
-                self._accept(request, request.sampler.next_token(scores))
+                self._pick(request, scores)
+            self._drop_ended()
         except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
-            self._fail(requests, error)
+            self._fail(list(self._running.values()), error)
             self._running.clear()
             self._batch.leave(self._batch.rows)
-            return
-        self._drop_ended()
 
     def end(self, cause: UserError | None) -> None:
         """Ends all answers: as cancelled, or with what has happened."""
@@ -143,6 +149,8 @@ class Scheduler:
             parts = prefill(self._loaded, self._vision, request.prompt, start)
             while (result := _next_part(parts)) is None:
                 self.step()
+                if self._is_closing():
+                    answer.finish("cancelled")
                 if answer.out_of_time:
                     answer.finish("timeout")
                 if not answer.wanted:
@@ -176,9 +184,16 @@ class Scheduler:
             request.answer.cached_tokens = result.cached_tokens[i]
             # At once: others may be asking the same now.
             self._prefixes.put(request.keys, self._batch.states(result.rows[i]))
-            self._accept(request, request.sampler.next_token(result.logits[i]))
+            self._pick(request, result.logits[i])
 
     # --- on the way through and out ---
+
+    def _pick(self, request: Request, logits: torch.Tensor) -> None:
+        """The request's next token. What goes wrong here is of this row alone."""
+        try:
+            self._accept(request, request.sampler.next_token(logits))
+        except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
+            self._fail([request], error)
 
     def _accept(self, request: Request, token: int) -> None:
         """Takes a generated token in, and ends the answer if it was its last."""
@@ -204,6 +219,8 @@ class Scheduler:
         gone = [row for row in batch.rows if not self._running[row].answer.wanted]
         for row in gone:
             request = self._running.pop(row)
+            if request.broken:
+                continue
             written = row.length - len(request.keys)
             self._prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
         if gone:
@@ -214,7 +231,7 @@ class Scheduler:
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         log.error("a request failed", exc_info=error)
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        if machine.is_out_of_memory(error):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             told = EngineFailed(
@@ -225,6 +242,7 @@ class Scheduler:
             told = EngineFailed("The model failed on this request. The server's log says why.")
         self._on_failure(str(told))
         for request in requests:
+            request.broken = True
             request.answer.fail(told)
 
 

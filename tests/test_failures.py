@@ -1,0 +1,181 @@
+"""What breaks in one request, or in one step, is told and ends there: the engine answers on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import opened
+from oracle import Oracle
+from test_engine import GREEDY, picture, run, text_of, user
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine, scheduler
+from qwen_vl.engine.batching import Batch, RoomyLayer, Row
+from qwen_vl.engine.sampling import Sampler
+from qwen_vl.errors import EngineFailed, ModelUnavailable
+from qwen_vl.schema import Chunk, SamplingParams
+
+OUT_OF_MEMORY = (
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB"),
+)
+FIRST = [user(picture(1), "What is this?")]
+SECOND = [user(picture(2), "And this one, what may it be?")]
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_checkpoints: dict[str, Path]) -> Oracle:
+    return Oracle(tiny_checkpoints["qwen3_vl"])
+
+
+@pytest.fixture
+def engine(tiny_checkpoints: dict[str, Path]) -> Iterator[Engine]:
+    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"])))
+    yield engine
+    engine.close()
+
+
+def raising_once(plain: Callable[..., Any], error: Exception, at: Callable[..., bool]) -> Any:
+    """`plain`, but for the first call that `at` picks by its arguments."""
+    left = [error]
+
+    def wrapped(*args: Any) -> Any:
+        if left and at(*args):
+            raise left.pop()
+        return plain(*args)
+
+    return wrapped
+
+
+def both(engine: Any, second: SamplingParams = GREEDY) -> list[list[Chunk] | Exception]:
+    """Asks both at the same moment, the first first -> what each reader got."""
+    with engine._wake:  # the inference thread sees neither before both are there
+        answers = [engine.stream(FIRST, GREEDY), engine.stream(SECOND, second)]
+
+    def read(answer: Any) -> list[Chunk] | Exception:
+        try:
+            return list(answer)
+        except EngineFailed as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(read, answers))
+
+
+def right(told: list[Chunk] | Exception, oracle: Oracle, messages: Any) -> bool:
+    return isinstance(told, list) and text_of(told) == oracle.text(messages, GREEDY.max_new_tokens)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_no_memory_for_a_row_to_join_leaves_the_others_as_they_were(
+    error: Exception, engine: Engine, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[RoomyLayer] = []
+
+    def second_layer(layer: RoomyLayer, *_: Any) -> bool:
+        calls.append(layer)
+        return len(calls) == 2  # the first layer has the new row already
+
+    monkeypatch.setattr(
+        RoomyLayer, "take_in", raising_once(RoomyLayer.take_in, error, second_layer)
+    )
+    first, second = both(engine)
+    assert len(calls) == 2
+    assert right(first, oracle, FIRST)
+    assert isinstance(second, EngineFailed)
+    assert "not enough memory" in str(second)
+    assert engine.status().answers
+    assert right(run(engine, SECOND), oracle, SECOND)
+
+
+def test_a_sampler_that_fails_ends_its_own_answer(
+    engine: Engine, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(sampler: Sampler, _: torch.Tensor) -> bool:
+        return sampler._params.seed == 13 and sampler._counts.total() == 3
+
+    error = ValueError("no such token")
+    monkeypatch.setattr(Sampler, "next_token", raising_once(Sampler.next_token, error, later))
+    unlucky = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=24, seed=13)
+    first, second = both(engine, unlucky)
+    assert right(first, oracle, FIRST)
+    assert isinstance(second, EngineFailed)
+    assert right(run(engine, SECOND), oracle, SECOND)
+
+
+@pytest.mark.parametrize("method", ["step", "leave"])
+def test_a_step_that_fails_ends_its_answers_and_no_later_one(
+    method: str, engine: Engine, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_rows(batch: Batch, arguments: list[Row] | list[int]) -> bool:
+        return len(batch.rows) == 2 and (method == "step" or len(arguments) == 1)
+
+    failing = raising_once(getattr(Batch, method), OUT_OF_MEMORY[0], two_rows)
+    monkeypatch.setattr(Batch, method, failing)
+    short = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=4)
+    first, second = both(engine, short)
+    assert isinstance(first, EngineFailed)
+    if method == "step":
+        assert isinstance(second, EngineFailed)
+    else:  # it had been told whole when its row left
+        assert isinstance(second, list)
+        assert second[-1].finish_reason == "length"
+    assert engine.status().answers
+    assert engine.stats().running == 0
+    assert right(run(engine, FIRST), oracle, FIRST)
+
+
+def test_nearly_no_temperature_is_greedy(engine: Engine, oracle: Oracle) -> None:
+    cold = SamplingParams(temperature=1e-40, presence_penalty=0, max_new_tokens=24)
+    assert right(run(engine, FIRST, cold), oracle, FIRST)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_inference_thread_that_dies_says_so_and_leaves_no_reader_waiting(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug outside of any request")
+
+    monkeypatch.setattr(scheduler.Scheduler, "admit", broken)
+    with pytest.raises(ModelUnavailable, match="has died"):
+        list(_waiting_behind(engine))
+    status = engine.status()
+    assert status.state == "failed"
+    assert "restart the server" in status.detail
+    with pytest.raises(ModelUnavailable):
+        engine.stream(FIRST, GREEDY)
+
+
+def _waiting_behind(engine: Any) -> Any:
+    """The second of two answers: the first is out of the queue when the thread dies."""
+    with engine._wake:
+        engine.stream(FIRST, GREEDY)
+        return engine.stream(SECOND, GREEDY)
+
+
+def test_closing_ends_a_prefill_that_is_under_way(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = 0
+
+    def endless(*_: Any) -> Iterator[None]:
+        nonlocal parts
+        while True:
+            parts += 1
+            time.sleep(0.01)
+            yield
+
+    monkeypatch.setattr(scheduler, "prefill", endless)
+    answer = engine.stream(FIRST, GREEDY)
+    while not parts:
+        time.sleep(0.01)
+    engine.close()
+    assert [chunk.finish_reason for chunk in answer] == ["cancelled"]
