@@ -58,12 +58,19 @@ async def _follow(url: str, limit_mb: float) -> bytes:
         client = httpx.AsyncClient(
             transport=safehttpx.AsyncSecureTransport(address), trust_env=False
         )
-        async with client, client.stream("GET", url, timeout=MAX_SECONDS) as response:
+        # Not compressed: a few kilobytes could unpack to gigabytes before they can be counted.
+        plain = {"Accept-Encoding": "identity"}
+        async with (
+            client,
+            client.stream("GET", url, headers=plain, timeout=MAX_SECONDS) as response,
+        ):
             if response.status_code in _REDIRECTS and "location" in response.headers:
                 url = urljoin(url, response.headers["location"])
                 continue
             if response.status_code != 200:
                 raise BadRequest(f"The picture's server answered {response.status_code}.")
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise BadRequest("The picture's server compresses its answer though told not to.")
             return await _read(response, limit_mb)
     raise BadRequest(f"The picture's address redirects more than {MAX_HOPS} times.")
 
@@ -71,10 +78,10 @@ async def _follow(url: str, limit_mb: float) -> bytes:
 async def _public_address(host: str) -> str:
     """One address of `host`. Raises BadRequest if any of them is not public: names can lie."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None)
-    addresses = {str(entry[4][0]) for entry in found}
+    addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(_is_public(address) for address in addresses):
         raise BadRequest("The picture's address is not on the public internet.")
-    return min(addresses)
+    return addresses[0]  # in the resolver's order, RFC 6724: what cannot be reached comes last
 
 
 def _is_public(address: str) -> bool:
@@ -96,7 +103,7 @@ async def _read(response: httpx.Response, limit_mb: float) -> bytes:
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise refusal
     data = bytearray()
-    async for piece in response.aiter_bytes():
+    async for piece in response.aiter_raw():
         data += piece
         if len(data) > limit_bytes:
             raise refusal

@@ -42,12 +42,7 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
             f"{len(messages)} messages are more than the limit of {settings.max_messages}: "
             "start a new conversation."
         )
-    images = sum(len(message.images) for message in messages)
-    if images > settings.max_images:
-        raise TooLarge(
-            f"{images} pictures are more than the limit of {settings.max_images}: "
-            "use fewer pictures or frames, or start a new conversation."
-        )
+    _check_image_count(sum(len(message.images) for message in messages), settings)
     chars = sum(len(message.text) for message in messages)
     if chars > settings.max_prompt_chars:
         raise TooLarge(
@@ -56,6 +51,14 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
         )
     for message in messages:
         _check_unicode(message.text, "The text")
+
+
+def _check_image_count(images: int, settings: Settings) -> None:
+    if images > settings.max_images:
+        raise TooLarge(
+            f"{images} pictures are more than the limit of {settings.max_images}: "
+            "use fewer pictures or frames, or start a new conversation."
+        )
 
 
 def _check_unicode(text: str, what: str) -> None:
@@ -88,31 +91,37 @@ def from_openai(
             f"{len(raw)} messages are more than the limit of {settings.max_messages}: "
             "start a new conversation."
         )
-    _check_image_count(raw, settings)
-    others = others or {}
-    messages = [
-        _openai_message(item, f"messages[{i}]", settings, others) for i, item in enumerate(raw)
-    ]
+    _check_image_count(_named_images(raw), settings)
+    images = 0
+
+    def read(part: Any, where: str) -> Sequence[Part]:
+        nonlocal images
+        parts = _openai_parts(part, where, settings, others or {})
+        images += sum(isinstance(one, ImagePart) for one in parts)
+        _check_image_count(images, settings)  # how many frames a clip has is known only now
+        return parts
+
+    messages = [_openai_message(item, f"messages[{i}]", read) for i, item in enumerate(raw)]
     check_conversation(messages, settings)
     return messages
 
 
-def _check_image_count(raw: list[Any], settings: Settings) -> None:
+def _named_images(raw: list[Any]) -> int:
+    """How many pictures a request holds at least, before any is decoded."""
     contents = (item.get("content") for item in raw if isinstance(item, Mapping))
-    images = sum(
-        1
+    parts = [
+        part
         for content in contents
         if isinstance(content, list)
         for part in content
-        if isinstance(part, Mapping) and part.get("type") == "image_url"
-    )
-    if images > settings.max_images:
-        raise TooLarge(f"{images} pictures are more than the limit of {settings.max_images}.")
+        if isinstance(part, Mapping)
+    ]
+    frames = (part.get("frames") for part in parts if part.get("type") == "video")
+    clips = sum(part.get("type") in ("image_url", "video_url") for part in parts)
+    return clips + sum(len(listed) for listed in frames if isinstance(listed, list))
 
 
-def _openai_message(
-    raw: Any, where: str, settings: Settings, others: Mapping[str, PartReader]
-) -> Message:
+def _openai_message(raw: Any, where: str, read: Callable[[Any, str], Sequence[Part]]) -> Message:
     if not isinstance(raw, Mapping):
         raise BadRequest(f"{where} must be an object with 'role' and 'content'.")
     role = _ROLES.get(str(raw.get("role")))
@@ -127,7 +136,7 @@ def _openai_message(
         raise BadRequest(f"{where}.content must be a string or a list of parts.")
     parts: list[Part] = []
     for i, part in enumerate(content):
-        parts += _openai_parts(part, f"{where}.content[{i}]", settings, others)
+        parts += read(part, f"{where}.content[{i}]")
     return Message(role, tuple(parts))
 
 
@@ -245,23 +254,33 @@ def from_chatbot(
     Content is a list of `{"type": "text"}` and `{"type": "file"}` blocks. Messages with a
     `metadata` title are the page's own (statistics, notes) and not part of the conversation.
     """
+    turns = [turn for turn in history if not (turn.get("metadata") or {}).get("title")]
+    blocks = (block for turn in turns for block in _blocks(turn["content"]))
+    files = sum(not isinstance(block, str) and block.get("type") == "file" for block in blocks)
+    _check_image_count(files, settings)  # before any is decoded
     messages: list[Message] = []
     if system_prompt.strip():
         messages.append(Message("system", (TextPart(system_prompt),)))
-    for item in history:
-        if (item.get("metadata") or {}).get("title"):
+    for turn in turns:
+        parts = tuple(_chatbot_parts(turn["content"], settings))
+        before = messages[-1] if messages and messages[-1].role == turn["role"] else None
+        if before is None:
+            messages.append(Message(_ROLES[turn["role"]], parts))
             continue
-        parts = tuple(_chatbot_parts(item["content"], settings))
-        if messages and messages[-1].role == item["role"]:  # pictures and text sent together
-            messages[-1] = replace(messages[-1], parts=messages[-1].parts + parts)
-        else:
-            messages.append(Message(_ROLES[item["role"]], parts))
+        # Pictures and text sent together, or a question that was never answered and the next one.
+        if turn["role"] == "user" and before.text.strip():
+            parts = (TextPart("\n\n"), *parts)
+        messages[-1] = replace(before, parts=before.parts + parts)
     check_conversation(messages, settings)
     return messages
 
 
+def _blocks(content: Any) -> Sequence[Any]:
+    return [content] if isinstance(content, (str, Mapping)) else content
+
+
 def _chatbot_parts(content: Any, settings: Settings) -> Iterable[Part]:
-    for block in [content] if isinstance(content, (str, Mapping)) else content:
+    for block in _blocks(content):
         if isinstance(block, str):
             yield TextPart(block)
         elif block.get("type") == "text":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gzip
 import http.server
 import threading
 import time
@@ -94,16 +96,33 @@ def test_only_web_addresses(url: str) -> None:
         fetched(url)
 
 
+def test_the_resolver_knows_best_which_address_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def resolve(*_: Any) -> list[Any]:
+        addresses = ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946")
+        return [(0, 0, 0, "", (address, 0)) for address in addresses]
+
+    async def ask() -> str:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        return await fetch._public_address("example.com")
+
+    assert anyio.run(ask) == "93.184.216.34"
+
+
 @pytest.mark.usefixtures("here_is_public")
 def test_a_picture_is_fetched_over_redirects() -> None:
     def answer(handler: Any) -> None:
         if handler.path == "/a":
             send(handler, status=302, location="/b")
         else:
-            send(handler, b"picture")
+            send(handler, handler.headers["Accept-Encoding"].encode())
 
     with web(answer) as url:
-        assert fetched(f"{url}/a") == b"picture"
+        assert fetched(f"{url}/a") == b"identity"
+
+
+_BOMB = gzip.compress(bytes(10**6))
 
 
 @pytest.mark.usefixtures("here_is_public")
@@ -116,8 +135,12 @@ def test_a_picture_is_fetched_over_redirects() -> None:
         (lambda h: send(h, status=404), BadRequest, "404"),
         (lambda h: send(h, b"x" * 20_000), TooLarge, "0.01 MB"),
         (lambda h: send(h, content_length="20000"), TooLarge, "0.01 MB"),
+        (lambda h: send(h, _BOMB, content_encoding="gzip"), BadRequest, "compresses"),
     ],
-    ids=["to a private server", "to a file", "for ever", "missing", "too much", "announced"],
+    ids=[
+        *("to a private server", "to a file", "for ever", "missing", "too much", "announced"),
+        "compressed",
+    ],
 )
 def test_what_goes_wrong_is_said(
     answer: Callable[[Any], None], error: type[UserError], words: str

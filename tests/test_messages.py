@@ -145,12 +145,27 @@ def test_a_refusal_says_where_the_fault_is() -> None:
     [
         [{"role": "user", "content": [picture_part("broken")] * 3}],
         [{"role": "user", "content": [picture_part("broken")]}] * 4,
+        [{"role": "user", "content": [{"type": "video", "frames": ["broken"] * 2}] * 2}],
+        [{"role": "user", "content": [{"type": "video_url"}] * 3}],
     ],
-    ids=["pictures", "messages"],
+    ids=["pictures", "messages", "frames", "clips"],
 )
 def test_counts_are_checked_before_any_picture_is_decoded(raw: Any) -> None:
     with pytest.raises(TooLarge):
         from_openai(raw, LIMITS)
+
+
+def test_reading_stops_at_the_first_clip_that_brings_too_many_frames() -> None:
+    read = []
+
+    def clip(_: Any, where: str) -> list[ImagePart]:
+        read.append(where)
+        return [PICTURE] * LIMITS.max_images
+
+    content = [{"type": "clip"}] * 5
+    with pytest.raises(TooLarge, match="pictures"):
+        from_openai([{"role": "user", "content": content}], LIMITS, {"clip": clip})
+    assert len(read) == 2
 
 
 def test_a_refusal_never_repeats_the_input() -> None:
@@ -293,6 +308,12 @@ def test_spaces_and_tabs_of_a_chat_are_kept() -> None:
 def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         from_chatbot([said("user", file_block(tmp_path / "gone.png"))], "", Settings())
+
+
+def test_pictures_of_a_chat_are_counted_before_any_is_decoded(tmp_path: Path) -> None:
+    gone = file_block(tmp_path / "gone.png")
+    with pytest.raises(TooLarge, match="pictures"):
+        from_chatbot([said("user", gone)] * 3, "", LIMITS)
 
 
 def test_a_chat_has_the_same_limits() -> None:

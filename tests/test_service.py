@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from test_api import (
     serving,
 )
 
-from qwen_vl.api import guards, sessions
+from qwen_vl.api import calls, guards, sessions
 from qwen_vl.config import Settings
 from qwen_vl.errors import EngineFailed
 from qwen_vl.schema import EngineStats
@@ -357,6 +358,30 @@ def test_a_clip_becomes_frames_with_their_times(tmp_path: Path) -> None:
     assert times_s == pytest.approx([0, 2, 4], abs=0.1)
 
 
+def test_a_clip_that_takes_long_is_refused_and_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def slow(*_: Any, should_stop: Any, **__: Any) -> list[Any]:
+        begun.set()
+        assert over.wait(10)
+        while not should_stop():
+            time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr("qwen_vl.video.extract_keyframes", slow)
+    monkeypatch.setattr(calls, "CLIP_S", 0.1)
+    part = {"type": "video_url", "video_url": {"url": _CLIP}}
+    with serving(StepEngine("a")) as client, ThreadPoolExecutor(3) as pool:
+        clips = [pool.submit(client.post, CHAT, json=asking([part])) for _ in range(3)]
+        assert begun.wait(10)
+        assert client.post(CHAT, json=asking("Hi")).status_code == 200
+        over.set()
+        for clip in clips:
+            assert_error(clip.result().json(), "too_large")
+
+
 def test_frames_with_times_reach_the_engine() -> None:
     engine = StepEngine("a")
     frames = [as_uri(encoded(noise(8, 8))), as_uri(encoded(noise(8, 16)))]
@@ -368,6 +393,7 @@ def test_frames_with_times_reach_the_engine() -> None:
 
 
 _FRAME = as_uri(encoded(noise(8, 8)))
+_CLIP = as_uri(b"any", "video/mp4")
 
 
 @pytest.mark.parametrize(
@@ -378,6 +404,7 @@ _FRAME = as_uri(encoded(noise(8, 8)))
         ({"type": "video_url", "video_url": {"url": as_uri(b"no clip", "video/mp4")}}, 415),
         ({"type": "video_url", "video_url": {"url": _FRAME}}, 400),
         ({"type": "video_url", "video_url": {"url": "x"}, "every_s": 0}, 400),
+        ({"type": "video_url", "video_url": {"url": _CLIP}, "every_s": 10**400}, 400),
         ({"type": "video_url", "video_url": {"url": as_uri(b"x" * 300_000, "video/mp4")}}, 413),
         ({"type": "video", "frames": [], "timestamps_s": []}, 400),
         ({"type": "video", "frames": [_FRAME], "timestamps_s": []}, 400),

@@ -23,7 +23,14 @@ from qwen_vl.ui import build, launch_options
 from qwen_vl.ui.answers import split_thinking
 from qwen_vl.ui.chat import Chat, add_picture
 from qwen_vl.ui.examples import load_examples
-from qwen_vl.ui.history import answer_turn, is_page_turn, page_turn, text_of, user_turns
+from qwen_vl.ui.history import (
+    answer_turn,
+    is_page_turn,
+    page_turn,
+    text_block,
+    text_of,
+    user_turns,
+)
 from qwen_vl.ui.markup import from_page, to_page
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import params_of, preset_values
@@ -58,8 +65,8 @@ def request(session: str = "a", language: str = "en") -> Any:
     return SimpleNamespace(session_hash=session, headers={"accept-language": language})
 
 
-def event(index: Any, value: Any = None) -> Any:
-    return SimpleNamespace(index=index, value=value)
+def event(index: Any, value: Any = None, previous_value: Any = None) -> Any:
+    return SimpleNamespace(index=index, value=value, previous_value=previous_value)
 
 
 def picture(folder: Path, name: str = "p.png", colour: str = "red") -> str:
@@ -299,8 +306,18 @@ def test_edit_drops_what_came_after_and_keeps_the_picture(uploads: Path) -> None
 
 def test_an_empty_edit_changes_nothing(uploads: Path, toasts: list[str]) -> None:
     chat, _, history = conversation(uploads)
-    assert chat.edit(history, event(1, "  "), request())[1] == history
+    emptied = [*history[:1], {**history[1], "content": [text_block("  ")]}, *history[2:]]
+    assert chat.edit(emptied, event(1, "  ", "one"), request())[1] == history
     assert toasts == [EN["empty_edit"]]
+
+
+def test_an_unanswered_question_stays_apart_from_the_next() -> None:
+    engine = ScriptedEngine(error=Busy("Try again later."))
+    chat = chat_with(engine)
+    history = send(chat, [], "What colour is it?")
+    send(chat, history, "How many are there?")
+    (message,) = engine.calls[-1][0]
+    assert message.text == "What colour is it?\n\nHow many are there?"
 
 
 def test_clear_ends_a_running_answer_which_shows_nothing_more() -> None:
@@ -337,6 +354,19 @@ def test_an_example_runs_by_its_number_alone(uploads: Path) -> None:
     _, asked = chat.example(forged, request())
     answer = spoken(last(chat.answer(asked, "", *KNOBS, request())))
     assert answer[-1] == "You said: What is this? [1 pictures, 1 messages]"
+
+
+def test_a_text_only_model_offers_no_examples(uploads: Path, toasts: list[str]) -> None:
+    engine = ScriptedEngine()
+    examples = load_examples()
+    chat, video = (kind(engine, SETTINGS, Runs(), examples) for kind in (Chat, VideoChat))
+    assert chat.show_examples(request()).examples
+    assert video.show_examples(request()).visible
+    engine.set_status(accepts_images=False)
+    assert not chat.show_examples(request()).examples
+    assert not video.show_examples(request()).visible
+    assert chat.example(event(0), request())[1] == gr.skip()  # a card from before it was loaded
+    assert toasts == [EN["text_only"]]
 
 
 def test_without_a_prompts_file_there_are_no_examples(tmp_path: Path) -> None:
@@ -668,8 +698,51 @@ def test_the_chosen_frames_go_first_in_order_with_their_times(uploads: Path) -> 
 def test_left_out_frames_are_marked_in_the_gallery(uploads: Path) -> None:
     video = video_with(ScriptedEngine())
     frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
-    captions = [caption for _, caption in video.show_kept(frames, [0, 2])]
+    captions = [caption for _, caption in video.show_kept(frames, [0, 2], request())]
     assert captions == ["0.0 s", "✕ 5.0 s", "10.0 s"]
+
+
+def test_frames_that_the_server_has_lost_are_told(uploads: Path, toasts: list[str]) -> None:
+    video = video_with(ScriptedEngine())
+    assert video.show_kept([], [0, 2], request()) == gr.skip()
+    assert video.seek([], event(1), request()) == gr.skip()
+    asked = video.retry(user_turns("what?", []), [], [0], event(0), request())
+    assert asked[1] == gr.skip()
+    assert not video.is_wanted(request())
+    assert toasts == [EN["no_frames"]] * 3
+
+
+@pytest.mark.parametrize("how", [(None, 8, 16), (5, None, 16), (5, 8, None)])
+def test_an_emptied_number_is_told_and_the_frames_stay(
+    how: tuple[Any, ...], uploads: Path, toasts: list[str]
+) -> None:
+    video = video_with(ScriptedEngine())
+    result = video.extract(clip(uploads), "interval", *how, request())
+    assert result == (gr.skip(),) * 4
+    assert toasts == [EN["no_number"]]
+
+
+def test_another_clip_ends_the_reading_of_the_old_one(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = video_with(ScriptedEngine())
+    begun, reads = threading.Event(), []
+
+    def slowly(*_: Any, should_stop: Any, **__: Any) -> list[Any]:
+        begun.set()
+        wait_for(should_stop)
+        return []
+
+    monkeypatch.setattr("qwen_vl.ui.video.extract_keyframes", slowly)
+    path = clip(uploads)
+    reader = threading.Thread(
+        target=lambda: reads.append(video.extract(path, "interval", 5, 8, 16, request()))
+    )
+    reader.start()
+    assert begun.wait(5)
+    video.new_clip(request())
+    reader.join(5)
+    assert reads == [(gr.skip(),) * 4]
 
 
 @pytest.mark.parametrize(
@@ -705,7 +778,7 @@ def test_the_timeline_button_asks_for_a_timeline(uploads: Path) -> None:
     history = last(video.answer(asked, frames, [0, 1, 2], "", *KNOBS[:-1], 128, request()))
     assert [option["value"] for option in history[-1]["options"]] == ["0.0", "5.0"]
     assert video.seek_named(event(0, "5.0")).playback_position == 5.0
-    assert video.seek(frames, event(2)).playback_position == pytest.approx(10.0)
+    assert video.seek(frames, event(2), request()).playback_position == pytest.approx(10.0)
     assert timeline_prompt(BUNDLED_MODEL_ID) == TIMELINE_PROMPT
 
 

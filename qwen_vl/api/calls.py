@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,8 @@ from qwen_vl.schema import ImagePart, Message, Part, SamplingParams, TextPart
 
 BODY_IMAGES = 8  # pictures of the largest size that fit into one request; smaller ones, more
 PARSERS = 2  # requests whose pictures are decoded at the same time; others wait
+CLIP_PARSERS = 1  # the same for clips, which take longer: nobody else waits for them
+CLIP_S = 60.0  # for reading one clip
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
 JSON_WANTED = "Answer with one JSON object and nothing else."
 MAX_NAME_CHARS = 200  # of a session's id
@@ -54,6 +57,7 @@ class Reader:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine, self.settings = engine, settings
         self.parsers = anyio.CapacityLimiter(PARSERS)
+        self.clip_parsers = anyio.CapacityLimiter(CLIP_PARSERS)
 
     async def chat(self, request: Request) -> Call:
         """A chat completion: JSON in the OpenAI format, or a form with `image` and `prompt`."""
@@ -74,7 +78,8 @@ class Reader:
 
     async def _chat(self, raw: dict[str, Any]) -> Call:
         await self._fetch_images(raw)
-        return await self._in_thread(partial(self._parse_chat, raw))
+        limiter = self.clip_parsers if _parts(raw, "video_url") else self.parsers
+        return await anyio.to_thread.run_sync(partial(self._parse_chat, raw), limiter=limiter)
 
     async def _simple(self, raw: dict[str, Any]) -> Call:
         image = raw.get("image")
@@ -120,17 +125,7 @@ class Reader:
 
     async def _fetch_images(self, raw: dict[str, Any]) -> None:
         """Puts data: URIs in the place of web addresses, one after the other."""
-        messages = raw.get("messages")
-        contents = [item.get("content") for item in messages if isinstance(item, dict)] if (
-            isinstance(messages, list)
-        ) else []  # fmt: skip
-        parts = [
-            part
-            for content in contents
-            if isinstance(content, list)
-            for part in content
-            if isinstance(part, dict) and part.get("type") == "image_url"
-        ]
+        parts = _parts(raw, "image_url")
         if len(parts) > self.settings.max_images:
             return  # refused later, with all the other limits
         for part in parts:
@@ -195,12 +190,28 @@ class Reader:
 
         data = data_uri_bytes(url, "video", self.settings.max_video_mb)
         every_s = raw.get("every_s", 5.0)
-        if isinstance(every_s, bool) or not isinstance(every_s, (int, float)) or not every_s > 0:
-            raise BadRequest(f"{where}.every_s must be a number of seconds greater than 0.")
+        limit_s = self.settings.max_video_seconds
+        number = isinstance(every_s, (int, float)) and not isinstance(every_s, bool)
+        if not number or not 0 < every_s <= limit_s:
+            raise BadRequest(
+                f"{where}.every_s must be a number of seconds greater than 0, up to {limit_s}."
+            )
+        end_s = time.monotonic() + CLIP_S
         with tempfile.TemporaryDirectory(prefix="qwen-vl-clip-") as folder:
             path = Path(folder) / "clip"
             path.write_bytes(data)
-            frames = extract_keyframes(path, "interval", self.settings, every_s=float(every_s))
+            frames = extract_keyframes(
+                path,
+                "interval",
+                self.settings,
+                every_s=float(every_s),
+                should_stop=lambda: time.monotonic() > end_s,
+            )
+        if time.monotonic() > end_s:
+            raise TooLarge(
+                f"Reading the clip takes longer than {CLIP_S:.0f} seconds: send a shorter or "
+                "smaller one, or its frames."
+            )
         return [ImagePart(frame.image, frame.time_s) for frame in frames]
 
     def _frames(self, raw: Mapping[str, Any], where: str) -> list[Part]:
@@ -238,6 +249,21 @@ def body_limit(settings: Settings) -> int:
     text = settings.max_prompt_chars * 12  # a character may be two \uXXXX escapes
     media = max(pictures, settings.max_video_mb) * BYTES_PER_MB
     return int(media * 4 / 3) + text + BYTES_PER_MB
+
+
+def _parts(raw: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The parts of this type in all messages, if there are messages."""
+    messages = raw.get("messages")
+    if not isinstance(messages, list):
+        return []
+    contents = [item.get("content") for item in messages if isinstance(item, dict)]
+    return [
+        part
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+        if isinstance(part, dict) and part.get("type") == kind
+    ]
 
 
 def _media_type(request: Request) -> str:

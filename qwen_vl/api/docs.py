@@ -116,7 +116,8 @@ _SIMPLE = {
         "session_id": {
             "type": ["string", "null"],
             "maxLength": 200,
-            "description": "the server remembers the conversation under this name",
+            "description": "the server remembers the conversation under this name; without API "
+            "keys whoever knows it can go on with it, so use a random one",
         },
         **_SAMPLING,
     },

@@ -62,6 +62,7 @@ def progress(
         return
     started = time.monotonic()
     pump = Pump(engine, messages, params)
+    del messages  # the pictures may be large
     run.attach(pump)
     now = Progress()
     try:

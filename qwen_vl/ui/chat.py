@@ -15,7 +15,7 @@ from gradio.components.chatbot import ExampleMessage
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
-from qwen_vl.schema import Message, SamplingParams
+from qwen_vl.schema import ImagePart, SamplingParams
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
     AT_ONCE,
@@ -27,7 +27,15 @@ from qwen_vl.ui.conversation import (
 )
 from qwen_vl.ui.drawings import drawn_turn
 from qwen_vl.ui.examples import Example, spoken_in
-from qwen_vl.ui.history import Turn, has_files, take_back, up_to_question, user_turns, with_edit
+from qwen_vl.ui.history import (
+    Turn,
+    has_files,
+    take_back,
+    up_to_question,
+    user_turns,
+    with_edit,
+    with_text,
+)
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import Sidebar, preset_values
 from qwen_vl.ui.strings import label, language_of, say
@@ -83,8 +91,7 @@ class Chat(Conversation):
         return box_state(True, box_value()), asked
 
     def _accepted(self, asked: list[Turn], new_files: bool, system_prompt: str, lang: str) -> bool:
-        status = self.engine.status()
-        if new_files and status.answers and not status.accepts_images:
+        if new_files and self.is_text_only:
             gr.Warning(say("text_only", lang))
             return False
         try:
@@ -111,21 +118,24 @@ class Chat(Conversation):
     def edit(self, history: list[Turn], event: gr.EditData, request: gr.Request) -> Any:
         """Asks a changed question in place of an earlier one; what came after it is dropped."""
         text = event.value if isinstance(event.value, str) else ""
-        if not text.strip():
+        if not text.strip():  # the page shows the empty text already
             gr.Info(say("empty_edit", language_of(request)))
-            return gr.skip(), history
+            return gr.skip(), with_text(history, index_of(event), event.previous_value)
         self.begin(request)
         return box_state(True), with_edit(history, index_of(event), text)
 
     def example(self, event: gr.SelectData, request: gr.Request) -> Any:
         """Runs an example. Only its number is taken from the browser."""
         chosen = spoken_in(self.examples, language_of(request))[index_of(event)]
+        if chosen.images and self.is_text_only:
+            gr.Warning(say("text_only", language_of(request)))
+            return gr.skip(), gr.skip()
         self.begin(request)
         return box_state(True), user_turns(chosen.text, chosen.images)
 
     def show_examples(self, request: gr.Request) -> Any:
-        """The example cards in the language of the page."""
-        spoken = spoken_in(self.examples, language_of(request))
+        """The example cards in the language of the page; all of them are about pictures."""
+        spoken = [] if self.is_text_only else spoken_in(self.examples, language_of(request))
         return gr.Chatbot(examples=[_card(example) for example in spoken])
 
     def answer(
@@ -152,11 +162,13 @@ class Chat(Conversation):
             yield shown, gr.skip() if question is None else box_value(*question)
 
     def after_answer(
-        self, messages: Sequence[Message], answer: str, params: SamplingParams, lang: str
+        self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
     ) -> list[Turn]:
         """Boxes and points that the answer names, drawn on the picture."""
+        if last is None:
+            return []
         model_id = self.engine.status().model_id
-        drawn = drawn_turn(messages, answer, model_id, params.max_image_tokens, lang)
+        drawn = drawn_turn(last.image, answer, model_id, params.max_image_tokens, lang)
         if drawn is None:
             return []
         self.drawn_files.add(drawn[1])

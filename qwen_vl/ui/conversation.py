@@ -6,6 +6,7 @@ layout; the chat and video tabs add what is theirs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.messages import from_chatbot
-from qwen_vl.schema import Message, SamplingParams
+from qwen_vl.schema import ImagePart, Message, SamplingParams
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.history import (
     Turn,
@@ -40,6 +41,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Quick handlers go through the queue as well: without it Gradio drops gr.Info and gr.Warning.
 SOON: dict[str, Any] = {"concurrency_limit": None, **QUIET}
 AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}  # Stop, which must not wait behind anything
+DECODERS = threading.BoundedSemaphore(2)  # conversations whose pictures are decoded at a time
 ANSWERS_AT_ONCE = 64  # on the page; how many really run is the engine's to bound
 LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -76,6 +78,12 @@ class Conversation:
         """Announces an answer, so that Stop works even while it is queued."""
         self.runs.begin(session_of(request), self.place)
 
+    @property
+    def is_text_only(self) -> bool:
+        """Whether the model that answers takes no pictures; not known while it loads."""
+        status = self.engine.status()
+        return status.answers and not status.accepts_images
+
     def is_answering(self, request: gr.Request) -> bool:
         return self.runs.is_running(session_of(request), self.place)
 
@@ -100,7 +108,8 @@ class Conversation:
         """The conversation as the engine takes it. Raises UserError when a limit is broken."""
         check_files(history, Path(get_upload_folder()))
         turns = [_as_written(turn) for turn in history]
-        return from_chatbot(turns, system_prompt, self.settings)
+        with DECODERS:
+            return from_chatbot(turns, system_prompt, self.settings)
 
     def stream(
         self,
@@ -124,15 +133,18 @@ class Conversation:
             for now in wait_until_ready(self.engine, run, lang):
                 yield [*history, *turns_of(now, "", lang)], None
             messages = make_messages(history)
+            last = next((part for m in reversed(messages) for part in reversed(m.images)), None)
             model_id = self.engine.status().model_id
-            for now in progress(self.engine, messages, params, run, lang):
+            told = progress(self.engine, messages, params, run, lang)
+            del messages  # the other pictures are not needed while the answer is written
+            for now in told:
                 if run.discarded:
                     yield UNCHANGED
                     return
                 shown = turns_of(now, model_id, lang)
                 yield [*history, *shown], None
             if not run.stopped and (
-                more := self.after_answer(messages, _answer_of(shown), params, lang)
+                more := self.after_answer(last, _answer_of(shown), params, lang)
             ):
                 yield [*history, *shown, *more], None
         except UserError as error:
@@ -150,9 +162,9 @@ class Conversation:
             self.runs.end(session, self.place, run)
 
     def after_answer(
-        self, messages: Sequence[Message], answer: str, params: SamplingParams, lang: str
+        self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
     ) -> list[Turn]:
-        """What the page adds under a whole answer."""
+        """What the page adds under a whole answer; `last` is the last picture that was sent."""
         return []
 
 

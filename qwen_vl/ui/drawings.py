@@ -6,14 +6,12 @@ Knows grounding and pictures; keeps what it drew in the page's cache, which Grad
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 from qwen_vl.grounding import Mark, draw, parse
-from qwen_vl.schema import Message
 from qwen_vl.ui.history import Turn, file_block, page_turn
 from qwen_vl.ui.strings import say
 
@@ -44,15 +42,9 @@ def resized_px(size: tuple[int, int], image_tokens: int) -> tuple[int, int]:
 
 
 def drawn_turn(
-    messages: Sequence[Message], answer: str, model_id: str, image_tokens: int, lang: str
+    image: Image.Image, answer: str, model_id: str, image_tokens: int, lang: str
 ) -> tuple[Turn, str] | None:
-    """The last picture of the conversation with the answer's places on it, and its file.
-
-    None when the answer names no places or there is no picture.
-    """
-    image = next((part.image for m in reversed(messages) for part in reversed(m.images)), None)
-    if image is None:
-        return None
+    """The picture with the answer's places on it, and its file; None when it names no places."""
     marks = marks_in(answer, image, model_id, image_tokens)
     if not marks:
         return None

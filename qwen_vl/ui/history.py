@@ -121,6 +121,14 @@ def take_back(
     return list(history[:start]), text, [path for turn in question for path in files_of(turn)]
 
 
+def with_text(history: Sequence[Turn], index: int, text: str) -> list[Turn]:
+    """The history with this text in the place of what one turn says."""
+    return [
+        {**turn, "content": [text_block(text)]} if i == index else turn
+        for i, turn in enumerate(history)
+    ]
+
+
 def with_edit(history: Sequence[Turn], index: int, text: str) -> list[Turn]:
     """For Edit: the history up to the edited question with its new text; its pictures stay."""
     start, end = _last_question(history, index)

@@ -127,13 +127,13 @@ class Pump:
         self._lock = threading.Lock()
         self._closed = False
         self._answer: AnswerStream | None = None
-        threading.Thread(
-            target=self._pull, args=(messages, params), name="answer-pump", daemon=True
-        ).start()
+        self._messages = messages
+        threading.Thread(target=self._pull, args=(params,), name="answer-pump", daemon=True).start()
 
-    def _pull(self, messages: Sequence[Message], params: SamplingParams) -> None:
+    def _pull(self, params: SamplingParams) -> None:
         try:
-            answer = self._engine.stream(messages, params)
+            answer = self._engine.stream(self._messages, params)
+            self._messages = ()  # the pictures: nothing needs them while the answer is written
             with self._lock:
                 self._answer, closed = answer, self._closed
             if closed:  # while the engine was still reading the prompt

@@ -19,7 +19,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.messages import check_conversation
 from qwen_vl.presets import timeline_prompt
-from qwen_vl.schema import Message, SamplingParams
+from qwen_vl.schema import ImagePart, Message, SamplingParams
 from qwen_vl.ui.conversation import (
     Conversation,
     index_of,
@@ -58,9 +58,9 @@ class VideoChat(Conversation):
         self,
         clip: str | None,
         method: Method,
-        every_s: float,
-        count: float,
-        max_frames: float,
+        every_s: float | None,
+        count: float | None,
+        max_frames: float | None,
         request: gr.Request,
         bar: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
     ) -> tuple[Any, ...]:
@@ -68,6 +68,9 @@ class VideoChat(Conversation):
         lang = language_of(request)
         if clip is None:
             return [], [], _choices([]), say("no_clip", lang)
+        if every_s is None or count is None or max_frames is None:  # an emptied field
+            gr.Info(say("no_number", lang))
+            return _UNCHANGED
         session = session_of(request)
         self.runs.begin(session, "extract")
         run = self.runs.take(session, "extract")
@@ -98,12 +101,14 @@ class VideoChat(Conversation):
         note = say("frames_found", lang, n=len(frames), last=seconds(frames[-1].time_s))
         return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
 
-    def show_kept(self, frames: list[Frame], kept: list[int]) -> list[Any]:
+    def show_kept(self, frames: list[Frame], kept: list[int], request: gr.Request) -> Any:
         """Frames were left out or taken in again."""
-        return gallery_of(frames, kept)
+        return gallery_of(frames, kept) if frames else _lost(request)
 
-    def seek(self, frames: list[Frame], event: gr.SelectData) -> Any:
+    def seek(self, frames: list[Frame], event: gr.SelectData, request: gr.Request) -> Any:
         """A click on a frame moves the player to its time."""
+        if index_of(event) >= len(frames):
+            return _lost(request)
         return gr.Video(playback_position=frames[index_of(event)].time_s)
 
     def seek_named(self, event: gr.SelectData) -> Any:
@@ -120,24 +125,24 @@ class VideoChat(Conversation):
     ) -> tuple[Any, ...]:
         """Takes the question into the history, or says why not. -> (question, history, buttons)."""
         lang = language_of(request)
-        problem = self._problem(question, frames, kept, lang, request)
+        problem = self._problem(frames, kept, lang, request)
+        if not problem and not question.strip():
+            problem = say("no_question", lang)
         if problem:
-            gr.Info(problem)
-            return (gr.skip(), gr.skip(), *buttons_while(self.is_answering(request)))
+            return self._refused(problem, request)
         self.begin(request)
         return ("", [*history, *user_turns(question, [])], *buttons_while(True))
 
-    def _problem(
-        self, question: str, frames: list[Frame], kept: list[int], lang: str, request: gr.Request
-    ) -> str:
+    def _refused(self, problem: str, request: gr.Request) -> tuple[Any, ...]:
+        gr.Info(problem)
+        return (gr.skip(), gr.skip(), *buttons_while(self.is_answering(request)))
+
+    def _problem(self, frames: list[Frame], kept: list[int], lang: str, request: gr.Request) -> str:
         if self.is_answering(request):
             return say("busy_here", lang)
-        status = self.engine.status()
-        if status.answers and not status.accepts_images:
+        if self.is_text_only:
             return say("text_only", lang)
-        if not frames or not kept:
-            return say("no_frames", lang)
-        return "" if question.strip() else say("no_question", lang)
+        return "" if frames and kept else say("no_frames", lang)
 
     def ask_timeline(
         self, history: list[Turn], frames: list[Frame], kept: list[int], request: gr.Request
@@ -147,8 +152,17 @@ class VideoChat(Conversation):
         return (gr.skip(), *self.ask(prompt, history, frames, kept, request)[1:])
 
     def retry(
-        self, history: list[Turn], event: gr.RetryData, request: gr.Request
+        self,
+        history: list[Turn],
+        frames: list[Frame],
+        kept: list[int],
+        event: gr.RetryData,
+        request: gr.Request,
     ) -> tuple[Any, ...]:
+        """Answers the same question anew, about the frames that are chosen now."""
+        problem = self._problem(frames, kept, language_of(request), request)
+        if problem:
+            return self._refused(problem, request)
         self.begin(request)
         return (gr.skip(), up_to_question(history, index_of(event)), *buttons_while(True))
 
@@ -199,12 +213,17 @@ class VideoChat(Conversation):
         return buttons_while(self.is_wanted(request))
 
     def clear_all(self, request: gr.Request) -> tuple[Any, ...]:
-        """Another clip, or a new conversation about this one; the question box stays as it is."""
+        """A new conversation about this clip; the question box stays as it is."""
         return (gr.skip(), self.clear(request), *buttons_while(False))
+
+    def new_clip(self, request: gr.Request) -> tuple[Any, ...]:
+        """Another clip, or none: what is still being read of the old one is of no use."""
+        self.runs.drop(session_of(request), "extract")
+        return self.clear_all(request)
 
     def show_examples(self, request: gr.Request) -> Any:
         """The example clips with their questions in the language of the page."""
-        spoken = spoken_in(self.examples, language_of(request))
+        spoken = [] if self.is_text_only else spoken_in(self.examples, language_of(request))
         samples = [[item.video, item.text] for item in spoken]
         return gr.Dataset(samples=samples, visible=bool(samples))
 
@@ -215,12 +234,18 @@ class VideoChat(Conversation):
         return chosen.video, chosen.text, []
 
     def after_answer(
-        self, messages: Sequence[Message], answer: str, params: SamplingParams, lang: str
+        self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
     ) -> list[Turn]:
         """Buttons for the times that the answer names: they move the player there."""
-        last_s = max((part.time_s or 0.0 for m in messages for part in m.images), default=0.0)
+        last_s = (last.time_s if last else None) or 0.0
         times = [{"label": seconds(at), "value": str(at)} for at in times_in(answer, last_s)]
         return [{**page_turn(say("jump", lang)), "options": times}] if times else []
+
+
+def _lost(request: gr.Request) -> Any:
+    """The page shows frames that the server does not have any more, as after its restart."""
+    gr.Info(say("no_frames", language_of(request)))
+    return gr.skip()
 
 
 def buttons_while(answering: bool) -> tuple[Any, Any, Any]:

@@ -14,14 +14,13 @@ from qwen_vl.video import Method
 
 FRAME_TOKENS = 128
 EXTRACTIONS_AT_ONCE = 4
-STATE_KEPT_S = 3600
 METHODS: tuple[Method, ...] = ("interval", "even", "scenes")
 
 
 def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
     """Builds the tab inside the current Blocks and wires it. Returns the example clips."""
     most = video.settings.max_frames
-    frames = gr.State([], time_to_live=STATE_KEPT_S)
+    frames = gr.State([])
     with gr.Row(elem_classes="video-row", equal_height=False):
         with gr.Column(scale=5, min_width=320):
             clip = gr.Video(
@@ -140,8 +139,9 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
         "show_progress": "full",
         "show_progress_on": gallery,
         "api_visibility": "private",
+        "trigger_mode": "multiple",  # else a new clip would not be read while the old one is
     }
-    fresh = gr.on([clip.upload, clip.clear], video.clear_all, None, questions, **SOON)
+    fresh = gr.on([clip.upload, clip.clear], video.new_clip, None, questions, **SOON)
     fresh.then(video.extract, **read)
     extract.click(video.extract, **read)
     kept.input(video.show_kept, [frames, kept], gallery, **SOON)
@@ -157,7 +157,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
             **SOON,
         ),
         timeline.click(video.ask_timeline, seen, questions, **SOON),
-        chatbot.retry(video.retry, chatbot, questions, **SOON),
+        chatbot.retry(video.retry, seen, questions, **SOON),
     ):
         asked.then(
             video.answer,
