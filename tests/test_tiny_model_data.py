@@ -276,6 +276,17 @@ def test_of_two_changes_each_is_asked_at_its_own_place() -> None:
     assert two > 5
 
 
+def test_the_gist_of_shapes_says_how_many_there_are_of_each_kind_and_colour() -> None:
+    for seed in range(20):
+        drawn = scene.make_scene(random.Random(seed), 1 + seed % 4)
+        ((labels, _),) = gist.gists((tuple(dialogues.marks(drawn, (320, 200))),), [(320, 200)])
+        told = named(labels)
+        for kind in scene.SHAPES:
+            assert told[kind] == sum(shape.kind == kind for shape in drawn.shapes)
+        for colour in scene.COLOURS:
+            assert told[colour] == sum(shape.colour == colour for shape in drawn.shapes)
+
+
 def named(labels: np.ndarray) -> dict[str, int]:
     return {name: int(label) - 1 for name, label in zip(gist.GIST, labels, strict=True)}
 

@@ -28,6 +28,8 @@ GIST = {
     "highest": MOST,  # which bar, from the left
     "lowest": MOST,
     "trend": len(TRENDS),
+    # How many shapes of each kind and colour: "the stars are green and red" begins with two stars.
+    **dict.fromkeys((*SHAPES, *COLOURS), MOST),
 }
 GIST_AT = {name: i for i, name in enumerate(GIST)}
 COLOUR_IDS = {colour: i + 1 for i, colour in enumerate(COLOURS)}
@@ -100,6 +102,10 @@ def _kind(mark: Mark) -> str:
 
 def _still(shown: Shown) -> np.ndarray:
     labels = np.zeros(len(GIST), dtype=np.int64)
+    if shown and all(part.note and part.note.role == "shape" for part in shown):
+        looks = [look for part in shown for look in part.symbol.split(" ")]
+        for look in (*SHAPES, *COLOURS):
+            labels[GIST_AT[look]] = min(looks.count(look) + 1, MOST)
     for part in shown:
         if part.note and part.note.role in ("shape", "line", *BARS):
             labels[GIST_AT["count"]] = min(part.note.of, MOST)

@@ -43,22 +43,22 @@ class Recipe:
 
 RECIPE = Recipe(
     weights={
-        "scene": 2.5,
-        "locate": 1.5,
-        "text": 3.0,
-        "page": 0.2,
+        "scene": 4.0,
+        "locate": 1.0,
+        "text": 7.0,
+        "page": 0.1,
         "invoice": 2.0,
         "chart": 1.5,
-        "screen": 1.0,
-        "pair": 1.0,
-        "clip": 4.0,
+        "screen": 0.7,
+        "pair": 0.8,
+        "clip": 2.5,
         "other": 0.1,
-        "chat": 0.25,
+        "chat": 0.2,
     },
-    pages=0.15,
+    pages=0.2,
     reading=1.0,
     looking=0.5,
-    gist=0.5,
+    gist=1.0,
 )
 
 
