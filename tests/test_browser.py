@@ -197,6 +197,29 @@ def test_an_edited_question_is_answered_anew(tab: Tab, red: Path) -> None:
     assert "before" not in tab.text()
 
 
+def test_sending_nothing_leaves_the_chat_as_it_is(tab: Tab) -> None:
+    tab.ask("before")
+    tab.wait_text("#chat .bot", "new tokens")
+    tab.wait_idle()
+    tab.page.press("#chat-box textarea", "Enter")
+    tab.page.wait_for_selector("text=Write a question or add a picture first")
+    tab.ask("after")  # what the empty one did is over by then
+    tab.wait_text("#chat .bot", "You said: after [0 pictures, 3 messages]")
+    tab.wait_text("#chat .bot", "You said: before")
+
+
+def test_an_emptied_question_comes_back(tab: Tab) -> None:
+    tab.ask("before")
+    tab.wait_text("#chat .bot", "new tokens")
+    tab.wait_idle()
+    tab.page.click("#chat button[aria-label='Edit']")
+    tab.page.fill("#chat .user textarea", " ")
+    tab.page.click("#chat button[aria-label='Submit']")
+    tab.page.wait_for_selector("text=the old one was kept")
+    tab.wait_text("#chat .user", "before")
+    tab.wait_text("#chat .bot", "You said: before")
+
+
 def test_clearing_while_an_answer_is_written_leaves_an_empty_chat(tab: Tab) -> None:
     tab.ask(f"{LONG} b")
     tab.wait_text("#chat .bot", "b5")

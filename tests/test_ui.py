@@ -163,7 +163,9 @@ def test_no_seed_means_random(seed: float | None) -> None:
 
 def test_nothing_is_answered_that_was_not_announced() -> None:
     engine = ScriptedEngine()
-    assert list(chat_with(engine).answer(user_turns("hi", []), "", *KNOBS, request())) == []
+    assert list(chat_with(engine).answer(user_turns("hi", []), "", *KNOBS, request())) == [
+        (gr.skip(), gr.skip())
+    ]
     assert engine.calls == []
 
 
@@ -263,7 +265,7 @@ def test_a_second_question_waits_for_the_first_answer(toasts: list[str]) -> None
     kept_box, kept_history = chat.send(box("second"), asked, "", request())
     assert kept_box == kept_history == gr.skip()
     assert toasts == [EN["busy_here"]]
-    assert list(chat.answer(asked, "", *KNOBS, request())) == []  # the refused one
+    assert list(chat.answer(asked, "", *KNOBS, request())) == [(gr.skip(), gr.skip())]  # refused
     assert chat.after(request()).constructor_args["stop_btn"] is True  # Stop stays
     assert spoken(last(answer))[0] == "first"
     assert chat.after(request()).constructor_args["stop_btn"] is False

@@ -50,8 +50,9 @@ LATEX: list[dict[str, str | bool]] = [
 ]
 
 Question = tuple[str, list[str]]  # text and file paths
-# The last thing a dropped answer says: Gradio sends a generator's last value once more when it has
-# ended, which would bring back what was just cleared.
+# The last thing an answer says that was dropped or never begun. Gradio sends a generator's last
+# value once more when it has ended, which would bring back what was just cleared; where there was
+# no value at all it sends None, which clears everything.
 UNCHANGED = (gr.skip(), None)
 MakeMessages = Callable[[Sequence[Turn]], list[Message]]
 
@@ -125,6 +126,7 @@ class Conversation:
         session, lang = session_of(request), language_of(request)
         run = self.runs.take(session, self.place)
         if run is None:
+            yield UNCHANGED
             return
         shown: list[Turn] = [page_turn("…", status="pending")]
         try:
