@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, scheduler
 from qwen_vl.engine.batching import Batch, RoomyLayer, Row
 from qwen_vl.engine.sampling import Sampler
-from qwen_vl.errors import EngineFailed, ModelUnavailable
+from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable
 from qwen_vl.schema import Chunk, SamplingParams
 
 OUT_OF_MEMORY = (
@@ -161,21 +162,37 @@ def _waiting_behind(engine: Any) -> Any:
         return engine.stream(SECOND, GREEDY)
 
 
-def test_closing_ends_a_prefill_that_is_under_way(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = 0
+@pytest.fixture
+def in_prefill(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Makes prefills endless; set once one is under way."""
+    begun = threading.Event()
 
     def endless(*_: Any) -> Iterator[None]:
-        nonlocal parts
         while True:
-            parts += 1
+            begun.set()
             time.sleep(0.01)
             yield
 
     monkeypatch.setattr(scheduler, "prefill", endless)
+    return begun
+
+
+def test_closing_ends_a_prefill_that_is_under_way(
+    engine: Engine, in_prefill: threading.Event
+) -> None:
     answer = engine.stream(FIRST, GREEDY)
-    while not parts:
-        time.sleep(0.01)
+    assert in_prefill.wait(10)
     engine.close()
     assert [chunk.finish_reason for chunk in answer] == ["cancelled"]
+
+
+def test_a_request_in_its_prefill_counts_where_nobody_may_wait(
+    tiny_checkpoints: dict[str, Path], in_prefill: threading.Event
+) -> None:
+    settings = Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1, max_queue=0)
+    engine = opened(settings)
+    engine.stream(FIRST, GREEDY)
+    assert in_prefill.wait(10)
+    with pytest.raises(Busy):
+        engine.stream(SECOND, GREEDY)
+    engine.close()

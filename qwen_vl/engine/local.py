@@ -116,7 +116,8 @@ class LocalEngine:
         )
         with self._wake:
             self._ready()
-            idle = self._running + len(self._waiting) < self._settings.max_batch
+            read = sum(not other.tokens for other in self._admitting)  # no row of the batch yet
+            idle = self._running + read + len(self._waiting) < self._settings.max_batch
             if not idle and len(self._waiting) >= self._settings.max_queue:
                 raise self._busy()
             waiting_bytes = sum(other.prompt.picture_bytes for other in self._waiting)
