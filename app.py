@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Sequence
 
@@ -34,8 +35,14 @@ def start_logging() -> None:
 def stopped_by_signals() -> threading.Event:
     """Set when this process is told to end (Ctrl-C, SIGTERM)."""
     stop = threading.Event()
+
+    def told(number: int, _: object) -> None:
+        stop.set()
+        if number == signal.SIGINT:  # the second Ctrl-C does not wait for running answers
+            signal.signal(number, signal.SIG_DFL)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, told)
     return stop
 
 
@@ -59,10 +66,11 @@ def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     )
     demo = ui.build(engine, settings)
     user, _, password = settings.auth.partition(":")
+    host = settings.host.strip("[]")
     try:
         demo.launch(
-            server_name=settings.host,
-            server_port=settings.port,
+            server_name=f"[{host}]" if ":" in host else host,
+            server_port=settings.port or free_port(host),
             share=settings.share,
             auth=[(user, password)] if user else None,
             app_kwargs={"routes": api.build_router(engine, settings, jobs, metrics).routes},
@@ -74,11 +82,19 @@ def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         spare_the_collector()
         stop.wait()
         log.info("stopping: running answers get %.0f seconds", settings.shutdown_seconds)
+        jobs.refuse_more()
         engine.drain(settings.shutdown_seconds)
     finally:
         jobs.close()
         demo.close(verbose=False)
         engine.close()
+
+
+def free_port(host: str) -> int:
+    """A port that nothing on this machine listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        return server.getsockname()[1]
 
 
 def spare_the_collector() -> None:

@@ -207,7 +207,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def is_public(settings: Settings) -> bool:
     """Whether others than this machine's own users can reach the server, or are kept off it."""
-    return settings.share or bool(settings.auth) or settings.host not in _LOOPBACK
+    return settings.share or bool(settings.auth) or settings.host.strip("[]") not in _LOOPBACK
 
 
 def api_is_open(settings: Settings) -> bool:

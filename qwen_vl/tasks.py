@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from qwen_vl.engine import AnswerStream, Engine
-from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, ShuttingDown, UserError
+from qwen_vl.errors import Busy, EngineFailed, ShuttingDown, StillLoading, UserError
 from qwen_vl.schema import FinishReason, Message, SamplingParams, Usage, picture_bytes
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ JobStatus = Literal["processing", "done", "failed", "cancelled"]
 AT_ONCE = 4  # jobs that are answered at the same time: pages and calls need rows of the batch too
 PICTURE_BYTES = 2**30  # of all jobs that have not finished
 RETRY_S = 0.5  # how long a job waits when the engine has no place for it
+PATIENCE_S = 600.0  # how long it waits for a model that nothing says will come back
 _BROKEN = "Something broke inside the server; its log has the details."
 _LOST = "The server stopped before this job was finished: send it again."
 
@@ -95,7 +96,7 @@ class Jobs:
         self._lock = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._unfinished: dict[str, _Job] = {}
-        self._closing = False
+        self._refusing = self._closing = False
         self._store = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         self._store.execute(_TABLE)
         self._store.execute(
@@ -116,7 +117,7 @@ class Jobs:
         """Raises Busy when unfinished jobs take all places or memory, ShuttingDown at the end."""
         job = _Job(secrets.token_urlsafe(16), owner, time.time(), messages, params)
         with self._lock:
-            if self._closing:
+            if self._refusing or self._closing:
                 raise ShuttingDown
             if len(self._unfinished) >= self._most:
                 raise Busy(f"{len(self._unfinished)} jobs are waiting already: try again later.")
@@ -170,6 +171,10 @@ class Jobs:
         with self._lock:
             return len(self._waiting), len(self._unfinished) - len(self._waiting)
 
+    def refuse_more(self) -> None:
+        """Takes no more; those that are here go on."""
+        self._refusing = True
+
     def close(self) -> None:
         """Takes no more; those that wait fail, those under way are cancelled. Idempotent."""
         with self._lock:
@@ -198,47 +203,53 @@ class Jobs:
                 if self._closing:
                     return
                 job = self._waiting.popleft()
-            self._answer(job)
+            try:
+                self._answer(job)
+            except sqlite3.Error:  # a full disk, a lock: this worker goes on to the next job
+                log.exception("the result of a job could not be kept")
+                job.messages = ()
+            del job  # and its pictures, while there is no other
 
     def _answer(self, job: _Job) -> None:
-        try:
-            answer = self._begin(job)
-            if answer is None:
+        """Asks until the engine has a place for it, and no server behind it sends it back."""
+        until_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self._ask(job)
+                return
+            except UserError as error:
+                passes = error.retry_after_s is not None and not job.text
+                expected = isinstance(error, (Busy, StillLoading))
+                if not passes or not (expected or time.monotonic() < until_s):
+                    self._finish(job, "failed", error=error)
+                    return
+            except sqlite3.Error:
+                raise
+            except Exception:  # a bug: logged whole here; the other jobs go on
+                log.exception("a job broke off")
+                self._finish(job, "failed", error=EngineFailed(_BROKEN))
+                return
+            time.sleep(RETRY_S)
+
+    def _ask(self, job: _Job) -> None:
+        with self._lock:
+            if job.cancelled:
                 self._finish(job, "cancelled")
                 return
-            for chunk in answer:
-                job.text += chunk.text
-                if chunk.finish_reason is not None:
-                    ended: JobStatus = "cancelled" if job.cancelled else "done"
-                    if chunk.finish_reason == "cancelled" and not job.cancelled:
-                        raise ShuttingDown(_LOST)
-                    self._finish(job, ended, reason=chunk.finish_reason, usage=chunk.usage)
-        except UserError as error:
-            self._finish(job, "failed", error=error)
-        except Exception:  # a bug: logged whole here; the other jobs go on
-            log.exception("a job broke off")
-            self._finish(job, "failed", error=EngineFailed(_BROKEN))
-
-    def _begin(self, job: _Job) -> AnswerStream | None:
-        """The answer once the engine has a place for it; None if the job was cancelled before."""
-        while True:
-            with self._lock:
-                if job.cancelled:
-                    return None
-                if self._closing:
+            if self._closing:
+                raise ShuttingDown(_LOST)
+        answer = self._engine.stream(job.messages, job.params)
+        with self._lock:
+            job.answer = answer
+            if job.cancelled or self._closing:
+                answer.close()
+        for chunk in answer:
+            job.text += chunk.text
+            if chunk.finish_reason is not None:
+                ended: JobStatus = "cancelled" if job.cancelled else "done"
+                if chunk.finish_reason == "cancelled" and not job.cancelled:
                     raise ShuttingDown(_LOST)
-            try:
-                answer = self._engine.stream(job.messages, job.params)
-            except (Busy, ModelUnavailable) as error:
-                if error.retry_after_s is None:
-                    raise
-                time.sleep(RETRY_S)
-                continue
-            with self._lock:
-                job.answer = answer
-                if job.cancelled or self._closing:
-                    answer.close()
-            return answer
+                self._finish(job, ended, reason=chunk.finish_reason, usage=chunk.usage)
 
     def _finish(
         self,
@@ -250,14 +261,14 @@ class Jobs:
         error: UserError | None = None,
     ) -> None:
         with self._lock:
-            self._unfinished.pop(job.task_id, None)
             self._store.execute(
                 "update jobs set status = ?, finished_s = ?, text = ?, finish_reason = ?, "
                 "usage = ?, error_code = ?, error = ? where id = ?",
                 (
                     status,
                     time.time(),
-                    job.text,
+                    # A server behind this one may send half of a surrogate pair.
+                    job.text.encode(errors="replace").decode(),
                     reason,
                     json.dumps(asdict(usage)) if usage else None,
                     error.code if error else None,
@@ -265,6 +276,7 @@ class Jobs:
                     job.task_id,
                 ),
             )
+            self._unfinished.pop(job.task_id, None)
 
     # --- under the lock ---
 

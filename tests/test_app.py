@@ -98,6 +98,29 @@ def test_a_stopped_server_finishes_what_it_has_begun() -> None:
         assert process.wait(PATIENCE_S) == 0
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_port_0_is_a_free_one(host: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--model", "bundled", "--port", "0", "--host", host],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    )
+    try:
+        said = ""
+        while "Running on local URL" not in said:
+            said = process.stdout.readline()
+            assert said, "the app ended"
+        address = re.search(r"http://\S+", said)[0]
+        assert httpx.get(f"{address.rstrip('/')}/v1/models", timeout=PATIENCE_S).status_code == 200
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_a_stopped_server_waits_no_longer_than_told() -> None:
     with started("--max-new-tokens", "4000", "--shutdown-seconds", "0.2") as (process, client):
         with client.stream("POST", "/v1/chat/completions", json=long_question(4000)) as response:

@@ -26,6 +26,7 @@ from qwen_vl.errors import (
     EngineFailed,
     ModelUnavailable,
     ShuttingDown,
+    StillLoading,
     Unsupported,
     UserError,
 )
@@ -283,6 +284,67 @@ def test_fields_that_a_server_refuses_are_left_out_from_then_on() -> None:
     assert chunks[-1].usage.completion_tokens == 1  # counted here, as the server tells none
     assert len(seen) == 4
     assert not {"top_k", "stream_options"} & seen[-1]
+
+
+def test_a_value_that_a_server_refuses_is_left_out_once() -> None:
+    seen: list[Any] = []
+
+    def answer(handler: Any, body: dict[str, Any]) -> None:
+        seen.append(body.get("top_k"))
+        if body.get("top_k") == 0:
+            return reply(handler, 400, {"error": {"message": "top_k must be -1 or at least 1"}})
+        return send_events(handler, {"content": "Fine"})
+
+    off = SamplingParams(top_k=0)
+    with strange(answer) as url, asking(url) as engine:
+        chunks = list(engine.stream(HELLO, off))
+        assert chunks[0].text == "Fine"
+        assert text_of(engine) == "Fine"
+    assert seen == [0, None, PARAMS.top_k]
+
+
+def test_an_error_in_the_middle_of_one_answer_leaves_the_server_to_the_others() -> None:
+    def answer(handler: Any, _: Any) -> None:
+        send_events(handler, {"content": "Half"}, end=None)
+        handler.wfile.write(b'data: {"error": {"message": "out of memory"}}\n\n')
+
+    with strange(answer) as url, asking(url) as engine:
+        with pytest.raises(EngineFailed, match="out of memory"):
+            text_of(engine)
+        assert engine.status().state == "ready"
+
+
+def test_a_server_that_is_not_ready_says_when_to_come_back() -> None:
+    def answer(handler: Any, _: Any) -> None:
+        handler.send_response(503)
+        handler.send_header("retry-after", "5")
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    with strange(answer) as url, asking(url) as engine:
+        with pytest.raises(StillLoading) as refusal:
+            text_of(engine)
+        assert refusal.value.retry_after_s
+        assert engine.status().state == "ready"
+
+
+def test_a_server_that_writes_is_asked_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, looks = threading.Event(), []
+    plain = remote.RemoteEngine._check
+
+    async def counted(engine: Any, up: Any) -> None:
+        looks.append(up.running)
+        await plain(engine, up)
+
+    monkeypatch.setattr(remote.RemoteEngine, "_check", counted)
+    with serving(StepEngine("Half", gate)) as client, asking(str(client.base_url)) as engine:
+        answer = engine.stream(HELLO, PARAMS)
+        assert next(answer).text == "Half"
+        time.sleep(5 * remote.CHECK_S)
+        gate.set()
+        list(answer)
+    assert looks
+    assert not any(looks)
 
 
 def test_thoughts_come_as_the_models_write_them() -> None:

@@ -28,7 +28,8 @@ from test_api import (
 from qwen_vl.api import calls, guards, sessions
 from qwen_vl.config import Settings
 from qwen_vl.errors import EngineFailed
-from qwen_vl.schema import EngineStats
+from qwen_vl.presets import sampling_preset
+from qwen_vl.schema import EngineStats, EngineStatus
 
 KEYED = Settings(api_key=("first-key", "second-key"))
 ROUTES = [
@@ -167,6 +168,29 @@ def test_stream_chat_remembers_a_session_and_nobody_elses() -> None:
     asked = [[message.text for message in messages] for messages, _ in engine.requests]
     assert asked == [["One"], ["One", "An answer", "Two"], ["Three"], ["Four"]]
     assert len(engine.requests[1][0][0].images) == 1  # the picture of the first turn is still there
+
+
+def test_an_empty_session_id_is_no_session() -> None:
+    engine = StepEngine("a")
+    with serving(engine) as client:
+        for text in ("one", "two"):
+            client.post("/stream_chat", json={"text": text, "session_id": ""})
+    assert [len(messages) for messages, _ in engine.requests] == [1, 1]
+
+
+def test_a_session_with_a_picture_is_sampled_as_one_to_its_end() -> None:
+    status = EngineStatus(state="ready", model_id="Qwen/Qwen3-VL-2B-Instruct", device="cpu")
+    engine = StepEngine("a", status=status)
+    image = as_uri(encoded(noise(8, 8)))
+    with serving(engine) as client:
+        first = {"text": "one", "image": image, "session_id": "s", "seed": 5}
+        client.post("/stream_chat", json=first)
+        client.post("/stream_chat", json={"text": "two", "session_id": "s", "top_k": 7})
+    (_, shown), (_, later) = engine.requests
+    expected = sampling_preset(status.model_id, has_images=True)
+    assert (shown.temperature, shown.seed) == (expected.temperature, 5)
+    assert (later.temperature, later.top_p) == (expected.temperature, expected.top_p)
+    assert (later.top_k, later.seed) == (7, None)
 
 
 def test_a_session_answers_one_question_at_a_time() -> None:

@@ -14,7 +14,7 @@ import pytest
 from api_engine import StepEngine
 from PIL import Image
 
-from qwen_vl.errors import Busy, ShuttingDown
+from qwen_vl.errors import Busy, ModelUnavailable, ShuttingDown
 from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
 from qwen_vl.tasks import AT_ONCE, Jobs, JobView
 
@@ -105,6 +105,72 @@ def test_a_full_engine_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert jobs.get(task_id).status == "processing"
     engine._refusal = None
     assert finished(jobs, task_id).text == "Now"
+    jobs.close()
+
+
+def test_an_answer_that_is_sent_back_unread_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from qwen_vl import tasks
+
+    monkeypatch.setattr(tasks, "RETRY_S", 0.01)
+    steps: list[object] = [Busy("The server behind this one is busy.")]
+    engine = StepEngine("Now")
+    engine._steps = steps
+    jobs = jobs_of(engine)
+    task_id = jobs.submit(ASKED, PARAMS).task_id
+    while len(engine.requests) < 3:
+        time.sleep(0.005)
+    assert jobs.get(task_id).status == "processing"
+    steps[:] = ["Now"]
+    assert finished(jobs, task_id).text == "Now"
+    jobs.close()
+
+
+def test_a_model_that_stays_away_fails_the_job_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwen_vl import tasks
+
+    monkeypatch.setattr(tasks, "RETRY_S", 0.01)
+    monkeypatch.setattr(tasks, "PATIENCE_S", 0.1)
+    gone = ModelUnavailable("No server answers.")
+    gone.retry_after_s = 5
+    jobs = jobs_of(StepEngine(refusal=gone))
+    job = finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
+    assert (job.status, job.error_code) == ("failed", "model_unavailable")
+    jobs.close()
+
+
+def test_a_result_that_cannot_be_kept_costs_no_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "jobs.sqlite"
+    jobs = jobs_of(StepEngine("a"), file)
+    refuse = "create trigger full before update on jobs begin select raise(fail, 'disk'); end"
+    jobs._store.execute(refuse)
+    lost = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE)]
+    while caplog.text.count("could not be kept") < AT_ONCE:
+        time.sleep(0.005)
+    assert [jobs.get(task_id).text for task_id in lost] == ["a"] * AT_ONCE
+    jobs._store.execute("drop trigger full")
+    assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).status == "done"
+    jobs.close()
+
+
+def test_half_a_surrogate_pair_is_kept_as_a_question_mark() -> None:
+    jobs = jobs_of(StepEngine("a\ud800"))
+    assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).text == "a?"
+    jobs.close()
+
+
+def test_before_the_end_no_more_is_taken() -> None:
+    gate = threading.Event()
+    jobs = jobs_of(StepEngine("a", gate))
+    task_id = jobs.submit(ASKED, PARAMS).task_id
+    jobs.refuse_more()
+    with pytest.raises(ShuttingDown):
+        jobs.submit(ASKED, PARAMS)
+    gate.set()
+    assert finished(jobs, task_id).status == "done"
     jobs.close()
 
 

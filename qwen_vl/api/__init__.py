@@ -204,7 +204,9 @@ async def _remembering(
         session = stack.enter_context(memory)
         messages = [*session.messages, *call.messages]
         check_conversation(messages, service.settings)
-        answer = await service._ask(replace(call, messages=messages))
+        # Sampled as the conversation asks for: its pictures may have come with earlier questions.
+        params = service.reader.params(call.fields, messages)
+        answer = await service._ask(replace(call, messages=messages, params=params))
         chunks = _until_end(pull(answer, request), session, messages, stack.pop_all())
         return await streamed(chunks, _tokens)
 

@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Call:
     stream: bool = False
     include_usage: bool = False
     session_id: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)  # as they came, where a session follows
 
 
 class Reader:
@@ -152,7 +153,7 @@ class Reader:
         if _wants_json(raw.get("response_format")):
             messages = _with_system(messages, JSON_WANTED)
         usage = _flag(options or {}, "include_usage")
-        return Call(messages, self._params(raw, messages), stream, usage)
+        return Call(messages, self.params(raw, messages), stream, usage)
 
     def _parse_simple(self, raw: Mapping[str, Any]) -> Call:
         text, image, session_id = raw.get("text"), raw.get("image"), raw.get("session_id")
@@ -167,15 +168,18 @@ class Reader:
             parts.insert(0, ImagePart(load_data_uri(image, self.settings)))
         messages = [Message("user", tuple(parts))]
         check_conversation(messages, self.settings)
-        return Call(messages, self._params(raw, messages), session_id=session_id)
+        fields = {name: value for name, value in raw.items() if name not in ("text", "image")}
+        params = self.params(raw, messages)
+        return Call(messages, params, session_id=session_id or None, fields=fields)
 
     def _parse_form(self, image: bytes, prompt: str, raw: Mapping[str, Any]) -> Call:
         picture = ImagePart(load_image(image, self.settings))
         messages = [Message("user", (picture, TextPart(prompt)))]
         check_conversation(messages, self.settings)
-        return Call(messages, self._params(raw, messages), raw.get("stream") is True)
+        return Call(messages, self.params(raw, messages), raw.get("stream") is True)
 
-    def _params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
+    def params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
+        """The sampling fields of a request over what suits its conversation best."""
         preset = sampling_preset(self.engine.model_id, has_images=any(m.images for m in messages))
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         return params_from(raw, defaults, self.settings)

@@ -142,7 +142,8 @@ class LocalEngine:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join(CLOSE_S)
+        # A model that is being loaded is given up at its next report, which may be a while.
+        self._thread.join(0 if self._status.state == "loading" else CLOSE_S)
 
     def _ready(self) -> LoadedModel:
         status = self._status
@@ -218,6 +219,8 @@ class LocalEngine:
             log.warning("%s", found.notice)
 
     def _report(self, detail: str, progress: float | None) -> None:
+        if self._closing:
+            raise ModelUnavailable("The server is shutting down.")
         self._status = replace(self._status, detail=detail, progress=progress)
 
     def _died(self, error: BaseException) -> None:

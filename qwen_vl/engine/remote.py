@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun
-from qwen_vl.engine.remote_request import refused_field, request_of, without
+from qwen_vl.engine.remote_request import means_off, refused_field, request_of, without
 from qwen_vl.engine.request import Answer
 from qwen_vl.errors import (
     BadRequest,
@@ -117,7 +117,9 @@ class RemoteEngine:
         if not self._checked:
             raise StillLoading("The servers behind this one are being looked for: try again soon.")
         if not any(up.healthy for up in self._upstreams):
-            raise ModelUnavailable(self.status().detail)
+            down = ModelUnavailable(self.status().detail)
+            down.retry_after_s = max(1, round(CHECK_S))  # they are looked at again by then
+            raise down
         request = request_of(messages, params)
         return self._bridge.answer(lambda answer: self._try_all(answer, request))
 
@@ -135,7 +137,10 @@ class RemoteEngine:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.gather(*(self._check(up) for up in self._upstreams))
+            # One that is writing is left in peace: it is seen to work, and llama-cpp-python breaks
+            # its answer off when it is asked anything else.
+            resting = [up for up in self._upstreams if not (up.running and up.healthy)]
+            await asyncio.gather(*(self._check(up) for up in resting))
             self._checked = True
             await asyncio.sleep(CHECK_S)
 
@@ -207,16 +212,22 @@ class RemoteEngine:
         answer.finish(reason, _usage(usage))
 
     async def _open(self, up: Upstream, request: dict[str, Any]) -> Any:
-        """The stream of an answer; fields that this server refuses are left out from then on."""
+        """The stream of an answer; fields that this server refuses are left out from then on.
+
+        Only for this answer where the value may be what it refuses.
+        """
+        left_out = set(up.refused)
         while True:
             try:
-                return await up.client.chat.completions.create(**without(request, up.refused))
+                return await up.client.chat.completions.create(**without(request, left_out))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = refused_field(error.response.text, request, up.refused)
+                refused = refused_field(error.response.text, request, left_out)
                 if refused is None:
                     raise
-                log.warning("%s does not take %r: left out from now on", up.url, refused)
-                up.refused.add(refused)
+                left_out.add(refused)
+                if not means_off(refused, request):
+                    log.warning("%s does not take %r: left out from now on", up.url, refused)
+                    up.refused.add(refused)
 
     async def _ask_why(self, up: Upstream, request: dict[str, Any]) -> None:
         """Some servers end a stream without a word where they would refuse the plain question."""
@@ -229,17 +240,26 @@ class RemoteEngine:
         self, up: Upstream, error: Exception | None, begun: bool, request: dict[str, Any]
     ) -> Exception:
         """What to tell the user, or TryAgain."""
+        said = _said(error) if error else "its answer was empty"
         if isinstance(error, openai.APIStatusError):
             told = _told(error)
             if told is not None:
                 return told
             if isinstance(error, openai.RateLimitError):
                 return TryAgain(Busy("The servers behind this one are busy: try again later."))
-        elif error is not None and not isinstance(error, openai.APITimeoutError):
-            up.healthy, up.error = False, _said(error)  # until the next look
+            if error.status_code == 503 and "retry-after" in error.response.headers:
+                return TryAgain(StillLoading(f"The server behind this one is not ready: {said}"))
+        elif isinstance(error, (openai.APIConnectionError, httpx2.HTTPError)) and not isinstance(
+            error, openai.APITimeoutError
+        ):
+            up.healthy, up.error = False, said  # until the next look
+        elif isinstance(error, openai.APIError):  # told in the middle of its stream
+            if begun:
+                return EngineFailed(f"The server behind this one broke off its answer: {said}")
+            return TryAgain(EngineFailed(f"The server behind this one could not answer: {said}"))
         if begun:
             return EngineFailed("The server behind this one broke off its answer: try again.")
-        log.warning("%s failed: %s", up.url, _said(error) if error else "its answer was empty")
+        log.warning("%s failed: %s", up.url, said)
         shows = any(isinstance(message["content"], list) for message in request["messages"])
         advice = ", or remove the pictures if its model reads text only" if shows else ""
         return TryAgain(

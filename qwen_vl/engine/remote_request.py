@@ -17,7 +17,7 @@ from qwen_vl.schema import ImagePart, Message, SamplingParams
 PNG_PIXELS = 500_000  # larger pictures travel as JPEG
 TOKEN_PIXELS = 32 * 32
 # Fields that OpenAI's API does not have.
-_EXTRAS = ("top_k", "min_p", "repetition_penalty")
+_EXTRAS = ("top_k", "min_p", "repetition_penalty", "max_image_tokens")
 # A server that refuses one of these is asked without it. `logit_bias` is not among them: an answer
 # without it is another one, and the refusal may be about one visitor's token id.
 _OPTIONAL = (
@@ -82,6 +82,11 @@ def without(request: dict[str, Any], refused: set[str]) -> dict[str, Any]:
     left = {name: value for name, value in request.items() if name not in refused}
     extra = {name: v for name, v in request["extra_body"].items() if name not in refused}
     return {**left, "extra_body": extra}
+
+
+def means_off(name: str, request: dict[str, Any]) -> bool:
+    """Whether the value of a field only switches it off, which not every server writes alike."""
+    return name == "top_k" and request["extra_body"]["top_k"] == 0
 
 
 def refused_field(said: str, request: dict[str, Any], refused: set[str]) -> str | None:
