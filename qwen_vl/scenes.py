@@ -46,13 +46,13 @@ class SceneFinder:
         score = 0.0 if self._before is None else change(self._before, hsv)
         self._before = hsv
         self._changes.append((time_s, score))
+        self._decide(time_s)  # first: thinning could drop the only picture of a scene that is over
         # The longer a scene has run, the fewer pictures are needed to hit its middle. A picture
         # that may begin a new scene is kept at once, for the clip may end soon after it.
         spacing_s = (time_s - self._start_s) / (KEPT_PER_SCENE / 2)
         if not self._kept or score >= STILL_SCORE or time_s - self._kept[-1][0] >= spacing_s:
             self._kept.append((time_s, image()))
             thin(self._kept, KEPT_PER_SCENE)
-        self._decide(time_s)
 
     def finish(self, end_s: float) -> list[Timed]:
         """One keyframe from the middle of each scene; over `max_scenes`, spread over the clip."""

@@ -208,6 +208,22 @@ def test_sending_nothing_leaves_the_chat_as_it_is(tab: Tab) -> None:
     tab.wait_text("#chat .bot", "You said: before")
 
 
+@pytest.mark.parametrize(("locale", "again"), [("en-GB", "Retry"), ("zh-CN", "重试")])
+def test_retry_is_there_in_every_language(
+    locale: str, again: str, browser: Browser, url: str
+) -> None:
+    context = browser.new_context(locale=locale)
+    tab = Tab(context.new_page(), url).open()
+    for text in ("first", "second"):
+        tab.ask(text)
+        tab.wait_text("#chat .bot", f"You said: {text}")
+        tab.wait_idle()
+    assert tab.page.locator(f"#chat button[aria-label='{again}']:visible").count() == 1
+    tab.page.click(f"#chat button[aria-label='{again}']")
+    tab.wait_text("#chat .bot", "You said: second [0 pictures, 3 messages]")
+    context.close()
+
+
 def test_an_emptied_question_comes_back(tab: Tab) -> None:
     tab.ask("before")
     tab.wait_text("#chat .bot", "new tokens")

@@ -347,12 +347,13 @@ def test_a_server_that_writes_is_asked_nothing_else(monkeypatch: pytest.MonkeyPa
     assert not any(looks)
 
 
-def test_thoughts_come_as_the_models_write_them() -> None:
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_come_as_the_models_write_them(field: str) -> None:
     def answer(handler: Any, _: Any) -> None:
-        send_events(handler, {"reasoning_content": "Hm."}, {"content": "Yes"}, {"content": "."})
+        send_events(handler, {field: "Hm."}, {"content": "Yes"}, {"content": "."})
 
     with strange(answer) as url, asking(url) as engine:
-        assert text_of(engine) == "Hm.</think>\n\nYes."
+        assert text_of(engine) == "<think>\nHm.</think>\n\nYes."
 
 
 def test_what_fails_before_the_first_token_is_tried_again() -> None:

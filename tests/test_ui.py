@@ -57,7 +57,7 @@ def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def toasts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     shown: list[str] = []
     monkeypatch.setattr(gr, "Info", shown.append)
-    monkeypatch.setattr(gr, "Warning", shown.append)
+    monkeypatch.setattr(gr, "Warning", lambda text, duration=10: shown.append(text))
     return shown
 
 
@@ -313,6 +313,19 @@ def test_an_empty_edit_changes_nothing(uploads: Path, toasts: list[str]) -> None
     assert toasts == [EN["empty_edit"]]
 
 
+def test_html_in_a_question_is_shown_and_reaches_the_model_as_it_was() -> None:
+    asked = "What does <script>x</script> do, and &lt;b> or `<i>`?"
+    engine = ScriptedEngine()
+    chat = chat_with(engine)
+    history = send(chat, [], asked)
+    assert "<script>" not in text_of(history[0])
+    assert engine.calls[-1][0][0].text == asked
+    update, _ = chat.undo(history, event(len(history) - 1), request())
+    assert update.constructor_args["value"] == box(asked)
+    _, edited = chat.edit(history, event(0, text_of(history[0]) + "!"), request())
+    assert edited == user_turns(f"{asked}!", [])
+
+
 def test_an_unanswered_question_stays_apart_from_the_next() -> None:
     engine = ScriptedEngine(error=Busy("Try again later."))
     chat = chat_with(engine)
@@ -393,8 +406,8 @@ def test_a_path_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list
     chat.begin(request())
     forged = user_turns("what?", [outside])
     history = last(chat.answer(forged, "", *KNOBS, request()))
-    assert spoken(history) == []
-    assert "not uploaded here" in notes(history)[-1]
+    assert history == []
+    assert "not uploaded here" in toasts[-1]
     assert chat.engine.calls == []  # type: ignore[attr-defined]
 
 
@@ -414,14 +427,14 @@ def test_busy_keeps_the_question_in_the_chat_for_retry() -> None:
     assert spoken(last(chat.answer(asked, "", *KNOBS, request())))[-1].startswith("You said: hello")
 
 
-def test_a_question_that_is_too_long_goes_back_to_the_box(uploads: Path) -> None:
-    engine = ScriptedEngine(error=TooLarge("Too many tokens: shorten the text."))
-    chat = chat_with(engine)
+def test_a_question_that_is_too_long_goes_back_to_the_box(uploads: Path, toasts: list[str]) -> None:
+    chat, engine, before = conversation(uploads)
+    engine.error = TooLarge("Too many tokens: shorten the text.")
     path = picture(uploads)
-    _, asked = chat.send(box("hello", path), [], "", request())
+    _, asked = chat.send(box("hello", path), before, "", request())
     *_, (history, back) = chat.answer(asked, "", *KNOBS, request())
-    assert spoken(history) == []
-    assert "Too many tokens: shorten the text." in notes(history)[-1]
+    assert history == before  # nothing under the last answer that Retry could take for its own
+    assert toasts == ["Too many tokens: shorten the text."]
     assert back == box("hello", path)
 
 
@@ -516,6 +529,12 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
     again = watch.look(head[3], request())
     assert "degraded" in again[0]
     assert all(update == gr.skip() for update in again[4:])  # a visitor's own values stay
+    engine.set_status(state="failed", detail="No server answers")
+    gone = watch.look(again[3], request())
+    engine.set_status(state="ready", detail="")
+    back = watch.look(gone[3], request())
+    assert "ready" in back[0]
+    assert all(update == gr.skip() for update in back[4:])  # it is the same model again
 
 
 def test_reset_follows_the_conversation(uploads: Path) -> None:
@@ -580,6 +599,7 @@ def test_places_in_an_answer_are_drawn_and_not_sent_back(uploads: Path) -> None:
         "already &lt;escaped&gt; &amp;lt;",
         "`<b>` and ```html\n<p>\n``` then <p>",
         "```html\n<p>unfinished",
+        "Press the ` key.\n\n<b>big</b>\n\nThen ` again, or \\`<b>x</b>\\`",
     ],
 )
 def test_html_from_the_model_is_shown_as_text_and_given_back_as_written(text: str) -> None:
@@ -611,6 +631,7 @@ def test_both_languages_say_the_same_things() -> None:
         assert fields == {part.split("}")[0] for part in ZH[key].split("{")[1:]}, key
     assert language_of(request(language="zh-CN,zh;q=0.9,en;q=0.8")) == "zh"
     assert language_of(request(language="fr,zh;q=0.5")) == "en"
+    assert language_of(request(language="zh-HK")) == "en"  # as Gradio's own labels are then
 
 
 def test_the_page_builds_and_exposes_no_handler_by_name() -> None:
@@ -742,7 +763,8 @@ def test_another_clip_ends_the_reading_of_the_old_one(
     )
     reader.start()
     assert begun.wait(5)
-    video.new_clip(request())
+    *_, frames, gallery, kept, note = video.new_clip(request())
+    assert (frames, gallery, kept.constructor_args["value"], note) == ([], [], [], "")
     reader.join(5)
     assert reads == [(gr.skip(),) * 4]
 
@@ -784,12 +806,12 @@ def test_the_timeline_button_asks_for_a_timeline(uploads: Path) -> None:
     assert timeline_prompt(BUNDLED_MODEL_ID) == TIMELINE_PROMPT
 
 
-def test_too_many_frames_for_a_conversation_are_told(uploads: Path) -> None:
+def test_too_many_frames_for_a_conversation_are_told(uploads: Path, toasts: list[str]) -> None:
     video = video_with(ScriptedEngine(), max_images=2)
     frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
     history = ask(video, [], "what?", frames, [0, 1, 2])
-    assert "limit of 2" in notes(history)[-1]
-    assert spoken(history) == []
+    assert "limit of 2" in toasts[-1]
+    assert history == []
 
 
 def wait_for(condition: Any, seconds: float = 5.0) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia
-from qwen_vl.scenes import MIN_SCENE_S, change, thin
+from qwen_vl.scenes import KEPT_PER_SCENE, MIN_SCENE_S, SceneFinder, change, thin
 from qwen_vl.video import MAX_FPS, extract_keyframes, probe
 
 SETTINGS = Settings()
@@ -413,3 +413,16 @@ def test_thinning_leaves_no_large_hole():
     assert max(b - a for a, b in pairwise(times)) <= 2 * total / (limit - 1)
     thin(items, 1)
     assert [time_s for time_s, _ in items] == [0.0]
+
+
+@pytest.mark.parametrize("gap", [6, 7])
+def test_two_cuts_close_together_after_a_long_scene_give_a_frame_each(gap):
+    pictures = [Image.new("RGB", (1, 1), (slide, 0, 0)) for slide in range(3)]
+    small = [np.full((4, 4, 3), 80 * slide, np.uint8) for slide in range(3)]
+    for first in range(90, 330, 7):  # in tenths of a second, as the pictures come
+        finder = SceneFinder(KEPT_PER_SCENE)
+        for i in range(first + 30):
+            slide = (i >= first) + (i >= first + gap)
+            finder.add(i / 10, small[slide], lambda slide=slide: pictures[slide])
+        found = finder.finish((first + 30) / 10)
+        assert [image.getpixel((0, 0))[0] for _, image in found] == [0, 1, 2]

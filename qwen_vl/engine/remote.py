@@ -194,8 +194,9 @@ class RemoteEngine:
                     usage = chunk.usage or usage
                     for choice in chunk.choices:
                         reason = _reason(choice) or reason
-                        thought = getattr(choice.delta, "reasoning_content", None) or ""
-                        text = choice.delta.content or ""
+                        thought, text = _thought(choice.delta), choice.delta.content or ""
+                        if thought and not begun:
+                            thought = f"<think>\n{thought}"
                         if thinking and text:
                             text, thinking = f"</think>\n\n{text}", False
                         thinking = thinking or bool(thought)
@@ -268,6 +269,12 @@ class RemoteEngine:
 
 
 # --- answers and errors ---
+
+
+def _thought(delta: Any) -> str:
+    """What a reasoning model thinks, which servers put beside the answer under either name."""
+    named = (getattr(delta, name, None) for name in ("reasoning_content", "reasoning"))
+    return next((thought for thought in named if thought), "")
 
 
 def _reason(choice: Any) -> FinishReason | None:

@@ -23,6 +23,7 @@ from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.history import (
     Turn,
     check_files,
+    files_of,
     is_page_turn,
     page_turn,
     take_back,
@@ -35,6 +36,7 @@ from qwen_vl.ui.sidebar import params_of
 from qwen_vl.ui.strings import language_of
 
 # The request itself is at fault: the question goes back to the box, where it can be changed.
+REFUSAL_SHOWN_S = 30
 ASKERS_FAULT = (400, 404, 413, 415, 422)
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -153,13 +155,14 @@ class Conversation:
             if run.discarded:
                 yield UNCHANGED
                 return
-            note = error_turn(error, lang)
             if error.status in ASKERS_FAULT:
+                # Not in the chat: Gradio's Retry and Undo under it would be the last answer's.
+                gr.Warning(str(error), duration=REFUSAL_SHOWN_S)
                 before, text, files = take_back(history)
-                yield [*before, note], (text, files)
+                yield before, (text, files)
             else:
                 kept = [turn for turn in shown if not _is_waiting(turn)]
-                yield [*history, *kept, note], None
+                yield [*history, *kept, error_turn(error, lang)], None
         finally:
             self.runs.end(session, self.place, run)
 
@@ -171,8 +174,8 @@ class Conversation:
 
 
 def _as_written(turn: Turn) -> Turn:
-    """A turn with the words the model wrote, where the page shows them as Markdown."""
-    if turn["role"] != "assistant" or is_page_turn(turn):
+    """A turn with the words that were written, where the page shows them as Markdown."""
+    if is_page_turn(turn) or files_of(turn):
         return turn
     return {**turn, "content": [text_block(from_page(text_of(turn)))]}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_vl.errors import BadRequest
+from qwen_vl.ui.markup import from_page, to_page
 
 Turn = dict[str, Any]
 
@@ -25,16 +26,19 @@ def text_block(text: str) -> dict[str, str]:
 
 def file_block(path: str) -> dict[str, Any]:
     """A file block. The page shows it as a picture by its type."""
-    return {"type": "file", "file": {"path": path, "mime_type": guess_type(path)[0]}}
+    return {"type": "file", "file": {"path": path, "mime_type": guess_type(path, strict=False)[0]}}
 
 
 def user_turns(text: str, files: Sequence[str]) -> list[Turn]:
-    """What the user sends at once: a turn of pictures, then one of text; either may be missing."""
+    """What the user sends at once: a turn of pictures, then one of text; either may be missing.
+
+    What looks like HTML in the text is shown, not rendered; `take_back` gives it as it was.
+    """
     turns: list[Turn] = []
     if files:
         turns.append({"role": "user", "content": [file_block(path) for path in files]})
     if text.strip():
-        turns.append({"role": "user", "content": [text_block(text)]})
+        turns.append({"role": "user", "content": [text_block(to_page(text))]})
     return turns
 
 
@@ -117,7 +121,7 @@ def take_back(
     """For Undo: the history before the question, and the question's text and files."""
     start, end = _last_question(history, index)
     question = history[start:end]
-    text = "".join(text_of(turn) for turn in question)
+    text = from_page("".join(text_of(turn) for turn in question))
     return list(history[:start]), text, [path for turn in question for path in files_of(turn)]
 
 
@@ -130,7 +134,10 @@ def with_text(history: Sequence[Turn], index: int, text: str) -> list[Turn]:
 
 
 def with_edit(history: Sequence[Turn], index: int, text: str) -> list[Turn]:
-    """For Edit: the history up to the edited question with its new text; its pictures stay."""
+    """For Edit: the history up to the edited question with its new text; its pictures stay.
+
+    `text` is as the page's editor gives it.
+    """
     start, end = _last_question(history, index)
     files = [path for turn in history[start:end] for path in files_of(turn)]
-    return [*history[:start], *user_turns(text, files)]
+    return [*history[:start], *user_turns(from_page(text), files)]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-# Fenced code (the closing fence may not have come yet), then inline code of any number of ticks.
+# Fenced code (the closing fence may not have come yet), then inline code of any number of ticks,
+# which ends with its paragraph.
 _CODE = re.compile(
-    r"(^[ ]{0,3}(?P<fence>`{3,}|~{3,}).*?(?:^[ ]{0,3}(?P=fence)|\Z)|(?P<tick>`+)[^`].*?(?P=tick))",
+    r"(^[ ]{0,3}(?P<fence>`{3,}|~{3,}).*?(?:^[ ]{0,3}(?P=fence)|\Z)"
+    r"|(?<![\\`])(?P<tick>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=tick)(?!`))",
     re.DOTALL | re.MULTILINE,
 )
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])|&(?=(?:amp;)*lt;)")

@@ -89,7 +89,10 @@ def params_of(values: Sequence[float | None], settings: Settings) -> SamplingPar
 
 
 def lay_out(settings: Settings) -> Sidebar:
-    """Builds the sidebar inside the current Blocks."""
+    """Builds the sidebar inside the current Blocks.
+
+    Without Gradio's own reset buttons: they know the values of the default model only.
+    """
     start = preset_values(settings.model or DEFAULT_MODEL, True, settings)
     most = max(MAX_IMAGE_TOKENS, settings.image_tokens)
     with gr.Sidebar(position="right", open=False, width=320, elem_id="sidebar"):
@@ -103,13 +106,14 @@ def lay_out(settings: Settings) -> Sidebar:
             elem_id="system-prompt",
         )
         image_tokens = gr.Slider(
-            MIN_IMAGE_TOKENS,
+            min(MIN_IMAGE_TOKENS, settings.image_tokens),
             most,
             settings.image_tokens,
             step=16,
             label=label("image_tokens"),
             info=label("image_tokens_info"),
             elem_id="image-tokens",
+            buttons=[],
         )
         temperature = gr.Slider(
             0,
@@ -119,9 +123,14 @@ def lay_out(settings: Settings) -> Sidebar:
             label=label("temperature"),
             info=label("temperature_info"),
             elem_id="temperature",
+            buttons=[],
         )
-        top_p = gr.Slider(0, 1, start[1], step=0.01, label=label("top_p"), elem_id="top-p")
-        top_k = gr.Slider(0, 200, start[2], step=1, label=label("top_k"), elem_id="top-k")
+        top_p = gr.Slider(
+            0, 1, start[1], step=0.01, label=label("top_p"), elem_id="top-p", buttons=[]
+        )
+        top_k = gr.Slider(
+            0, 200, start[2], step=1, label=label("top_k"), elem_id="top-k", buttons=[]
+        )
         repetition = gr.Slider(
             0.5,
             2,
@@ -129,9 +138,16 @@ def lay_out(settings: Settings) -> Sidebar:
             step=0.01,
             label=label("repetition_penalty"),
             elem_id="repetition-penalty",
+            buttons=[],
         )
         presence = gr.Slider(
-            -2, 2, start[4], step=0.1, label=label("presence_penalty"), elem_id="presence-penalty"
+            -2,
+            2,
+            start[4],
+            step=0.1,
+            label=label("presence_penalty"),
+            elem_id="presence-penalty",
+            buttons=[],
         )
         max_new = gr.Slider(
             1,
@@ -140,6 +156,7 @@ def lay_out(settings: Settings) -> Sidebar:
             step=1,
             label=label("max_new_tokens"),
             elem_id="max-new-tokens",
+            buttons=[],
         )
         seed = gr.Number(RANDOM_SEED, precision=0, label=label("seed"), elem_id="seed")
         reset = gr.Button(label("reset"), size="sm", elem_id="reset-sampling")

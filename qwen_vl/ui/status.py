@@ -67,7 +67,8 @@ class Watch:
     def look(self, seen: str, request: gr.Request) -> tuple[Any, ...]:
         """-> header, banner, timer, seen, box, webcam, sampling; only what changed since `seen`."""
         status = self.engine.status()
-        model = f"{status.model_id} {status.answers} {status.accepts_images}"
+        before = seen.partition("\n")[0]  # the model whose sampling values were set
+        model = f"{status.model_id} {status.accepts_images}" if status.answers else before
         now = f"{model}\n{status}"
         nothing = (gr.skip(),) * 6
         if now == seen:
@@ -76,7 +77,7 @@ class Watch:
         timer = gr.Timer(LOOK_EVERY_S if status.state == "loading" else LOOK_LATER_S)
         head = (header_html(status, lang), banner_html(status, lang), timer, now)
         # A visitor's own sampling values stay unless there is another model.
-        if not status.answers or seen.startswith(f"{model}\n"):
+        if model == before:
             return (*head, gr.skip(), gr.skip(), *nothing)
         values = preset_values(status.model_id, status.accepts_images, self.settings)
         return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)

@@ -169,7 +169,7 @@ ZH = {
 }
 
 WORDS = {"en": EN, "zh": ZH}
-I18N = gr.I18n(**{"en": EN, "zh": ZH, "zh-CN": ZH})
+I18N = gr.I18n(**{"en": EN, "zh-CN": ZH, "zh-TW": ZH})
 
 
 def label(key: str) -> Any:
@@ -183,6 +183,9 @@ def say(key: str, lang: str, **fields: object) -> str:
 
 
 def language_of(request: gr.Request) -> str:
-    """The language that the browser puts first, out of those spoken here."""
+    """The language that the browser puts first, out of those spoken here.
+
+    Chinese where Gradio speaks it too, so that labels and sentences are in one language.
+    """
     wanted = str(request.headers.get("accept-language", "")).lower()
-    return "zh" if wanted.startswith("zh") else "en"
+    return "zh" if wanted.startswith(("zh-cn", "zh-tw")) else "en"

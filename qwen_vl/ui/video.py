@@ -67,7 +67,7 @@ class VideoChat(Conversation):
         """A clip -> (frames, gallery, frames to use, what was found or what went wrong)."""
         lang = language_of(request)
         if clip is None:
-            return [], [], _choices([]), say("no_clip", lang)
+            return _no_frames(say("no_clip", lang))
         if every_s is None or count is None or max_frames is None:  # an emptied field
             gr.Info(say("no_number", lang))
             return _UNCHANGED
@@ -91,7 +91,7 @@ class VideoChat(Conversation):
             )
         except UserError as error:
             gr.Warning(str(error))
-            return [], [], _choices([]), f"⚠️ {error}"
+            return _no_frames(f"⚠️ {error}")
         finally:
             stopped = run.stopped
             self.runs.end(session, "extract", run)
@@ -217,9 +217,9 @@ class VideoChat(Conversation):
         return (gr.skip(), self.clear(request), *buttons_while(False))
 
     def new_clip(self, request: gr.Request) -> tuple[Any, ...]:
-        """Another clip, or none: what is still being read of the old one is of no use."""
+        """Another clip, or none: nothing of the old one stays, read or being read."""
         self.runs.drop(session_of(request), "extract")
-        return self.clear_all(request)
+        return (*self.clear_all(request), *_no_frames())
 
     def show_examples(self, request: gr.Request) -> Any:
         """The example clips with their questions in the language of the page."""
@@ -231,7 +231,7 @@ class VideoChat(Conversation):
         """An example clip with its question. Only its number is taken from the browser."""
         chosen = spoken_in(self.examples, language_of(request))[index]
         self.clear(request)
-        return chosen.video, chosen.text, []
+        return chosen.video, chosen.text, [], *_no_frames()
 
     def after_answer(
         self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
@@ -240,6 +240,11 @@ class VideoChat(Conversation):
         last_s = (last.time_s if last else None) or 0.0
         times = [{"label": seconds(at), "value": str(at)} for at in times_in(answer, last_s)]
         return [{**page_turn(say("jump", lang)), "options": times}] if times else []
+
+
+def _no_frames(note: str = "") -> tuple[Any, ...]:
+    """(frames, gallery, frames to use, note) of no clip."""
+    return [], [], _choices([]), note
 
 
 def _lost(request: gr.Request) -> Any:

@@ -68,6 +68,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
                 step=16,
                 label=label("frame_tokens"),
                 elem_id="frame-tokens",
+                buttons=[],
             )
             clips = gr.Dataset(
                 components=[gr.Video(visible=False), gr.Textbox(visible=False)],
@@ -130,7 +131,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
     seen = [chatbot, frames, kept]
     questions = [question, chatbot, *buttons]
     method.change(method_controls, method, [every_s, count, max_frames], **SOON)
-    example = clips.click(video.use_example, clips, [clip, question, chatbot], **SOON)
+    example = clips.click(video.use_example, clips, [clip, question, chatbot, *found], **SOON)
     read: dict[str, Any] = {
         "inputs": [clip, method, every_s, count, max_frames],
         "outputs": found,
@@ -141,7 +142,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
         "api_visibility": "private",
         "trigger_mode": "multiple",  # else a new clip would not be read while the old one is
     }
-    fresh = gr.on([clip.upload, clip.clear], video.new_clip, None, questions, **SOON)
+    fresh = gr.on([clip.upload, clip.clear], video.new_clip, None, [*questions, *found], **SOON)
     fresh.then(video.extract, **read)
     extract.click(video.extract, **read)
     kept.input(video.show_kept, [frames, kept], gallery, **SOON)
