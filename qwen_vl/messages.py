@@ -106,16 +106,23 @@ def from_openai(
     return messages
 
 
-def _named_images(raw: list[Any]) -> int:
-    """How many pictures a request holds at least, before any is decoded."""
-    contents = (item.get("content") for item in raw if isinstance(item, Mapping))
-    parts = [
+def parts_in(raw: Any) -> list[dict[str, Any]]:
+    """All parts of the `messages` field of a request that has not been checked yet."""
+    if not isinstance(raw, list):
+        return []
+    contents = (item.get("content") for item in raw if isinstance(item, dict))
+    return [
         part
         for content in contents
         if isinstance(content, list)
         for part in content
-        if isinstance(part, Mapping)
+        if isinstance(part, dict)
     ]
+
+
+def _named_images(raw: list[Any]) -> int:
+    """How many pictures a request holds at least, before any is decoded."""
+    parts = parts_in(raw)
     frames = (part.get("frames") for part in parts if part.get("type") == "video")
     clips = sum(part.get("type") in ("image_url", "video_url") for part in parts)
     return clips + sum(len(listed) for listed in frames if isinstance(listed, list))

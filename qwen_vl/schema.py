@@ -123,6 +123,11 @@ class EngineStatus:
         """Whether requests are taken."""
         return self.state in ("ready", "degraded")
 
+    @property
+    def is_text_only(self) -> bool:
+        """Whether the model that answers takes no pictures; not known while it loads."""
+        return self.answers and not self.accepts_images
+
 
 @dataclass(frozen=True)
 class UpstreamStats:

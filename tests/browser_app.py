@@ -64,6 +64,12 @@ class Tab:
         self.page.fill("#chat-box textarea", text)
         self.page.press("#chat-box textarea", "Enter")
 
+    def ask_whole(self, text: str) -> None:
+        """Asks, and waits until the answer has ended."""
+        self.ask(text)
+        self.wait_text("#chat .bot", f"You said: {text}")
+        self.wait_idle()
+
     def stop(self) -> None:
         self.page.click("#chat-box .stop-button")
 

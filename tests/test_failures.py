@@ -16,7 +16,7 @@ from oracle import Oracle
 from test_engine import GREEDY, picture, run, text_of, user
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, scheduler
+from qwen_vl.engine import Engine, checkpoint, open_engine, scheduler
 from qwen_vl.engine.batching import Batch, RoomyLayer, Row
 from qwen_vl.engine.sampling import Sampler
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable
@@ -184,6 +184,25 @@ def test_closing_ends_a_prefill_that_is_under_way(
     assert in_prefill.wait(10)
     engine.close()
     assert [chunk.finish_reason for chunk in answer] == ["cancelled"]
+
+
+def test_closing_gives_up_a_model_that_is_being_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def endless(_: Settings, report: Any) -> None:
+        while True:
+            report("Downloading", None)
+            begun.set()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(checkpoint, "find", endless)
+    engine: Any = open_engine(Settings(model="bundled"))
+    assert begun.wait(10)
+    engine.close()
+    engine._thread.join(10)
+    assert not engine._thread.is_alive()
+    with pytest.raises(ModelUnavailable, match="shutting down"):
+        engine.stream(FIRST, GREEDY)
 
 
 def test_a_request_in_its_prefill_counts_where_nobody_may_wait(

@@ -27,7 +27,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported, UnsupportedMedia
 from qwen_vl.fetch import fetch_image
 from qwen_vl.media import BYTES_PER_MB, as_data_uri, data_uri_bytes, load_data_uri, load_image
-from qwen_vl.messages import check_conversation, from_openai, params_from
+from qwen_vl.messages import check_conversation, from_openai, params_from, parts_in
 from qwen_vl.presets import sampling_preset
 from qwen_vl.schema import ImagePart, Message, Part, SamplingParams, TextPart
 
@@ -256,18 +256,8 @@ def body_limit(settings: Settings) -> int:
 
 
 def _parts(raw: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """The parts of this type in all messages, if there are messages."""
-    messages = raw.get("messages")
-    if not isinstance(messages, list):
-        return []
-    contents = [item.get("content") for item in messages if isinstance(item, dict)]
-    return [
-        part
-        for content in contents
-        if isinstance(content, list)
-        for part in content
-        if isinstance(part, dict) and part.get("type") == kind
-    ]
+    """The parts of this type in all messages."""
+    return [part for part in parts_in(raw.get("messages")) if part.get("type") == kind]
 
 
 def _media_type(request: Request) -> str:

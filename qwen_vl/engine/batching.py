@@ -48,7 +48,7 @@ class Batch:
             try:
                 for mine, new in zip(self._cache.layers, cache.layers, strict=True):
                     mine.take_in(new, columns)
-            except Exception:
+            except Exception:  # whatever it was, the others' rows must fit together again
                 for layer in self._cache.layers:
                     layer.cut(len(self.rows), columns_before)
                 raise

@@ -70,7 +70,7 @@ class Scheduler:
         loaded: LoadedModel,
         settings: Settings,
         on_failure: Callable[[str], None],
-        is_closing: Callable[[], bool] = lambda: False,
+        is_closing: Callable[[], bool],
     ) -> None:
         self._loaded = loaded
         self._on_failure = on_failure

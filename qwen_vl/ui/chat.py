@@ -91,7 +91,7 @@ class Chat(Conversation):
         return box_state(True, box_value()), asked
 
     def _accepted(self, asked: list[Turn], new_files: bool, system_prompt: str, lang: str) -> bool:
-        if new_files and self.is_text_only:
+        if new_files and self.engine.status().is_text_only:
             gr.Warning(say("text_only", lang))
             return False
         try:
@@ -127,7 +127,7 @@ class Chat(Conversation):
     def example(self, event: gr.SelectData, request: gr.Request) -> Any:
         """Runs an example. Only its number is taken from the browser."""
         chosen = spoken_in(self.examples, language_of(request))[index_of(event)]
-        if chosen.images and self.is_text_only:
+        if chosen.images and self.engine.status().is_text_only:
             gr.Warning(say("text_only", language_of(request)))
             return gr.skip(), gr.skip()
         self.begin(request)
@@ -135,7 +135,11 @@ class Chat(Conversation):
 
     def show_examples(self, request: gr.Request) -> Any:
         """The example cards in the language of the page; all of them are about pictures."""
-        spoken = [] if self.is_text_only else spoken_in(self.examples, language_of(request))
+        spoken = (
+            []
+            if self.engine.status().is_text_only
+            else spoken_in(self.examples, language_of(request))
+        )
         return gr.Chatbot(examples=[_card(example) for example in spoken])
 
     def answer(

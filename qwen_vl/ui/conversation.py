@@ -36,8 +36,8 @@ from qwen_vl.ui.sidebar import params_of
 from qwen_vl.ui.strings import language_of
 
 # The request itself is at fault: the question goes back to the box, where it can be changed.
-REFUSAL_SHOWN_S = 30
 ASKERS_FAULT = (400, 404, 413, 415, 422)
+REFUSAL_SHOWN_S = 30
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Quick handlers go through the queue as well: without it Gradio drops gr.Info and gr.Warning.
@@ -80,12 +80,6 @@ class Conversation:
     def begin(self, request: gr.Request) -> None:
         """Announces an answer, so that Stop works even while it is queued."""
         self.runs.begin(session_of(request), self.place)
-
-    @property
-    def is_text_only(self) -> bool:
-        """Whether the model that answers takes no pictures; not known while it loads."""
-        status = self.engine.status()
-        return status.answers and not status.accepts_images
 
     def is_answering(self, request: gr.Request) -> bool:
         return self.runs.is_running(session_of(request), self.place)

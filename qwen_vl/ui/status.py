@@ -52,7 +52,7 @@ def banner_html(status: EngineStatus, lang: str) -> str:
         lines.append(f'<div class="note failed">{escape(text)}</div>')
     if status.notice:
         lines.append(f'<div class="note info">{escape(status.notice)}</div>')
-    if status.answers and not status.accepts_images:
+    if status.is_text_only:
         lines.append(f'<div class="note info">{escape(say("text_only", lang))}</div>')
     return "".join(lines)
 

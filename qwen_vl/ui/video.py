@@ -140,7 +140,7 @@ class VideoChat(Conversation):
     def _problem(self, frames: list[Frame], kept: list[int], lang: str, request: gr.Request) -> str:
         if self.is_answering(request):
             return say("busy_here", lang)
-        if self.is_text_only:
+        if self.engine.status().is_text_only:
             return say("text_only", lang)
         return "" if frames and kept else say("no_frames", lang)
 
@@ -223,7 +223,11 @@ class VideoChat(Conversation):
 
     def show_examples(self, request: gr.Request) -> Any:
         """The example clips with their questions in the language of the page."""
-        spoken = [] if self.is_text_only else spoken_in(self.examples, language_of(request))
+        spoken = (
+            []
+            if self.engine.status().is_text_only
+            else spoken_in(self.examples, language_of(request))
+        )
         samples = [[item.video, item.text] for item in spoken]
         return gr.Dataset(samples=samples, visible=bool(samples))
 
