@@ -193,7 +193,9 @@ class RayEngine:
     def stats(self) -> EngineStats:
         return EngineStats(running=self._bridge.running)
 
-    def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Answer:
         status = self._status
         if status.state == "loading":
             raise StillLoading(f"{status.detail}: try again in a moment.")

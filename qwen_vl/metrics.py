@@ -126,9 +126,11 @@ class Measured:
     def stats(self) -> EngineStats:
         return self._engine.stats()
 
-    def stream(self, messages: Sequence[Message], params: SamplingParams) -> AnswerStream:
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> AnswerStream:
         try:
-            return _MeasuredAnswer(self._engine.stream(messages, params), self._metrics)
+            return _MeasuredAnswer(self._engine.stream(messages, params, scope), self._metrics)
         except UserError as error:
             self._metrics.error(error)
             raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from PIL import Image
 
@@ -25,12 +25,46 @@ class TextPart:
     text: str
 
 
+class Undecoded(Protocol):
+    """A picture that is known by its size and content before it is decoded.
+
+    `size` is (width, height) in pixels of what `decode` gives. Equal `key`s mean equal pixels.
+    """
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def key(self) -> str: ...
+
+    def decode(self) -> Image.Image:
+        """The picture, upright RGB; decoded once, whoever asks. Raises from `errors`."""
+        ...
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: ends a decoding that is under way, from any thread."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImagePart:
-    """A safe RGB picture (see `media`), or a frame of a clip `time_s` seconds after its start."""
+    """A safe RGB picture (see `media`), or a frame of a clip `time_s` seconds after its start.
 
-    image: Image.Image
+    What is counted (`size`) is known at once; `image` decodes.
+    """
+
+    source: Image.Image | Undecoded
     time_s: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.source.size
+
+    @property
+    def image(self) -> Image.Image:
+        """The pixels. Raises what `Undecoded.decode` raises."""
+        return self.source if isinstance(self.source, Image.Image) else self.source.decode()
 
 
 Part = TextPart | ImagePart
@@ -54,9 +88,9 @@ class Message:
 
 
 def picture_bytes(messages: Sequence[Message]) -> int:
-    """Memory that the pictures of a conversation take."""
-    pictures = (part.image for message in messages for part in message.images)
-    return sum(image.width * image.height * 3 for image in pictures)
+    """Memory that the pictures of a conversation take once they are decoded."""
+    sizes = (part.size for message in messages for part in message.images)
+    return sum(width * height * 3 for width, height in sizes)
 
 
 @dataclass(frozen=True)

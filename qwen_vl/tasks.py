@@ -238,7 +238,7 @@ class Jobs:
                 return
             if self._closing:
                 raise ShuttingDown(_LOST)
-        answer = self._engine.stream(job.messages, job.params)
+        answer = self._engine.stream(job.messages, job.params, job.owner)
         with self._lock:
             job.answer = answer
             if job.cancelled or self._closing:

@@ -12,7 +12,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-from tiny_models import FAMILIES
+from support.tiny_models import FAMILIES
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, open_engine

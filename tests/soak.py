@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from clip_files import frame, write
 from PIL import Image
+from support.clip_files import frame, write
 from test_api import as_uri, encoded
 from test_app import started
 

@@ -19,10 +19,10 @@ import httpx
 import openai
 import pytest
 import uvicorn
-from api_engine import READY, StepEngine
 from fastapi import FastAPI
 from openai import OpenAI
 from PIL import Image, ImageDraw
+from support.api_engine import READY, StepEngine
 
 from qwen_vl import __version__, api
 from qwen_vl.api import answers
@@ -631,8 +631,8 @@ def test_an_answer_without_a_last_chunk_is_a_bug_and_no_silence(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Cut(StepEngine):
-        def stream(self, messages: Any, params: Any) -> Any:
-            answer = super().stream(messages, params)
+        def stream(self, messages: Any, params: Any, scope: str = "") -> Any:
+            answer = super().stream(messages, params, scope)
             answer._ended = True
             return answer
 

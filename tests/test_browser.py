@@ -12,10 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from browser_app import Tab, chromium, running_page
 from PIL import Image
 from playwright.sync_api import Browser
-from scripted_engine import ScriptedEngine, echo
+from support.browser_app import Tab, chromium, running_page
+from support.scripted_engine import ScriptedEngine, echo
 
 from qwen_vl.engine import Engine
 from qwen_vl.schema import Message

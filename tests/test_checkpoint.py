@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import opened
-from hub import hub
+from support.hub import hub
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import checkpoint

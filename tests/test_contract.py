@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import schemathesis
-from api_engine import StepEngine
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+from support.api_engine import StepEngine
 
 from qwen_vl import api
 from qwen_vl.config import Settings

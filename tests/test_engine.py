@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import opened
-from oracle import Oracle
 from PIL import Image
-from tiny_models import FAMILIES, control_id
+from support.oracle import Oracle
+from support.tiny_models import FAMILIES, control_id
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import opened
-from foreign_servers import TINY_MODEL, transformers_serve
-from oracle import Oracle
+from support.foreign_servers import TINY_MODEL, transformers_serve
+from support.oracle import Oracle
 from test_api import serving
 from test_engine import GREEDY, assistant, picture, run, text_of, user
 

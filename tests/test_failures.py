@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import opened
-from oracle import Oracle
+from support.oracle import Oracle
 from test_engine import GREEDY, picture, run, text_of, user
 
 from qwen_vl.config import Settings

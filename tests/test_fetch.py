@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
-from api_engine import StepEngine
+from support.api_engine import StepEngine
 from test_api import CHAT, asking, encoded, noise, serving
 
 from qwen_vl import fetch

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from foreign_servers import llama_cpp
 from PIL import Image
+from support.foreign_servers import llama_cpp
 from test_api import serving
 from test_engine import GREEDY, assistant, run, text_of, user
 from test_engine_contract import remote_over

@@ -6,10 +6,10 @@ import base64
 from io import BytesIO
 from pathlib import Path
 
-import clip_files as clips
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from support import clip_files as clips
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-from foreign_servers import TINY_MODEL, running
-from oracle import Oracle
+from support.foreign_servers import TINY_MODEL, running
+from support.oracle import Oracle
 from test_engine import GREEDY, assistant, picture, run, text_of, user
 from test_engine_contract import SERVED
 

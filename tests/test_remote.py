@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_engine import StepEngine
 from PIL import Image
+from support.api_engine import StepEngine
 from test_api import serving
 
 from qwen_vl.config import Settings

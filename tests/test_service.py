@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from api_engine import StepEngine
-from clip_files import frame, write
 from PIL import Image
+from support.api_engine import StepEngine
+from support.clip_files import frame, write
 from test_api import (
     CHAT,
     PATIENCE_S,

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from api_engine import StepEngine
 from PIL import Image
+from support.api_engine import StepEngine
 
 from qwen_vl.errors import Busy, ModelUnavailable, ShuttingDown
 from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart

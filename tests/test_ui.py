@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from scripted_engine import SPEED, ScriptedEngine
+from support.scripted_engine import SPEED, ScriptedEngine
 
 from qwen_vl.config import BUNDLED_MODEL_ID, Settings
 from qwen_vl.errors import Busy, TooLarge

@@ -117,7 +117,7 @@ class _Service:
     async def chat_completions(self, request: Request) -> Response:
         """One answer, whole or as server-sent events. The client ends the work by leaving."""
         call = await self.reader.chat(request)
-        answer = await self._ask(call)
+        answer = await self._ask(call, request)
         completion = Completion(self.engine.model_id, call.include_usage)
         stream = call.stream
         del call  # the pictures: nothing here needs them while the answer is written
@@ -130,7 +130,7 @@ class _Service:
         """Tokens as plain server-sent events; with a `session_id` the server remembers."""
         call = await self.reader.simple(request)
         if call.session_id is None:
-            return await streamed(pull(await self._ask(call), request), _tokens)
+            return await streamed(pull(await self._ask(call, request), request), _tokens)
         memory = self.sessions.use(self.guards.owner(request), call.session_id)
         return await _remembering(self, call, memory, request)
 
@@ -161,8 +161,9 @@ class _Service:
         """The API's reference for programs."""
         return JSONResponse(docs.schema())
 
-    async def _ask(self, call: Call) -> AnswerStream:
-        return await anyio.to_thread.run_sync(self.engine.stream, call.messages, call.params)
+    async def _ask(self, call: Call, request: Request) -> AnswerStream:
+        scope = self.guards.owner(request)
+        return await anyio.to_thread.run_sync(self.engine.stream, call.messages, call.params, scope)
 
     async def _job(self, look: Callable[[str, str], JobView | None], request: Request) -> Response:
         """What `look` finds, in a thread: the jobs may lie in a file."""
@@ -206,7 +207,7 @@ async def _remembering(
         check_conversation(messages, service.settings)
         # Sampled as the conversation asks for: its pictures may have come with earlier questions.
         params = service.reader.params(call.fields, messages)
-        answer = await service._ask(replace(call, messages=messages, params=params))
+        answer = await service._ask(replace(call, messages=messages, params=params), request)
         chunks = _until_end(pull(answer, request), session, messages, stack.pop_all())
         return await streamed(chunks, _tokens)
 

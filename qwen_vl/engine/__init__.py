@@ -44,8 +44,14 @@ class Engine(Protocol):
         """How much it is doing, at once."""
         ...
 
-    def stream(self, messages: Sequence[Message], params: SamplingParams) -> AnswerStream:
-        """Raises StillLoading, ModelUnavailable, Busy, Unsupported or TooLarge at once."""
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> AnswerStream:
+        """Raises StillLoading, ModelUnavailable, Busy, Unsupported or TooLarge at once.
+
+        What one `scope` (an API key, a page session) leaves in caches serves that scope alone;
+        only what the server itself sets is shared.
+        """
         ...
 
     def drain(self, seconds: float) -> None:

@@ -87,7 +87,9 @@ class LocalEngine:
         scheduler = self._scheduler
         return scheduler.running if scheduler else 0
 
-    def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Answer:
         asked_s = time.monotonic()  # making a prompt of pictures is part of the wait
         loaded = self._ready()
         if len(self._waiting) >= max(1, self._settings.max_queue):  # before work is put into it

@@ -113,7 +113,9 @@ class RemoteEngine:
             ),
         )
 
-    def stream(self, messages: Sequence[Message], params: SamplingParams) -> Answer:
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Answer:
         if not self._checked:
             raise StillLoading("The servers behind this one are being looked for: try again soon.")
         if not any(up.healthy for up in self._upstreams):

@@ -50,7 +50,12 @@ def wait_until_ready(engine: Engine, run: Run, lang: str) -> Iterator[Progress]:
 
 
 def progress(
-    engine: Engine, messages: Sequence[Message], params: SamplingParams, run: Run, lang: str
+    engine: Engine,
+    messages: Sequence[Message],
+    params: SamplingParams,
+    scope: str,
+    run: Run,
+    lang: str,
 ) -> Iterator[Progress]:
     """The answer so far, at most once per UPDATE_S; the last one carries the finish reason.
 
@@ -61,7 +66,7 @@ def progress(
         yield Progress(finish_reason="cancelled")
         return
     started = time.monotonic()
-    pump = Pump(engine, messages, params)
+    pump = Pump(engine, messages, params, scope)
     del messages  # the pictures may be large
     run.attach(pump)
     now = Progress()

@@ -133,7 +133,7 @@ class Conversation:
             messages = make_messages(history)
             last = next((part for m in reversed(messages) for part in reversed(m.images)), None)
             model_id = self.engine.status().model_id
-            told = progress(self.engine, messages, params, run, lang)
+            told = progress(self.engine, messages, params, f"page {session}", run, lang)
             del messages  # the other pictures are not needed while the answer is written
             for now in told:
                 if run.discarded:

@@ -121,18 +121,20 @@ class Runs:
 class Pump:
     """Pulls one answer in a thread. Items: Chunk, an exception, or None at the end."""
 
-    def __init__(self, engine: Engine, messages: Sequence[Message], params: SamplingParams) -> None:
+    def __init__(
+        self, engine: Engine, messages: Sequence[Message], params: SamplingParams, scope: str
+    ) -> None:
         self.items: queue.SimpleQueue[Chunk | Exception | None] = queue.SimpleQueue()
         self._engine = engine
         self._lock = threading.Lock()
         self._closed = False
         self._answer: AnswerStream | None = None
-        self._messages = messages
+        self._messages, self._scope = messages, scope
         threading.Thread(target=self._pull, args=(params,), name="answer-pump", daemon=True).start()
 
     def _pull(self, params: SamplingParams) -> None:
         try:
-            answer = self._engine.stream(self._messages, params)
+            answer = self._engine.stream(self._messages, params, self._scope)
             self._messages = ()  # the pictures: nothing needs them while the answer is written
             with self._lock:
                 self._answer, closed = answer, self._closed

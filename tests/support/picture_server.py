@@ -1,6 +1,6 @@
 """`transformers serve` with the bundled model: an OpenAI-compatible server that nobody here wrote.
 
-    python tests/picture_server.py --port PORT
+    python tests/support/picture_server.py --port PORT
 
 Only its processor is replaced, because Qwen3-VL's own would need torchvision for videos.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TINY_MODEL = Path(__file__).resolve().parents[1] / "examples" / "tiny_model"
+TINY_MODEL = Path(__file__).resolve().parents[2] / "examples" / "tiny_model"
 sys.path.insert(0, str(TINY_MODEL))
 
 

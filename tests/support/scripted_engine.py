@@ -102,7 +102,9 @@ class ScriptedEngine:
     def set_status(self, **changes: object) -> None:
         self._status = replace(self._status, **changes)  # type: ignore[arg-type]
 
-    def stream(self, messages: Sequence[Message], params: SamplingParams) -> ScriptedAnswer:
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> ScriptedAnswer:
         self.calls.append((list(messages), params))
         return ScriptedAnswer(self, messages)
 

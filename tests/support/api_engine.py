@@ -101,7 +101,9 @@ class StepEngine:
     def status(self) -> EngineStatus:
         return self._status
 
-    def stream(self, messages: Sequence[Message], params: SamplingParams) -> StepAnswer:
+    def stream(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> StepAnswer:
         if self._refusal is not None:
             raise self._refusal
         if not self._status.accepts_images and any(message.images for message in messages):

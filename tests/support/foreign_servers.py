@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 
 PATIENCE_S = 180
-TESTS = Path(__file__).parent
-TINY_MODEL = TESTS.parent / "examples" / "tiny_model" / "model"
+SUPPORT = Path(__file__).parent
+TINY_MODEL = SUPPORT.parents[1] / "examples" / "tiny_model" / "model"
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def _answers(url: str) -> bool:
 @contextlib.contextmanager
 def transformers_serve(folder: Path) -> Iterator[str]:
     """`transformers serve` with the bundled model; reads pictures, asked as `TINY_MODEL`."""
-    with running(folder, str(TESTS / "picture_server.py"), HF_HUB_CACHE=str(folder)) as url:
+    with running(folder, str(SUPPORT / "picture_server.py"), HF_HUB_CACHE=str(folder)) as url:
         yield url
 
 
