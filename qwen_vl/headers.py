@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from qwen_vl.errors import BadRequest, UnsupportedMedia
 
 FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+CONTAINERS_TEXT = "MP4, MOV, WebM, MKV or AVI"
 MAX_STEPS = 20_000  # chunks, segments or tags that are looked at; a large PNG has some 1,300
 MAX_METADATA_BYTES = 1 << 18  # of EXIF or XMP that are looked at
 _ORIENTATION_TAG = 0x0112
@@ -100,6 +101,19 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         end = at + 2 + max(2, struct.unpack_from(">H", data, at + 2)[0])
         yield marker, at, end
         at = end
+
+
+def container_of(head: bytes) -> str | None:
+    """FFmpeg's name of the container that begins so, or None.
+
+    FFmpeg also opens playlists, which name other files and addresses for it to read: a text file
+    called clip.mp4 must never get that far.
+    """
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return "mov"  # MP4 too
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "matroska"  # WebM too
+    return "avi" if head.startswith(b"RIFF") and head[8:12] == b"AVI " else None
 
 
 def _first(items: Iterator[tuple]) -> Iterator[tuple]:

@@ -12,6 +12,8 @@ BYTES_PER_MB = 1024 * 1024  # as the page's upload limit counts
 MAX_KEPT_PIXELS = 16_777_216  # what Qwen-VL processors scale down to by default: more is never seen
 MAX_ASPECT_RATIO = 200  # the Qwen-VL image processors refuse anything longer
 
+MAX_FPS = 240  # a clip may hold this many frames for every second of the longest clip allowed
+
 
 def check_size(width: int, height: int, settings: Settings, what: str = "picture") -> None:
     """Refuses more pixels than the settings allow, and shapes that no Qwen-VL processor takes."""

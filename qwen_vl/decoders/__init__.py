@@ -249,7 +249,7 @@ def out_of_memory(what: str) -> str:
 
 
 def _out_of_time(what: str, limit_s: float) -> str:
-    advice = "shorter or smaller one, or its frames" if what == "video" else "smaller or plainer one"
+    advice = "shorter or smaller one, or its frames" if what == "video" else "smaller one"
     return f"Decoding the {what} takes longer than {limit_s:g} seconds: send a {advice}."
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 _LENGTHS = struct.Struct(">II")  # bytes of the header, bytes that follow
 MAX_HEADER_BYTES = 1 << 16
@@ -17,14 +17,14 @@ MAX_PAYLOAD_BYTES = 1 << 28  # more than the largest frame or band of a picture
 Message = tuple[dict[str, Any], int]  # header, bytes that follow
 
 
-def send(pipe: BinaryIO, header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
+def send(pipe: IO[bytes], header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
     """Raises OSError where the other end is gone."""
     text = json.dumps(header).encode()
     _write(pipe, memoryview(_LENGTHS.pack(len(text), len(payload)) + text))
     _write(pipe, memoryview(payload))
 
 
-def receive(pipe: BinaryIO) -> Message:
+def receive(pipe: IO[bytes]) -> Message:
     """The next header; then `read` takes the bytes. Raises EOFError, and ValueError on nonsense."""
     size, payload = _LENGTHS.unpack(read(pipe, _LENGTHS.size))
     if size > MAX_HEADER_BYTES or payload > MAX_PAYLOAD_BYTES:
@@ -35,7 +35,7 @@ def receive(pipe: BinaryIO) -> Message:
     return header, payload
 
 
-def read(pipe: BinaryIO, size: int) -> bytearray:
+def read(pipe: IO[bytes], size: int) -> bytearray:
     """Exactly so many bytes. Raises EOFError where the other end is gone."""
     data = bytearray(size)
     view, done = memoryview(data), 0
@@ -47,6 +47,6 @@ def read(pipe: BinaryIO, size: int) -> bytearray:
     return data
 
 
-def _write(pipe: BinaryIO, view: memoryview) -> None:
+def _write(pipe: IO[bytes], view: memoryview) -> None:
     while view:
         view = view[pipe.write(view) :]
