@@ -17,11 +17,11 @@ from qwen_vl.errors import BadRequest, UnsupportedMedia
 
 FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 CONTAINERS_TEXT = "MP4, MOV, WebM, MKV or AVI"
-MAX_STEPS = 20_000  # chunks, segments or tags that are looked at; a large PNG has some 1,300
+MAX_STEPS = 5_000  # chunks, segments or tags that are looked at; a large PNG has some 1,300
 MAX_METADATA_BYTES = 1 << 18  # of EXIF or XMP that are looked at
 _ORIENTATION_TAG = 0x0112
 _WEBP_COST = 16.0
-_TIFF_COST, _TURNED_TIFF_COST = 6.0, 9.0
+_TIFF_COST, _TURNED_TIFF_COST = 5.0, 9.0
 _AVIF_COST = 14.0
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations of pictures that are stored lying down
 
@@ -312,7 +312,7 @@ _OTHERS = (  # what people send besides
     ("PostScript", rb"%!PS|\xc5\xd0\xd3\xc6"),
     ("A Photoshop file", rb"8BPS"),
     ("A GIMP file", rb"gimp xcf"),
-    ("An icon (ICO)", rb"\0\0[\x01\x02]\0"),
+    ("An icon (ICO)", rb"\0\0[\x01\x02]\0[\x01-\x40]\0"),
     ("A Netpbm picture (PPM)", rb"P[1-7fF][\s#]"),
     ("OpenEXR", rb"v/1\x01"),
     ("Radiance HDR", rb"#\?R"),

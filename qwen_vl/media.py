@@ -96,7 +96,7 @@ def open_image(source: bytes | Path, settings: Settings) -> Picture:
     """
     data = _read(source, settings)
     header = read_header(data)
-    if not header.width:
+    if header.format == "AVIF":
         header = _measured(data, header, settings)
     check_size(header.width, header.height, settings)
     _memory_for(header, len(data), settings)

@@ -25,11 +25,11 @@ from qwen_vl.decoders import wire
 MAX_WORKERS = 2
 MAX_WAITING = 16
 MAX_WAIT_S = 60.0
+CLOCK_FACTOR = 2  # where the machine is busy, a limit on CPU seconds lasts up to this much longer
 LARGE_BYTES = 160 << 20  # what needs more than this is decoded one at a time
 _POLL_S = 0.05
 _ROOT = Path(__file__).resolve().parents[2]
 SIGNAL_STATUS = 128  # a worker ends with this plus the signal that what it forked died of
-_MEMORY_SIGNALS = (9, 6)  # SIGKILL of a machine without memory, SIGABRT of C++ and Rust
 
 OnMessage = Callable[[dict[str, Any], bytearray], None]
 
@@ -60,10 +60,10 @@ class Decoders:
     ) -> None:
         """Has a worker do `request`; `on_message` gets all that it says, in this thread.
 
-        `what` is "picture" or "video". Raises TooLarge (`limit_s` seconds or `memory_bytes` are
-        used up), BadRequest (the decoder died of the file), Busy (too many wait), Abandoned
-        (`should_stop` said yes, which is asked every few hundredths of a second, from another
-        thread too) and what the worker raised.
+        `what` is "picture" or "video". Raises TooLarge (`limit_s` CPU seconds, CLOCK_FACTOR times
+        that by the clock, or `memory_bytes` are used up), BadRequest (the decoder died of the
+        file), Busy (too many wait), Abandoned (`should_stop` said yes, which is asked every few
+        hundredths of a second, from another thread too) and what the worker raised.
         """
         lane = "clip" if what == "video" else "large" if memory_bytes > LARGE_BYTES else "small"
         budget = {"what": what, "memory_bytes": memory_bytes, "limit_s": limit_s}
@@ -77,7 +77,8 @@ class Decoders:
                 while not (message := worker.hear())[0].get("end"):
                     on_message(*message)
             except _WorkerDied:
-                raise watch.why(what) or _died(worker.end(), what) from None
+                cause = watch.cause or _cause_of(worker.end())
+                raise _refusal(cause, what, limit_s) from None
         if "error" in message[0]:
             raise _told(message[0])
 
@@ -203,10 +204,11 @@ class _Watch:
     """A thread that kills a worker when its time is up or nobody waits for it."""
 
     def __init__(self, worker: _Worker, limit_s: float, should_stop: Callable[[], bool]) -> None:
-        self._worker, self._limit_s, self._should_stop = worker, limit_s, should_stop
+        self._worker, self._should_stop = worker, should_stop
+        self._end_s = time.monotonic() + limit_s * CLOCK_FACTOR
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="decoder-watch", daemon=True)
-        self._cause = ""
+        self.cause = ""  # why it was killed, if it was
 
     def __enter__(self) -> _Watch:
         self._thread.start()
@@ -216,17 +218,10 @@ class _Watch:
         self._ended.set()
         self._thread.join()
 
-    def why(self, what: str) -> errors.UserError | None:
-        """Why it was killed, if it was."""
-        if self._cause == "time":
-            return errors.TooLarge(_out_of_time(what, self._limit_s))
-        return errors.Abandoned(_ABANDONED) if self._cause else None
-
     def _run(self) -> None:
-        end_s = time.monotonic() + self._limit_s
         while not self._ended.wait(_POLL_S):
-            self._cause = "time" if time.monotonic() > end_s else "stop" * self._should_stop()
-            if self._cause:
+            self.cause = "time" if time.monotonic() > self._end_s else "stop" * self._should_stop()
+            if self.cause:
                 return self._worker.kill()
 
 
@@ -235,10 +230,19 @@ def _told(header: dict[str, Any]) -> Exception:
     return kind(text) if kind else RuntimeError(f"in a decoder: {text}")
 
 
-def _died(status: int, what: str) -> errors.UserError:
+def _cause_of(status: int) -> str:
+    """What a worker died of: its status is negative, or that of what it forked."""
     number = -status if status < 0 else status - SIGNAL_STATUS
-    if number in _MEMORY_SIGNALS:
+    return _CAUSES.get(number, "")
+
+
+def _refusal(cause: str, what: str, limit_s: float) -> errors.UserError:
+    if cause == "stop":
+        return errors.Abandoned(_ABANDONED)
+    if cause == "memory":
         return errors.TooLarge(out_of_memory(what))
+    if cause == "time":
+        return errors.TooLarge(_out_of_time(what, limit_s))
     return errors.BadRequest(
         f"The {what} is damaged: reading it ended the decoder. Save it again with another program."
     )
@@ -253,6 +257,10 @@ def _out_of_time(what: str, limit_s: float) -> str:
     return f"Decoding the {what} takes longer than {limit_s:g} seconds: send a {advice}."
 
 
+_CAUSES = {
+    **{9: "memory", 6: "memory"},  # SIGKILL of a machine without memory; C++ and Rust abort
+    **{14: "time", 24: "time"},  # SIGALRM, SIGXCPU
+}
 _TELLABLE = {
     kind.__name__: kind for kind in (errors.BadRequest, errors.TooLarge, errors.UnsupportedMedia)
 }

@@ -149,8 +149,8 @@ class _Reader:
         """Reads what the container says, and the first frame."""
         with self._container() as container:
             stream = _video_stream(container)
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            self.fps = rate if math.isfinite(rate) and rate > 0 else ASSUMED_FPS
+            guessed = stream.guessed_rate or 0  # of FFmpeg; of MKV often its 1000 ticks a second
+            self.fps = float(stream.average_rate or (guessed <= MAX_FPS and guessed) or ASSUMED_FPS)
             tick = stream.time_base
             if stream.duration and tick:
                 self.duration_s = float(stream.duration * tick)

@@ -33,7 +33,8 @@ from qwen_vl.headers import damaged, jpeg_segments, not_read, png_chunks
 from qwen_vl.limits import check_size, kept_size
 
 MAX_JPEG_SCANS = 500  # libjpeg's own advice; progressive files have about ten
-_BAND_PX = 1 << 20
+_BAND_PX = 1 << 18
+_SAMPLE_PX = 1 << 20
 _LIGHT = 170  # grey levels from here on are hard to tell from white
 _OPENERS = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -223,9 +224,9 @@ def _conversion(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
         def flatten(band: Image.Image) -> Image.Image:
             layer = band.convert("RGBA")
-            return Image.alpha_composite(
-                Image.new("RGBA", layer.size, background), layer
-            ).convert("RGB")
+            return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert(
+                "RGB"
+            )
 
         return flatten
     return lambda band: band.convert("RGB")
@@ -248,12 +249,12 @@ def _from_grey(values: np.ndarray, black: float, white: float) -> Image.Image:
 
 def _background(picture: Image.Image) -> str:
     """White, as most viewers show it; black where that would hide a mostly light drawing."""
-    light = weight = 0
-    for top, bottom in _bands(*picture.size):
-        layer = picture.crop((0, top, picture.width, bottom)).convert("RGBA")
-        alpha = layer.getchannel("A")
-        bright = layer.convert("L").point([0] * _LIGHT + [255] * (256 - _LIGHT))
-        weight += sum(level * count for level, count in enumerate(alpha.histogram()))
-        shown = alpha.histogram(mask=bright)
-        light += sum(level * count for level, count in enumerate(shown))
+    width, height = picture.size
+    step = math.ceil((width * height / _SAMPLE_PX) ** 0.5)  # some pixels tell enough
+    sample = picture.resize((-(-width // step), -(-height // step)), Image.Resampling.NEAREST)
+    layer = sample.convert("RGBA")
+    alpha = layer.getchannel("A")
+    bright = layer.convert("L").point([0] * _LIGHT + [255] * (256 - _LIGHT))
+    weight = sum(level * count for level, count in enumerate(alpha.histogram()))
+    light = sum(level * count for level, count in enumerate(alpha.histogram(mask=bright)))
     return "black" if light * 2 > weight else "white"

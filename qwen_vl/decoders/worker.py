@@ -12,16 +12,18 @@ own should the server be gone. What it may do to a file is in `pictures` and `cl
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from qwen_vl.config import Settings
-from qwen_vl.decoders import SIGNAL_STATUS, out_of_memory, pictures, wire
+from qwen_vl.decoders import CLOCK_FACTOR, SIGNAL_STATUS, out_of_memory, pictures, wire
 from qwen_vl.errors import UserError
 
 _CAN_FORK = sys.platform == "linux"
@@ -38,6 +40,8 @@ def main() -> None:
     with contextlib.suppress(EOFError):
         while True:
             request, size = wire.receive(pipe_in)
+            if request["do"] == "clip":  # OpenCV and FFmpeg load when the first one comes
+                from qwen_vl.decoders import clips  # noqa: F401
             if not _CAN_FORK:
                 return _serve(request, size, pipe_in, pipe_out)
             child = os.fork()
@@ -56,15 +60,15 @@ def _serve(request: dict[str, Any], size: int, pipe_in: FileIO, pipe_out: FileIO
         _end_in_time(request["limit_s"])
         settings = Settings(**request["settings"])
         if request["do"] == "clip":
-            from qwen_vl.decoders import clips  # OpenCV and FFmpeg load when a clip comes
+            from qwen_vl.decoders import clips
 
             with Path(request["path"]).open("rb") as file:
-                _bound(request["memory_bytes"])
+                _bound(request["memory_bytes"], request["limit_s"])
                 for header, pixels in clips.read(file, request, settings):
                     wire.send(pipe_out, header, pixels)
         else:
             data = bytes(wire.read(pipe_in, size))
-            _bound(request["memory_bytes"])
+            _bound(request["memory_bytes"], request["limit_s"])
             for header, pixels in pictures.read(data, request, settings):
                 wire.send(pipe_out, header, pixels)
     except UserError as error:
@@ -79,20 +83,25 @@ def _serve(request: dict[str, Any], size: int, pipe_in: FileIO, pipe_out: FileIO
 def _end_in_time(limit_s: float) -> None:
     """The server kills earlier. This is for the case that there is none any more."""
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, limit_s + 2)
+        signal.setitimer(signal.ITIMER_REAL, limit_s * CLOCK_FACTOR + 2)
     if _CAN_FORK:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
 
-def _bound(memory_bytes: int) -> None:
-    """So much memory from here on, no further file or socket, and no core file."""
+def _bound(memory_bytes: int, cpu_s: float) -> None:
+    """So much memory and time from here on, no further file or socket, and no core file."""
     try:
         import resource
     except ImportError:  # Windows: the time limit is all there is
         return
-    for kind, limit in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
+    used_s = time.process_time()  # importing included, where nothing is forked
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CPU, math.ceil(used_s + cpu_s)),
+    ):
         resource.setrlimit(kind, (limit, limit))
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[5])

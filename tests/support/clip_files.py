@@ -80,11 +80,10 @@ def write_timed(
 
 
 def forget_times(path: Path) -> Path:
-    """An MKV of the same frames in which each is stamped with 0. Returns the new file."""
+    """An MKV of the same frames, each stamped with 0, that tells no frame rate. Returns the new file."""
     target = path.with_name("timeless.mkv")
     with av.open(str(path)) as source, av.open(str(target), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0])
-        stream.average_rate = source.streams.video[0].average_rate
         for packet in source.demux(video=0):
             if packet.size:
                 packet.stream, packet.pts, packet.dts = stream, 0, 0
