@@ -34,6 +34,7 @@ ANALYSIS_SIDE_PX = 160
 THREADS = 2
 _TIME_SLACK_S = 0.0015  # WebM and MKV round times to 1 ms
 _PROGRESS_STEP = 0.01
+_COLOUR_SPACES = {8: "YCgCo", 10: "BT.2020 with constant luminance", 14: "ICtCp"}  # H.273's numbers
 
 Message: TypeAlias = tuple[dict[str, Any], bytes]
 Spread: TypeAlias = Callable[[float], list[float]]  # duration in s -> the times wanted, from 0
@@ -207,9 +208,10 @@ class _Reader:
             picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         except (av.error.FFmpegError, ValueError) as error:
             _check_memory(error)
+            colours = _COLOUR_SPACES.get(int(frame.colorspace), f"colour space {frame.colorspace}")
             raise UnsupportedMedia(
-                f"The colours of this video ({frame.format.name}, colour space "
-                f"{frame.colorspace}) are not read here. Save it as MP4 with H.264."
+                f"The colours of this video ({frame.format.name}, {colours}) are not read here. "
+                "Save it as MP4 with H.264 and send that."
             ) from None
         return np.rot90(picture, round(frame.rotation / 90))  # phones store clips lying down
 
@@ -230,7 +232,12 @@ class _Reader:
         self._file.seek(0)
         options = {"protocol_whitelist": "none"}  # a container may name other files and addresses
         try:
-            return av.open(self._file, format=container_of(head), options=options)
+            return av.open(
+                self._file,
+                format=container_of(head),
+                options=options,
+                metadata_errors="replace",  # titles come in every encoding
+            )
         except (av.error.FFmpegError, ValueError) as error:
             _check_memory(error)
             raise BadRequest(_BROKEN) from None

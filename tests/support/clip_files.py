@@ -80,7 +80,7 @@ def write_timed(
 
 
 def forget_times(path: Path) -> Path:
-    """An MKV of the same frames, each stamped with 0, that tells no frame rate. Returns the new file."""
+    """A new MKV of the same frames, each stamped with 0, that tells no frame rate."""
     target = path.with_name("timeless.mkv")
     with av.open(str(path)) as source, av.open(str(target), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0])
