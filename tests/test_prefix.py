@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.pictures import Picture
+from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
 
 IMAGE = 9
