@@ -56,7 +56,41 @@ _UPRIGHT = {
 _DATA_URI = re.compile(r"data:(?P<kind>\w+)/[\w.+-]+(?:;[\w-]+=[^;,]*)*;base64,", re.IGNORECASE)
 
 
+class Picture:
+    """A `schema.Undecoded`: first version, decodes in this process."""
+
+    def __init__(self, source: bytes | Path, settings: Settings) -> None:
+        self._data, self._settings = _read(source, settings), settings
+        self._image: Image.Image | None = _decode(self._data, settings)
+        self.size = self._image.size
+        self.key = hashlib.blake2b(self._data, digest_size=16).hexdigest()
+
+    def decode(self) -> Image.Image:
+        if self._image is None:
+            self._image = _decode(self._data, self._settings)
+        return self._image
+
+    def abandon(self) -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_image": None}
+
+
+def open_image(source: bytes | Path, settings: Settings) -> Picture:
+    return Picture(source, settings)
+
+
+def open_data_uri(uri: str, settings: Settings) -> Picture:
+    return Picture(data_uri_bytes(uri, "image", settings.max_image_mb), settings)
+
+
 def load_image(source: bytes | Path, settings: Settings) -> Image.Image:
+    """See `_decode`."""
+    return open_image(source, settings).decode()
+
+
+def _decode(source: bytes | Path, settings: Settings) -> Image.Image:
     """Decodes one picture; of an animation, its first frame.
 
     Returns an RGB picture of at most MAX_KEPT_PIXELS, with EXIF rotation applied and alpha
