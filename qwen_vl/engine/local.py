@@ -28,7 +28,7 @@ from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
 from qwen_vl.engine.scheduler import Request, Scheduler
 from qwen_vl.engine.turns import Turns
-from qwen_vl.engine.vision import VisionCache
+from qwen_vl.engine.vision import VisionCache, keys_of_examples
 from qwen_vl.engine.waiting import WaitingRequests
 from qwen_vl.errors import (
     BadRequest,
@@ -274,6 +274,7 @@ class LocalEngine:
             lambda: self._closing,
             self._quick_ones,
         )
+        self._vision.examples = keys_of_examples(self._settings)
         self._read_own_texts(self._loaded)
         while not self._closing:
             with self._wake:

@@ -7,16 +7,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from qwen_vl.config import Settings
 from qwen_vl.engine.model import LoadedModel
 from qwen_vl.engine.pictures import Picture
 from qwen_vl.engine.store import SHARED, FairStore
+from qwen_vl.errors import UserError
+from qwen_vl.media import open_image
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "images"
 
 # [tokens, hidden] of the merger, then of each deepstack level (none for Qwen2.5-VL)
 Features = list[torch.Tensor]
+
+
+def keys_of_examples(settings: Settings, folder: Path = EXAMPLES) -> frozenset[str]:
+    """The keys of the pictures that come with the app; none if they are not there."""
+    keys = set()
+    for path in folder.glob("*.png"):
+        try:
+            keys.add(open_image(path, settings).key)
+        except UserError:  # over a limit: then nobody can ask about it
+            continue
+    return frozenset(keys)
 
 
 class VisionCache:
