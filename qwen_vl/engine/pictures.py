@@ -20,8 +20,6 @@ from qwen_vl.errors import BadRequest
 from qwen_vl.media import content_hash
 from qwen_vl.schema import ImagePart, Undecoded
 
-BLOCK_PATCHES = 4096  # are looked up at a time: more would need memory, fewer time
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -57,7 +55,7 @@ class PictureReader:
         self._patch_px = int(processor.patch_size)
         self._merge = int(processor.merge_size)
         self._times = int(processor.temporal_patch_size)
-        self._values = _values(processor)
+        self._tables = _tables(processor)
 
     def count(self, part: ImagePart, max_image_tokens: int) -> Picture:
         """Looks at the size alone. Raises BadRequest for over 200 times as long as wide."""
@@ -94,21 +92,24 @@ class PictureReader:
         """[patches, patch values] of `pixels`: the processor's `pixel_values`."""
         height, width, colours = pixels.shape
         patch, merge = self._patch_px, self._merge
-        parts = pixels.reshape(
-            height // (patch * merge), merge, patch, width // (patch * merge), merge, patch, colours
-        )
+        band = patch * merge  # rows of pixels under one row of visual tokens
+        columns = width // band
         # The four patches of a visual token lie together; within a patch, colour by colour.
-        bytes_ = parts.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, colours, patch * patch)
-        out = torch.empty(len(bytes_), colours, self._times, patch * patch, dtype=dtype)
-        for start in range(0, len(bytes_), BLOCK_PATCHES):
-            block = bytes_[start : start + BLOCK_PATCHES]
-            for colour, values in enumerate(self._values):
-                looked_up = torch.from_numpy(values[block[:, colour]])
-                out[start : start + BLOCK_PATCHES, colour] = looked_up.unsqueeze(1)
-        return out.reshape(len(bytes_), -1)
+        shape = (columns, merge, merge, colours, self._times, patch, patch)
+        out = torch.empty((height // band, *shape), dtype=dtype)
+        values = np.empty((colours, band, width), dtype=np.float32)
+        row = np.empty(shape, dtype=np.float32)
+        for number, top in enumerate(range(0, height, band)):
+            for colour, table in enumerate(self._tables):
+                byte = pixels[top : top + band, :, colour]
+                np.take(table, byte, out=values[colour], mode="clip")  # "raise" would copy
+            parts = values.reshape(colours, merge, patch, columns, merge, patch)
+            row[:] = parts.transpose(3, 1, 4, 0, 2, 5)[:, :, :, :, None]
+            out[number] = torch.from_numpy(row)
+        return out.reshape(-1, colours * self._times * patch**2)
 
 
-def _values(processor: Any) -> np.ndarray:
+def _tables(processor: Any) -> np.ndarray:
     """[colours, 256] float32: what the processor makes of every byte, by its own arithmetic."""
     all_bytes = np.tile(np.arange(256, dtype=np.uint8), (3, 1, 1))  # [colours, 1, 256]
     values = processor.rescale(all_bytes, processor.rescale_factor)
