@@ -21,7 +21,7 @@ from test_engine import GREEDY, LONG, assistant, picture, run, text_of, user
 from transformers import AutoImageProcessor, Qwen2VLImageProcessor
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, prefill
+from qwen_vl.engine import Engine, prefill, scheduler
 from qwen_vl.engine.pictures import PictureReader
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.turns import AT_ONCE
@@ -254,6 +254,36 @@ def test_a_text_is_let_in_between_the_parts_of_a_long_prompt(
     assert first_s[1] < first_s[0]
     for messages, chunks in ((words, told[0]), ([user("Hi")], told[1])):
         assert text_of(chunks) == oracle.text(messages, GREEDY.max_new_tokens)
+
+
+def test_the_others_go_on_while_a_picture_is_encoded(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, oracle: Oracle
+) -> None:
+    """Between two blocks of the vision encoder, too: nobody waits for a huge picture."""
+    monkeypatch.setattr(scheduler, "BREATH_S", 0.0)
+    running = engine.stream([user("Tell me")], replace(GREEDY, max_new_tokens=60))
+    first = next(running).text
+    asked = [user(picture(1), "What is this?"), user(picture(2), "And this?")]
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(lambda turn: text_of(run(engine, [turn])), asked))
+    assert told == [oracle.text([turn], GREEDY.max_new_tokens) for turn in asked]
+    assert first + text_of(list(running)) == oracle.text([user("Tell me")], 60)
+
+
+def test_a_picture_that_is_being_encoded_can_be_cancelled(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "BREATH_S", 0.0)
+    watch = Watch(engine)
+    blocks = engine._loaded.model.model.visual.blocks
+    with engine._wake:  # the inference thread does not see it before all is set up
+        answer = engine.stream([user(picture(1), "What is this?")], GREEDY)
+        hook = blocks[0].register_forward_hook(lambda *_: answer.close())
+    assert list(answer)[-1].finish_reason == "cancelled"
+    hook.remove()
+    assert run(engine, [user("Hello")])[-1].finish_reason == "length"
+    assert watch.encoded == 0  # it never came to the end of the encoder
+    watch.remove()
 
 
 # --- nothing stays ---

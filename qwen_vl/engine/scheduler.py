@@ -33,10 +33,11 @@ from qwen_vl.engine.preparation import Prepared
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
-from qwen_vl.engine.vision import Features, VisionCache
+from qwen_vl.engine.vision import Features, VisionCache, between_blocks
 from qwen_vl.errors import EngineFailed, UserError
 from qwen_vl.schema import FinishReason
 
+BREATH_S = 0.1  # of encoding one picture, before the others get a step
 TRIMMED_BYTES = 256 * 2**20  # smaller caches leave holes that the next one fills
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class Request:
         if not self.text.stopped:
             self.answer.emit(self.text.flush())
         self.answer.finish(reason)
+
+
+class _Unwanted(Exception):
+    """Ends a prefill that is under way."""
 
 
 class Scheduler:
@@ -164,20 +169,29 @@ class Scheduler:
                 lambda number: self._features(request, number),
             )
             while (result := next_part(parts)) is None:
-                if self._in_prefill == 1:
-                    self.admit(self._quick_ones())
-                self.step()
-                if self._is_closing():
-                    answer.finish("cancelled")
-                if answer.out_of_time:
-                    answer.finish("timeout")
-                if not answer.wanted:
-                    return
+                self._go_on_with_others(request)
             self._begin([request], result)
+        except _Unwanted:
+            return
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([request], error)
         finally:
             self._in_prefill -= 1
+
+    def _go_on_with_others(self, request: Request) -> None:
+        """In the middle of a prefill: a step for the batch, and those are let in who take no time.
+
+        Raises _Unwanted when nobody waits for the request itself any more.
+        """
+        if self._in_prefill == 1:
+            self.admit(self._quick_ones())
+        self.step()
+        if self._is_closing():
+            request.answer.finish("cancelled")
+        if request.answer.out_of_time:
+            request.answer.finish("timeout")
+        if not request.answer.wanted:
+            raise _Unwanted
 
     def _start(self, request: Request) -> list[LayerStates]:
         """The longest that is stored now, or was when the request was prepared."""
@@ -190,9 +204,18 @@ class Scheduler:
         pictures = request.prepared.pictures
         prepared = pictures[number]
         assert prepared is not None, "what no prefix covers was decoded"
-        features = self._vision.features(
-            self._loaded, request.prompt.pictures[number], prepared, request.scope
-        )
+        last_s = time.monotonic()
+
+        def breathe() -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s > BREATH_S:
+                self._go_on_with_others(request)
+                last_s = time.monotonic()
+
+        with between_blocks(self._loaded, breathe):
+            features = self._vision.features(
+                self._loaded, request.prompt.pictures[number], prepared, request.scope
+            )
         pictures[number] = features  # the pixels have done their work
         return features
 

@@ -6,7 +6,8 @@ Features serve the scope whose picture it was; those of the server's own example
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,23 @@ class VisionCache:
 
     def _scope(self, picture: Picture, scope: str) -> str:
         return SHARED if picture.key in self.examples else scope
+
+
+@contextmanager
+def between_blocks(loaded: LoadedModel, act: Callable[[], None]) -> Iterator[None]:
+    """Calls `act` before every block of the vision encoder; what it raises ends the encoding.
+
+    A picture of 16,384 visual tokens takes minutes on a CPU, and the others would wait for it.
+    """
+    hooks = [
+        block.register_forward_pre_hook(lambda *_: act())
+        for block in loaded.model.model.visual.blocks
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _encoded(loaded: LoadedModel, picture: Picture, pixels: np.ndarray) -> Features:
