@@ -27,6 +27,7 @@ from typing import Any
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 import ray
+from PIL import Image
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, ProxyLocation, RequestRouterConfig
@@ -49,6 +50,7 @@ from qwen_vl.errors import (  # noqa: E402
     StillLoading,
     UserError,
 )
+from qwen_vl.media import content_hash  # noqa: E402
 from qwen_vl.schema import (  # noqa: E402
     Chunk,
     EngineStats,
@@ -88,13 +90,15 @@ class Replica:
             raise RuntimeError(status.detail)
 
     async def answer(
-        self, messages: Sequence[Message], params: SamplingParams, conversation: str
+        self, messages: Sequence[Message], params: SamplingParams, scope: str, conversation: str
     ) -> AsyncIterator[Chunk | UserError]:
         """The chunks of one answer, or its refusal as the last item.
 
         `conversation` is for the router. The caller's leaving closes the answer.
         """
-        asking = asyncio.ensure_future(asyncio.to_thread(self._engine.stream, messages, params))
+        asking = asyncio.ensure_future(
+            asyncio.to_thread(self._engine.stream, messages, params, scope)
+        )
         try:
             answer = await asyncio.shield(asking)
         except UserError as error:
@@ -162,9 +166,10 @@ def conversation_of(messages: Sequence[Message]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
         digest.update(f"{message.role}\0{message.text}\0".encode())
-        for part in message.images:
-            digest.update(f"{part.image.size}{part.time_s}".encode())
-            digest.update(part.image.tobytes())
+        for part in message.images:  # none is decoded for that
+            source = part.source
+            key = content_hash(source) if isinstance(source, Image.Image) else source.key
+            digest.update(f"{part.size}{part.time_s}{key}\0".encode())
         if message.role == "user":
             break
     return digest.hexdigest()
@@ -201,7 +206,7 @@ class RayEngine:
             raise StillLoading(f"{status.detail}: try again in a moment.")
         if status.state == "failed":
             raise ModelUnavailable(status.detail)
-        return self._bridge.answer(lambda answer: self._write(answer, messages, params))
+        return self._bridge.answer(lambda answer: self._write(answer, messages, params, scope))
 
     def drain(self, seconds: float) -> None:
         self._bridge.drain(seconds)
@@ -212,18 +217,23 @@ class RayEngine:
         serve.delete(APP)
 
     async def _write(
-        self, answer: Answer, messages: Sequence[Message], params: SamplingParams
+        self, answer: Answer, messages: Sequence[Message], params: SamplingParams, scope: str
     ) -> None:
         conversation = await asyncio.to_thread(conversation_of, messages)
-        await until_begun(lambda: self._ask(answer, messages, params, conversation))
+        await until_begun(lambda: self._ask(answer, messages, params, scope, conversation))
 
     async def _ask(
-        self, answer: Answer, messages: Sequence[Message], params: SamplingParams, conversation: str
+        self,
+        answer: Answer,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        scope: str,
+        conversation: str,
     ) -> None:
         assert self._handle is not None, "no question is taken before there are replicas"
         begun = False
         chunks = self._handle.options(stream=True).answer.remote(
-            messages, params, conversation=conversation
+            messages, params, scope, conversation=conversation
         )
         try:
             async for chunk in chunks:

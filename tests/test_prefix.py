@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 
+from qwen_vl.engine.pictures import Picture
 from qwen_vl.engine.prefix import PrefixStore, token_keys
-from qwen_vl.engine.prompt import Picture, Prompt
+from qwen_vl.engine.prompt import Prompt
 
 IMAGE = 9
 TOKEN_BYTES = 2 * 4 * 2  # keys and values, float32, head_dim 2
@@ -77,8 +79,23 @@ def test_stored_states_are_copies() -> None:
     assert found(store, 1, 2, 3, 4) == [1, 2, 3]
 
 
+class Named:
+    """A picture that is known by its key, and never decoded here."""
+
+    size = (12, 4)
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def decode(self) -> Image.Image:
+        raise AssertionError("nobody needs its pixels")
+
+    def abandon(self) -> None:
+        pass
+
+
 def prompt(*contents: str) -> Prompt:
-    pictures = [Picture(torch.empty(0), torch.empty(0), content, 3) for content in contents]
+    pictures = [Picture(Named(content), (2, 6), 3, 0) for content in contents]
     return Prompt([1, *[IMAGE] * 3 * len(contents), 2], pictures)
 
 

@@ -198,8 +198,11 @@ def generate(
     ids = torch.tensor([prompt.token_ids], device=loaded.device)
     inputs: dict[str, torch.Tensor] = {}
     if prompt.pictures:
-        inputs["pixel_values"] = torch.cat([p.pixels for p in prompt.pictures])
-        inputs["image_grid_thw"] = torch.cat([p.grid for p in prompt.pictures])
+        reader = loaded.prompts.reader
+        assert reader is not None
+        patches = [reader.patches(reader.pixels(picture)) for picture in prompt.pictures]
+        inputs["pixel_values"] = torch.cat(patches)
+        inputs["image_grid_thw"] = torch.cat([p.grid_thw for p in prompt.pictures])
     if loaded.image_token_id is not None:
         inputs["mm_token_type_ids"] = ids.eq(loaded.image_token_id).int()
     clock = _Clock()

@@ -10,32 +10,38 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
-from qwen_vl.engine import checkpoint, machine
+from qwen_vl.engine import checkpoint, machine, preparation
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
-from qwen_vl.engine.prefill import fit_together
-from qwen_vl.engine.prefix import token_keys
+from qwen_vl.engine.prefill import fit_together, prefill, result_of
+from qwen_vl.engine.prefix import PrefixStore, token_keys
+from qwen_vl.engine.preparation import Prepared
+from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
 from qwen_vl.engine.scheduler import Request, Scheduler
+from qwen_vl.engine.turns import Turns
+from qwen_vl.engine.vision import VisionCache, keys_of_examples
+from qwen_vl.engine.waiting import WaitingRequests
 from qwen_vl.errors import (
     BadRequest,
     Busy,
     ModelUnavailable,
     ShuttingDown,
     StillLoading,
-    TooLarge,
 )
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
-WAITING_BYTES = 2 * 2**30  # of the pictures of waiting requests
+MB = 2**20
+WAITING_BYTES = 256 * MB  # of the pixels of waiting requests: 60 or so of full HD
+SHARED_TOKENS = 8  # a shorter beginning that all prompts have is not worth keeping
 CLOSE_S = 60.0  # for the part of a prefill that is under way
 DEGRADED_S = 60.0  # how long a failed request shows in the status
 
@@ -52,7 +58,10 @@ class LocalEngine:
         self._status = EngineStatus("loading", model_id, detail="Starting")
         self._loaded: LoadedModel | None = None
         self._scheduler: Scheduler | None = None
-        self._waiting: deque[Request] = deque()
+        self._waiting = WaitingRequests(settings.max_queue)
+        self._prefixes = PrefixStore(settings.prefix_cache_mb * MB)
+        self._vision = VisionCache(settings.vision_cache_mb * MB)
+        self._turns = Turns(max(1, settings.max_queue), self._busy)
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._wake = threading.Condition()
@@ -75,10 +84,16 @@ class LocalEngine:
         return status
 
     def stats(self) -> EngineStats:
-        scheduler = self._scheduler
-        return replace(
-            scheduler.stats() if scheduler else EngineStats(),
+        prefixes, vision = self._prefixes, self._vision
+        return EngineStats(
             waiting=len(self._waiting),
+            running=self._running,
+            prefix_hits=prefixes.hits,
+            prefix_misses=prefixes.misses,
+            prefix_bytes=prefixes.size_bytes,
+            vision_hits=vision.hits,
+            vision_misses=vision.misses,
+            vision_bytes=vision.size_bytes,
             gpu_bytes=sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count()))),
         )
 
@@ -90,27 +105,27 @@ class LocalEngine:
     def stream(
         self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
     ) -> Answer:
-        asked_s = time.monotonic()  # making a prompt of pictures is part of the wait
+        asked_s = time.monotonic()  # decoding pictures is part of the wait
         loaded = self._ready()
-        if len(self._waiting) >= max(1, self._settings.max_queue):  # before work is put into it
-            raise self._busy()
         if any(token >= loaded.vocabulary_size for token, _ in params.logit_bias):
             raise BadRequest(
                 f"'logit_bias' names a token id that this model does not have: its largest is "
                 f"{loaded.vocabulary_size - 1}."
             )
-        prompt = loaded.prompts.build(messages, params.max_image_tokens)
+        with self._wake:  # before any work is put into it
+            self._check_room(scope)
+        prompt = loaded.prompts.build(
+            messages, params.max_image_tokens, self._settings.max_context_tokens
+        )
+        keys = token_keys(prompt, loaded.image_token_id)  # here, not on the inference thread
+        prepared = self._prepared(loaded, prompt, keys, scope)
         room = self._settings.max_context_tokens - len(prompt.token_ids)
-        if room < 1:
-            raise TooLarge(
-                f"The conversation has {len(prompt.token_ids):,} tokens, more than the limit of "
-                f"{self._settings.max_context_tokens:,}: use fewer or smaller pictures (image "
-                "detail), or start a new conversation."
-            )
         answer = Answer(len(prompt.token_ids), self._settings.max_seconds, self._on_close, asked_s)
         request = Request(
+            scope,
             prompt,
-            token_keys(prompt, loaded.image_token_id),  # here, not on the inference thread
+            keys,
+            prepared,
             min(params.max_new_tokens, room),
             answer,
             Sampler(params),
@@ -118,17 +133,33 @@ class LocalEngine:
         )
         with self._wake:
             self._ready()
-            read = sum(not other.tokens for other in self._admitting)  # no row of the batch yet
-            idle = self._running + read + len(self._waiting) < self._settings.max_batch
-            if not idle and len(self._waiting) >= self._settings.max_queue:
-                raise self._busy()
-            waiting_bytes = sum(other.prompt.picture_bytes for other in self._waiting)
-            more_bytes = prompt.picture_bytes
-            if waiting_bytes and more_bytes and waiting_bytes + more_bytes > WAITING_BYTES:
-                raise self._busy()
+            self._check_room(scope, prepared.pixel_bytes)
             self._waiting.append(request)
             self._wake.notify()
         return answer
+
+    def _prepared(
+        self, loaded: LoadedModel, prompt: Prompt, keys: np.ndarray, scope: str
+    ) -> Prepared:
+        """What caches hold of the prompt, and the pixels of the rest."""
+        prepared = preparation.find(prompt, keys, scope, self._prefixes, self._vision)
+        if prepared.missing and loaded.prompts.reader is not None:
+            more_bytes = sum(prompt.pictures[i].pixel_bytes for i in prepared.missing)
+            with self._wake:
+                self._check_room(scope, more_bytes)
+            with self._turns.turn(scope):
+                preparation.decode(prompt, prepared, loaded.prompts.reader)
+        return prepared
+
+    def _check_room(self, scope: str, more_bytes: int = 0) -> None:
+        """Raises Busy if one more request, with so many bytes of pixels, may not wait."""
+        read = sum(not other.tokens for other in self._admitting)  # no row of the batch yet
+        idle = self._running + read + len(self._waiting) < self._settings.max_batch
+        if not idle and self._waiting.is_full(scope):
+            raise self._busy()
+        waiting_bytes = self._waiting.pixel_bytes
+        if waiting_bytes and more_bytes and waiting_bytes + more_bytes > WAITING_BYTES:
+            raise self._busy()
 
     def drain(self, seconds: float) -> None:
         self._draining = True
@@ -167,7 +198,7 @@ class LocalEngine:
 
     def _on_close(self, answer: Answer) -> None:
         with self._wake:
-            self._waiting = deque(r for r in self._waiting if r.answer is not answer)
+            self._waiting.forget(answer)
 
     # --- the inference thread ---
 
@@ -235,38 +266,72 @@ class LocalEngine:
     def _serve(self) -> None:
         assert self._loaded is not None
         scheduler = self._scheduler = Scheduler(
-            self._loaded, self._settings, self._failed, lambda: self._closing
+            self._loaded,
+            self._settings,
+            self._prefixes,
+            self._vision,
+            self._failed,
+            lambda: self._closing,
+            self._quick_ones,
         )
+        self._vision.examples = keys_of_examples(self._settings)
+        self._read_own_texts(self._loaded)
         while not self._closing:
-            self._admitting = self._next_waiting(scheduler)
+            with self._wake:
+                while not (scheduler.running or self._waiting or self._closing):
+                    self._wake.wait()
+                # Before anybody asks `_busy_now`.
+                self._admitting = self._next_waiting(scheduler)
             scheduler.admit(self._admitting)
             self._admitting = []
             scheduler.step()
 
-    def _next_waiting(self, scheduler: Scheduler) -> list[Request]:
-        """The next request, and those right behind it that can be prefilled with it.
-
-        Waits for one while nobody else has anything to do.
+    def _read_own_texts(self, loaded: LoadedModel) -> None:
+        """What every prompt begins with is run once, for all scopes: the server's system prompt,
+        and what the template says where there is none.
         """
+        for system_prompt in dict.fromkeys((self._settings.system_prompt, "")):
+            head = Prompt(loaded.prompts.head(system_prompt), [])
+            if len(head.token_ids) >= SHARED_TOKENS:
+                done = result_of(prefill(loaded, head, [], lambda _: []))
+                states = [(layer.keys, layer.values) for layer in done.cache.layers]
+                self._prefixes.share(token_keys(head, loaded.image_token_id), states)
+
+    def _next_waiting(self, scheduler: Scheduler) -> list[Request]:
+        """The request whose turn it is, and those after it that can be prefilled with it."""
+        if self._closing or not self._waiting or not scheduler.room:
+            return []
+        running = scheduler.running_by_scope
+        taken = [self._waiting.next(running)]
+        self._waiting.remove(taken[0])
+        keys, found = [taken[0].keys], [scheduler.found(taken[0])]
+        running[taken[0].scope] += 1
+        for request in self._waiting.in_order(running) if fit_together(keys, found) else []:
+            keys.append(request.keys)
+            found.append(scheduler.found(request))
+            if len(taken) >= scheduler.room or not fit_together(keys, found):
+                break
+            taken.append(request)
+            self._waiting.remove(request)
+        return taken
+
+    def _quick_ones(self) -> list[Request]:
+        """Waiting requests that can be prefilled in one pass, while a longer one is under way."""
+        scheduler = self._scheduler
+        assert scheduler is not None
         with self._wake:
-            while not (scheduler.running or self._waiting or self._closing):
-                self._wake.wait()
-            if self._closing or not self._waiting or not scheduler.room:
+            if not self._waiting or not scheduler.room:
                 return []
-            taken = self._admitting = [self._waiting.popleft()]  # before anybody asks `_busy_now`
-            if not self._waiting:
-                return taken
-            keys, found = [taken[0].keys], [scheduler.found(taken[0])]
-            while self._waiting and len(taken) < scheduler.room:
-                keys.append(self._waiting[0].keys)
-                found.append(scheduler.found(self._waiting[0]))
-                if not fit_together(keys, found):
-                    break
-                taken.append(self._waiting.popleft())
-            return taken
+            order = self._waiting.in_order(scheduler.running_by_scope)
+            first = next((one for one in order if scheduler.is_quick(one)), None)
+            if first is None:
+                return []
+            self._waiting.remove(first)
+            self._admitting = [*self._admitting, first]
+            return [first]
 
     def _failed(self, told: str) -> None:
-        self._failed_s, self._failure = time.monotonic(), f"A request failed: {told}"
+        self._failed_s, self._failure = time.monotonic(), f"A request failed ({told})"
 
     def _end_all(self) -> None:
         cause = None if self._closing else ModelUnavailable(self._status.detail)

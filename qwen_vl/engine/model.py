@@ -64,7 +64,7 @@ class LoadedModel:
         if self.image_token_id is None:
             return index
         token_ids = torch.tensor([prompt.token_ids])
-        grids = torch.cat([p.grid for p in prompt.pictures]) if prompt.pictures else None
+        grids = torch.cat([p.grid_thw for p in prompt.pictures]) if prompt.pictures else None
         mrope, _ = self.model.model.get_rope_index(
             token_ids,
             mm_token_type_ids=token_ids.eq(self.image_token_id).int(),
@@ -117,7 +117,23 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
         raise ModelUnavailable(
             f"{checkpoint.model_id} has no chat template: use the Instruct or Chat variant."
         )
+    tokenizer.chat_control_tokens = _control_tokens(tokenizer)
     return tokenizer
+
+
+def _control_tokens(tokenizer: Any) -> list[str]:
+    """Tokens that text from users never becomes, beside the special ones.
+
+    Tags such as `<think>`, which a template need not name, and what the template does name. Not the
+    other added tokens: they are words.
+    """
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return [
+        text
+        for text in added
+        if (text.startswith("<") and text.endswith(">"))
+        or (text in tokenizer.chat_template and not text.isspace())
+    ]
 
 
 def _image_processor(checkpoint: Checkpoint) -> Any:

@@ -6,8 +6,7 @@ pictures. Works in parts, so that a long prompt holds nobody up for long.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,51 +17,13 @@ import torch
 from qwen_vl.engine.batching import Row, columns_in_use, new_cache, stack
 from qwen_vl.engine.model import LoadedModel
 from qwen_vl.engine.prefix import LayerStates
-from qwen_vl.engine.prompt import Picture, Prompt
+from qwen_vl.engine.prompt import Prompt
+from qwen_vl.engine.vision import Features
 
 # A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
 CHUNK_TOKENS_CPU = 256
 CHUNK_TOKENS_GPU = 2048
 SHORT_TOKENS = 64  # what is left of a prompt whose system prompt or picture was seen before
-
-
-class VisionCache:
-    """What the vision encoder made of the pictures seen last, by content, bounded in bytes."""
-
-    def __init__(self, loaded: LoadedModel, limit_bytes: int) -> None:
-        self._loaded = loaded
-        self._limit_bytes = limit_bytes
-        self._features: OrderedDict[str, list[torch.Tensor]] = OrderedDict()
-        self.size_bytes = self.hits = self.misses = 0
-
-    def features(self, picture: Picture) -> list[torch.Tensor]:
-        """[tokens, hidden] of the merger, then of each deepstack level (none for Qwen2.5-VL)."""
-        if picture.content in self._features:
-            self._features.move_to_end(picture.content)
-            self.hits += 1
-            return self._features[picture.content]
-        self.misses += 1
-        device = self._loaded.device
-        output = self._loaded.model.model.get_image_features(
-            picture.pixels.to(device), picture.grid.to(device), return_dict=True
-        )
-        deepstack = getattr(output, "deepstack_features", None) or []
-        features = [output.pooler_output[0], *(level[0] for level in deepstack)]
-        self._remember(picture.content, features)
-        return features
-
-    def _remember(self, content: str, features: list[torch.Tensor]) -> None:
-        if _size_bytes(features) > self._limit_bytes:
-            return  # it would drop all others and then itself
-        self._features[content] = features
-        self.size_bytes += _size_bytes(features)
-        while self.size_bytes > self._limit_bytes:
-            _, dropped = self._features.popitem(last=False)
-            self.size_bytes -= _size_bytes(dropped)
-
-
-def _size_bytes(features: list[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in features)
 
 
 @dataclass(frozen=True)
@@ -72,29 +33,33 @@ class Prefilled:
     logits: torch.Tensor  # [rows, vocabulary], of the first new tokens
     rows: list[Row]
     cache: Any
-    cached_tokens: list[int]  # of each row, taken from the prefix store
+    cached_tokens: list[int]  # of each row, found in the prefix store
 
 
 def prefill(
-    loaded: LoadedModel, vision: VisionCache, prompt: Prompt, start: Sequence[LayerStates]
+    loaded: LoadedModel,
+    prompt: Prompt,
+    start: Sequence[LayerStates],
+    features_of: Callable[[int], Features],
 ) -> Generator[None, None, Prefilled]:
     """Runs what `start`, the states of the prompt's first tokens, does not hold yet.
+
+    `features_of` gives what the vision encoder makes of the prompt's picture of that number.
 
     Yields after each picture and each chunk of tokens, so that others can go on and a request that
     nobody waits for any more can be dropped; returns the whole.
     """
     done = start[0][0].shape[2] if start else 0
     features = []
-    for picture in _pictures_from(done, prompt, loaded.image_token_id):
-        features.append(vision.features(picture))
+    for number in _pictures_from(done, prompt, loaded.image_token_id):
+        features.append(features_of(number))
         yield
     # [visual tokens, hidden] of the merger and of each deepstack level, for all that is not done
     levels = [torch.cat(level) for level in zip(*features, strict=True)]
     positions = loaded.positions(prompt)
     cache = new_cache(start)
-    chunk_tokens = CHUNK_TOKENS_CPU if loaded.device.type == "cpu" else CHUNK_TOKENS_GPU
     while True:
-        chunk = prompt.token_ids[done : done + chunk_tokens]
+        chunk = prompt.token_ids[done : done + chunk_tokens(loaded)]
         visual = sum(token == loaded.image_token_id for token in chunk)
         output = loaded.model(
             input_ids=torch.tensor([chunk]).to(loaded.device),
@@ -113,6 +78,27 @@ def prefill(
     return Prefilled(output.logits[:, -1], [_row(loaded, positions)], cache, [cached_tokens])
 
 
+def chunk_tokens(loaded: LoadedModel) -> int:
+    """How many tokens one part of a prefill runs."""
+    return CHUNK_TOKENS_CPU if loaded.device.type == "cpu" else CHUNK_TOKENS_GPU
+
+
+def next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
+    """Runs one more part of a prefill; the result once it was the last."""
+    try:
+        next(parts)
+    except StopIteration as finished:
+        return finished.value
+    return None
+
+
+def result_of(parts: Generator[None, None, Prefilled]) -> Prefilled:
+    """Runs all parts of a prefill."""
+    while (result := next_part(parts)) is None:
+        pass
+    return result
+
+
 def fit_together(keys: Sequence[np.ndarray], found: Sequence[int]) -> bool:
     """Whether `prefill_together` takes prompts with these keys, of which so much is stored."""
     tail = max(len(one) - stored for one, stored in zip(keys, found, strict=True))
@@ -127,7 +113,8 @@ def prefill_together(
     """Prompts that `fit_together` in one pass: it costs hardly more than the shortest one alone.
 
     Each row runs as many of its last tokens as the one that has the most to run, so that all
-    padding lies on the left; what that row has stored of them already is not used.
+    padding lies on the left; what that row has stored of them already is not used, and counts as
+    found all the same: what others ask at the same moment shows in no figure.
     """
     found = [start[0][0].shape[2] if start else 0 for start in starts]
     lengths = [len(prompt.token_ids) for prompt in prompts]
@@ -144,7 +131,7 @@ def prefill_together(
         use_cache=True,
         logits_to_keep=1,
     )
-    return Prefilled(output.logits[:, -1], [_row(loaded, one) for one in positions], cache, kept)
+    return Prefilled(output.logits[:, -1], [_row(loaded, one) for one in positions], cache, found)
 
 
 def _joined(starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]) -> Iterator[LayerStates]:
@@ -171,14 +158,14 @@ def _row(loaded: LoadedModel, positions: torch.Tensor) -> Row:
     return Row(length=positions.shape[-1], next_position=int(mrope.max()) + 1)
 
 
-def _pictures_from(done: int, prompt: Prompt, image_token_id: int | None) -> Sequence[Picture]:
-    """The pictures whose tokens come after the first `done`; none is ever done in part."""
+def _pictures_from(done: int, prompt: Prompt, image_token_id: int | None) -> range:
+    """Numbers of the pictures whose tokens come after `done`; none is ever done in part."""
     visual = sum(token == image_token_id for token in prompt.token_ids[done:])
     first = len(prompt.pictures)
     while visual > 0:
         first -= 1
         visual -= prompt.pictures[first].tokens
-    return prompt.pictures[first:]
+    return range(first, len(prompt.pictures))
 
 
 def _encoded(levels: Sequence[torch.Tensor]) -> dict[str, Any]:

@@ -1,23 +1,26 @@
 """Keeps the KV caches of earlier prompts and answers, and finds the longest common prefix.
 
 Goes by content: token ids, and for visual tokens the hash of their picture, because pictures of
-equal size have equal token ids. So a second turn, an edited or regenerated turn and a system prompt
-that many users share all reuse what is still equal, whoever asks. Bounded in bytes; what was used
-longest ago goes first. Knows nothing of models or requests.
+equal size have equal token ids. So a second, an edited and a regenerated turn all reuse what is
+still equal. A prefix serves the scope that left it; what the server itself sets, its system prompt,
+serves all scopes alike, from the start on. So how much is found tells a scope nothing of others.
+Bounded in bytes. Knows nothing of models or requests.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from qwen_vl.engine.prompt import Prompt
+from qwen_vl.engine.store import FairStore
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ class Prefix:
     @property
     def size_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
+
+    def first(self, tokens: int) -> list[LayerStates]:
+        """Views on the states of the first tokens."""
+        return [(keys[:, :, :tokens], values[:, :, :tokens]) for keys, values in self.layers]
 
 
 def token_keys(prompt: Prompt, image_token_id: int | None) -> np.ndarray:
@@ -54,68 +61,93 @@ def _visual_keys(content: str, tokens: int) -> np.ndarray:
 
 
 class PrefixStore:
-    """Prefixes by recency of use, at most `limit_bytes` of them."""
+    """Prefixes by scope, at most `limit_bytes` of them (see `FairStore`). Any thread may look."""
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._stored: OrderedDict[int, Prefix] = OrderedDict()
+    def __init__(self, limit_bytes: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._kept: FairStore[Prefix] = FairStore(limit_bytes, now)
+        self._shared: list[Prefix] = []
+        self._lock = threading.Lock()
         self._next_id = 0
-        self.size_bytes = self.hits = self.misses = 0
+        self.hits = self.misses = 0
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self._kept)
 
-    def longest(self, keys: np.ndarray) -> list[LayerStates]:
-        """Views on the states of the longest stored prefix of `keys`, short of its last token.
+    @property
+    def size_bytes(self) -> int:
+        return self._kept.size_bytes + sum(prefix.size_bytes for prefix in self._shared)
 
-        The last token always runs, because its logits are needed. An empty list if none fits.
+    def longest(self, keys: np.ndarray, scope: str = "") -> list[LayerStates]:
+        """Views on the states of the longest prefix of `keys` that this scope may see.
+
+        Short of the last token, which always runs, because its logits are needed. An empty list if
+        none fits. Counts as a use.
         """
-        best, length = self._best(keys)
-        if not length:
-            self.misses += 1
-            return []
-        self.hits += 1
-        self._stored.move_to_end(best)
-        return [(k[:, :, :length], v[:, :, :length]) for k, v in self._stored[best].layers]
+        with self._lock:
+            prefix, length = self._best(keys, scope)
+            self.hits += bool(length)
+            self.misses += not length
+            return prefix.first(length) if prefix else []
 
-    def found(self, keys: np.ndarray) -> int:
+    def peek(self, keys: np.ndarray, scope: str = "") -> list[LayerStates]:
+        """What `longest` would give now, without counting a hit or a miss."""
+        with self._lock:
+            prefix, length = self._best(keys, scope)
+            return prefix.first(length) if prefix else []
+
+    def found(self, keys: np.ndarray, scope: str = "") -> int:
         """How many tokens `longest` would give now."""
-        return self._best(keys)[1]
+        with self._lock:
+            return self._best(keys, scope)[1]
 
-    def _best(self, keys: np.ndarray) -> tuple[int, int]:
-        """(which is stored, how many tokens it shares); 0 tokens if none fits."""
-        shared = ((i, _shared(prefix.keys, keys[:-1])) for i, prefix in self._stored.items())
-        return max(shared, key=lambda pair: pair[1], default=(0, 0))
+    def _best(self, keys: np.ndarray, scope: str) -> tuple[Prefix | None, int]:
+        """The prefix that shares the most tokens, which counts as a use, and how many."""
+        own, length = None, 0
+        for key, prefix in self._kept.entries(scope):
+            if (shared := _shared(prefix.keys, keys[:-1])) > length:
+                own, length = key, shared
+        everybodys = ((_shared(prefix.keys, keys[:-1]), prefix) for prefix in self._shared)
+        longest, best = max(everybodys, key=lambda pair: pair[0], default=(0, None))
+        if longest > length:
+            return best, longest
+        return (self._kept.get(scope, own), length) if length else (None, 0)
 
-    def put(self, keys: np.ndarray, layers: Sequence[LayerStates]) -> None:
-        """Stores copies of the states, in place of prefixes of it that are stored already.
+    def share(self, keys: np.ndarray, layers: Sequence[LayerStates]) -> None:
+        """Keeps for everybody what the server itself sets, for as long as it runs."""
+        prefix = Prefix(keys, _copies(layers))
+        if prefix.size_bytes <= self._kept.limit_bytes:
+            with self._lock:
+                self._shared.append(prefix)
+                self._kept.limit_bytes -= prefix.size_bytes
 
-        What is larger than the whole store is not kept.
+    def put(self, keys: np.ndarray, layers: Sequence[LayerStates], scope: str = "") -> None:
+        """Stores copies of the states, in place of the scope's prefixes that they begin with.
+
+        What is larger than the scope's share of the store is not kept.
         """
         size_bytes = Prefix(keys, list(layers)).size_bytes
-        if size_bytes > self._limit_bytes or any(
-            _shared(prefix.keys, keys) == len(keys) for prefix in self._stored.values()
-        ):
-            return
-        for i, prefix in list(self._stored.items()):
-            if _shared(prefix.keys, keys) == len(prefix.keys):
-                self._drop(i)
-        # Room first: with the copies made before, memory would peak above the limit.
-        while self.size_bytes + size_bytes > self._limit_bytes:
-            self._drop(next(iter(self._stored)))
+        with self._lock:
+            own = self._kept.entries(scope)
+            if any(_shared(prefix.keys, keys) == len(keys) for _, prefix in own):
+                return
+            begun = [key for key, old in own if _shared(old.keys, keys) == len(old.keys)]
+            # Room first: with the copies made before, memory would peak above the limit.
+            if not self._kept.make_room(scope, size_bytes, begun):
+                return
         try:
-            new = Prefix(keys, [(k.clone(), v.clone()) for k, v in layers])
+            new = Prefix(keys, _copies(layers))
         except (MemoryError, RuntimeError) as error:  # a copy only fails for want of memory
             log.warning("no memory to keep a prefix, all are dropped: %s", error)
-            self._stored.clear()
-            self.size_bytes = 0
+            with self._lock:
+                self._kept.clear()
             return
-        self._stored[self._next_id] = new
-        self._next_id += 1
-        self.size_bytes += new.size_bytes
+        with self._lock:
+            self._kept.put(scope, self._next_id, new, size_bytes)
+            self._next_id += 1
 
-    def _drop(self, which: int) -> None:
-        self.size_bytes -= self._stored.pop(which).size_bytes
+
+def _copies(layers: Sequence[LayerStates]) -> list[LayerStates]:
+    return [(keys.clone(), values.clone()) for keys, values in layers]
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:

@@ -7,7 +7,9 @@ request. Runs on the inference thread alone; knows nothing of queues, threads or
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,19 +23,22 @@ from qwen_vl.engine.loops import is_looping
 from qwen_vl.engine.model import LoadedModel
 from qwen_vl.engine.prefill import (
     Prefilled,
-    VisionCache,
+    chunk_tokens,
+    next_part,
     prefill,
     prefill_together,
 )
-from qwen_vl.engine.prefix import PrefixStore
+from qwen_vl.engine.prefix import LayerStates, PrefixStore
+from qwen_vl.engine.preparation import Prepared
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
+from qwen_vl.engine.vision import Features, VisionCache, between_blocks
 from qwen_vl.errors import EngineFailed, UserError
-from qwen_vl.schema import EngineStats, FinishReason
+from qwen_vl.schema import FinishReason
 
-MB = 2**20
-TRIMMED_BYTES = 256 * MB  # smaller caches leave holes that the next one fills
+BREATH_S = 0.1  # of encoding one picture, before the others get a step
+TRIMMED_BYTES = 256 * 2**20  # smaller caches leave holes that the next one fills
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +47,17 @@ log = logging.getLogger(__name__)
 class Request:
     """What it takes to answer one prompt."""
 
+    scope: str
     prompt: Prompt
     keys: np.ndarray  # of the prompt's tokens, for the prefix store
+    prepared: Prepared
     max_new_tokens: int
     answer: Answer
     sampler: Sampler
     text: TextStream
     tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
     broken: bool = False  # its states may be anything
+    queued_s: float = field(default_factory=time.monotonic)
 
     def finish(self, reason: FinishReason) -> None:
         """Ends the answer with all text that there is."""
@@ -58,19 +66,27 @@ class Request:
         self.answer.finish(reason)
 
 
+class _Unwanted(Exception):
+    """Ends a prefill that is under way."""
+
+
 class Scheduler:
-    """The running batch, and the stores of prefixes and pictures.
+    """The running batch; fills the stores of prefixes and pictures.
 
     `on_failure` is told in words when a request broke; `is_closing` says that no answer is wanted
-    any more.
+    any more. `quick_ones` takes waiting requests that hold nobody up out of the queue: those are
+    let in between the parts of a longer prefill.
     """
 
     def __init__(
         self,
         loaded: LoadedModel,
         settings: Settings,
+        prefixes: PrefixStore,
+        vision: VisionCache,
         on_failure: Callable[[str], None],
         is_closing: Callable[[], bool],
+        quick_ones: Callable[[], Sequence[Request]],
     ) -> None:
         self._loaded = loaded
         self._on_failure = on_failure
@@ -78,8 +94,10 @@ class Scheduler:
         self._most_rows = settings.max_batch
         self._batch = Batch(loaded)
         self._running: dict[Row, Request] = {}
-        self._prefixes = PrefixStore(settings.prefix_cache_mb * MB)
-        self._vision = VisionCache(loaded, settings.vision_cache_mb * MB)
+        self._prefixes = prefixes
+        self._vision = vision
+        self._quick_ones = quick_ones
+        self._in_prefill = 0  # requests that are on their way in, one inside another
 
     @property
     def running(self) -> int:
@@ -89,23 +107,21 @@ class Scheduler:
     @property
     def room(self) -> int:
         """Requests that can be admitted now."""
-        return self._most_rows - len(self._running)
+        return self._most_rows - len(self._running) - self._in_prefill
 
-    def stats(self) -> EngineStats:
-        """Any thread may ask."""
-        return EngineStats(
-            running=self.running,
-            prefix_hits=self._prefixes.hits,
-            prefix_misses=self._prefixes.misses,
-            prefix_bytes=self._prefixes.size_bytes,
-            vision_hits=self._vision.hits,
-            vision_misses=self._vision.misses,
-            vision_bytes=self._vision.size_bytes,
-        )
+    @property
+    def running_by_scope(self) -> Counter[str]:
+        """How many answers each scope has in the batch."""
+        return Counter(request.scope for request in self._running.values())
 
     def found(self, request: Request) -> int:
         """How many tokens of its prompt need not run."""
-        return self._prefixes.found(request.keys)
+        return self._prefixes.found(request.keys, request.scope)
+
+    def is_quick(self, request: Request) -> bool:
+        """Whether it brings no new pictures and can be prefilled in one part."""
+        tail = len(request.keys) - self.found(request)
+        return not request.prepared.pixel_bytes and tail <= chunk_tokens(self._loaded)
 
     def admit(self, requests: Sequence[Request]) -> None:
         """Takes in one request, or several that `prefill.fit_together`."""
@@ -144,26 +160,70 @@ class Scheduler:
     def _admit(self, request: Request) -> None:
         answer = request.answer
         answer.start()
+        self._in_prefill += 1
         try:
-            start = self._prefixes.longest(request.keys)
-            parts = prefill(self._loaded, self._vision, request.prompt, start)
-            while (result := _next_part(parts)) is None:
-                self.step()
-                if self._is_closing():
-                    answer.finish("cancelled")
-                if answer.out_of_time:
-                    answer.finish("timeout")
-                if not answer.wanted:
-                    return
+            parts = prefill(
+                self._loaded,
+                request.prompt,
+                self._start(request),
+                lambda number: self._features(request, number),
+            )
+            while (result := next_part(parts)) is None:
+                self._go_on_with_others(request)
             self._begin([request], result)
+        except _Unwanted:
+            return
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([request], error)
+        finally:
+            self._in_prefill -= 1
+
+    def _go_on_with_others(self, request: Request) -> None:
+        """In the middle of a prefill: a step for the batch, and those are let in who take no time.
+
+        Raises _Unwanted when nobody waits for the request itself any more.
+        """
+        if self._in_prefill == 1:
+            self.admit(self._quick_ones())
+        self.step()
+        if self._is_closing():
+            request.answer.finish("cancelled")
+        if request.answer.out_of_time:
+            request.answer.finish("timeout")
+        if not request.answer.wanted:
+            raise _Unwanted
+
+    def _start(self, request: Request) -> list[LayerStates]:
+        """The longest that is stored now, or was when the request was prepared."""
+        stored = self._prefixes.longest(request.keys, request.scope)
+        stored_tokens = stored[0][0].shape[2] if stored else 0
+        held = request.prepared
+        return held.start if held.start_tokens > stored_tokens else stored
+
+    def _features(self, request: Request, number: int) -> Features:
+        pictures = request.prepared.pictures
+        prepared = pictures[number]
+        assert prepared is not None, "what no prefix covers was decoded"
+        last_s = time.monotonic()
+
+        def breathe() -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s > BREATH_S:
+                self._go_on_with_others(request)
+                last_s = time.monotonic()
+
+        with between_blocks(self._loaded, breathe):
+            features = self._vision.features(
+                self._loaded, request.prompt.pictures[number], prepared, request.scope
+            )
+        pictures[number] = features  # the pixels have done their work
+        return features
 
     def _admit_together(self, requests: Sequence[Request]) -> bool:
         """Prefills them in one pass; False if that failed, and then they can be tried alone."""
         for request in requests:
             request.answer.start()
-        starts = [self._prefixes.longest(request.keys) for request in requests]
+        starts = [self._start(request) for request in requests]
         try:
             result = prefill_together(self._loaded, [one.prompt for one in requests], starts)
         except Exception as error:  # alone, only the one at fault fails
@@ -181,9 +241,10 @@ class Scheduler:
         self._running.update(zip(result.rows, requests, strict=True))
         for i, request in enumerate(requests):
             request.prompt.pictures.clear()  # the cache has them now
+            request.prepared.clear()
             request.answer.cached_tokens = result.cached_tokens[i]
             # At once: others may be asking the same now.
-            self._prefixes.put(request.keys, self._batch.states(result.rows[i]))
+            self._prefixes.put(request.keys, self._batch.states(result.rows[i]), request.scope)
             self._pick(request, result.logits[i])
 
     # --- on the way through and out ---
@@ -221,8 +282,9 @@ class Scheduler:
             request = self._running.pop(row)
             if request.broken:
                 continue
-            written = row.length - len(request.keys)
-            self._prefixes.put(np.append(request.keys, request.tokens[:written]), batch.states(row))
+            written = request.tokens[: row.length - len(request.keys)]
+            keys = np.concatenate([request.keys, np.array(written, dtype=np.int64)])
+            self._prefixes.put(keys, batch.states(row), request.scope)
         if gone:
             held_bytes = batch.size_bytes
             batch.leave(gone)
@@ -240,16 +302,7 @@ class Scheduler:
             )
         else:
             told = EngineFailed("The model failed on this request. The server's log says why.")
-        self._on_failure(str(told))
+        self._on_failure(f"{type(error).__name__}: {told}")
         for request in requests:
             request.broken = True
             request.answer.fail(told)
-
-
-def _next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
-    """Runs one more part of a prefill; the result once it was the last."""
-    try:
-        next(parts)
-    except StopIteration as finished:
-        return finished.value
-    return None

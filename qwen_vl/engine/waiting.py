@@ -1,0 +1,75 @@
+"""The requests that wait, and whose turn is next. Not safe between threads: the engine locks.
+
+First comes who has the fewest answers running, then who brings no new pictures, then who came
+first. Nobody starves: every second turn goes to the one that waited longest, once that is over
+PATIENCE_S. One scope may not fill the whole queue.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from qwen_vl.engine.request import Answer
+from qwen_vl.engine.scheduler import Request
+from qwen_vl.engine.turns import is_full
+
+PATIENCE_S = 10.0
+
+
+class WaitingRequests:
+    """At most `most` of them, in the order in which they came."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._requests: list[Request] = []
+        self._patient = False  # whether the last turn went to the one that waited longest
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests)
+
+    @property
+    def pixel_bytes(self) -> int:
+        return sum(request.prepared.pixel_bytes for request in self._requests)
+
+    def is_full(self, scope: str) -> bool:
+        """Whether no more requests of this scope are taken."""
+        return is_full([request.scope for request in self._requests], scope, self._most)
+
+    def append(self, request: Request) -> None:
+        self._requests.append(request)
+
+    def remove(self, request: Request) -> None:
+        self._requests.remove(request)
+
+    def forget(self, answer: Answer) -> None:
+        """Its reader has gone."""
+        self._requests = [request for request in self._requests if request.answer is not answer]
+
+    def clear(self) -> None:
+        self._requests = []
+
+    def next(self, running: Mapping[str, int]) -> Request:
+        """Whose turn it is; `running` counts the answers of each scope. Does not remove it."""
+        oldest = self._requests[0]
+        late = time.monotonic() - oldest.queued_s > PATIENCE_S
+        self._patient = late and not self._patient
+        return oldest if self._patient else self.in_order(running)[0]
+
+    def in_order(self, running: Mapping[str, int]) -> list[Request]:
+        """All of them, the one whose turn is next first."""
+        counts = Counter(running)
+
+        def rank(request: Request) -> tuple[int, bool]:
+            return counts[request.scope], bool(request.prepared.pixel_bytes)
+
+        order, left = [], list(self._requests)
+        while left:
+            order.append(min(left, key=rank))
+            left.remove(order[-1])
+            counts[order[-1].scope] += 1
+        return order
