@@ -6,6 +6,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from qwen_vl import api, ui
 from qwen_vl.config import Settings, api_is_open, is_public, load_settings
 from qwen_vl.engine import Engine, open_engine
 from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.tasks import Jobs
+from qwen_vl.tasks import BadJobFile, Jobs
 
 log = logging.getLogger("app")
 
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def start_logging() -> None:
     """What happens, on the standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # each names every address that it asks
+        logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def stopped_by_signals() -> threading.Event:
@@ -58,12 +60,17 @@ def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         )
     metrics = Metrics()
     engine = Measured(engine, metrics)
-    jobs = Jobs(
-        engine,
-        file=settings.job_file,
-        keep_s=settings.job_keep_hours * 3600,
-        most=settings.max_jobs,
-    )
+    try:
+        jobs = Jobs(
+            engine,
+            file=settings.job_file,
+            keep_s=settings.job_keep_hours * 3600,
+            most=settings.max_jobs,
+        )
+    except BadJobFile as error:
+        engine.close()
+        print(f"app.py: {error}", file=sys.stderr)
+        sys.exit(2)
     demo = ui.build(engine, settings)
     user, _, password = settings.auth.partition(":")
     host = settings.host.strip("[]")

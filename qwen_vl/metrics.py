@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qwen_vl.engine import AnswerStream, Engine
+from qwen_vl.engine import AnswerStream, Engine, to_the_end
 from qwen_vl.errors import UserError
 from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams
 
@@ -145,6 +145,7 @@ class Measured:
 class _MeasuredAnswer:
     def __init__(self, answer: AnswerStream, metrics: Metrics) -> None:
         self._answer = answer
+        self._chunks = to_the_end(answer)
         self._metrics = metrics
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -152,7 +153,7 @@ class _MeasuredAnswer:
 
     def __next__(self) -> Chunk:
         try:
-            chunk = next(self._answer)
+            chunk = next(self._chunks)
         except UserError as error:
             self._metrics.error(error)
             raise
