@@ -69,10 +69,13 @@ class JobView:
 
 
 def opened(file: str) -> sqlite3.Connection:
-    """A connection, for any thread, to a sound file of jobs that only its owner can read. Raises BadJobFile."""
+    """A connection, for any thread, to a sound file of jobs that only its owner can read.
+
+    Raises BadJobFile.
+    """
     path = Path(file)
     if not file.strip():
-        raise BadJobFile(f"--job-file needs the name of a file, or :memory:.")
+        raise BadJobFile("--job-file needs the name of a file, or :memory:.")
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "not a file"
         raise BadJobFile(f"--job-file {file} is {kind}: name a file.")

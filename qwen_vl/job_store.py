@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 MEMORY = ":memory:"  # no file at all
 RETRY_S = 0.5  # to the next try, doubled with every failure up to
-RETRY_MOST_S = 30.0
+RETRY_MOST_S = 5.0
 CLOSE_S = 5.0  # for the last tries
 
 _FORGOTTEN: Row = ()
