@@ -13,8 +13,8 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, get_args
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any, TypeGuard, get_args
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import httpx2  # what openai's client runs on
 from openai import AsyncOpenAI
@@ -51,7 +51,8 @@ def client_of(url: str, key: str, timeout: httpx2.Timeout) -> AsyncOpenAI:
         event_hooks={"response": [_guard]},
     )
     return AsyncOpenAI(
-        base_url=urlunsplit(parts._replace(netloc=_host(url))),
+        base_url=shown_url(url),
+        default_query=dict(parse_qsl(parts.query)),
         api_key=key or "none",
         default_headers=headers,
         max_retries=0,  # tried again by the engine, where another server can be asked
@@ -67,8 +68,8 @@ def shown_url(url: str) -> str:
 
 def credentials_of(url: str, key: str) -> tuple[str, ...]:
     """All texts that give away how to get into a server, the longest first."""
-    found = {key}
-    netloc = urlsplit(url).netloc
+    netloc, query = urlsplit(url).netloc, urlsplit(url).query
+    found = {key, query}
     if "@" in netloc:
         pair = netloc.rpartition("@")[0]
         plain = unquote(pair)
@@ -228,7 +229,11 @@ def _usage(told: Any) -> Usage | None:
         return None
     details = told.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts = [told.get("prompt_tokens"), told.get("completion_tokens"), cached or 0]
-    if not all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts):
+    prompt, completion = told.get("prompt_tokens"), told.get("completion_tokens")
+    if not (_is_count(prompt) and _is_count(completion)):
         return None
-    return Usage(*counts)
+    return Usage(prompt, completion, cached if _is_count(cached) else 0)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MOST_TOKENS
