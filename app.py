@@ -14,7 +14,7 @@ from qwen_vl import api, ui
 from qwen_vl.config import Settings, api_is_open, is_public, load_settings
 from qwen_vl.engine import Engine, open_engine
 from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.tasks import BadJobFile, Jobs
+from qwen_vl.tasks import BadJobFile, Jobs, check_file
 
 log = logging.getLogger("app")
 
@@ -24,6 +24,11 @@ LOOK_S = 0.2  # between two looks at whether the model is loaded
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings(argv)
     start_logging()
+    try:
+        check_file(settings.job_file)
+    except BadJobFile as error:  # before a model is loaded in vain
+        print(f"app.py: {error}", file=sys.stderr)
+        sys.exit(2)
     serve(settings, open_engine(settings), stopped_by_signals())
 
 
@@ -60,17 +65,12 @@ def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         )
     metrics = Metrics()
     engine = Measured(engine, metrics)
-    try:
-        jobs = Jobs(
-            engine,
-            file=settings.job_file,
-            keep_s=settings.job_keep_hours * 3600,
-            most=settings.max_jobs,
-        )
-    except BadJobFile as error:
-        engine.close()
-        print(f"app.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    jobs = Jobs(
+        engine,
+        file=settings.job_file,
+        keep_s=settings.job_keep_hours * 3600,
+        most=settings.max_jobs,
+    )
     demo = ui.build(engine, settings)
     user, _, password = settings.auth.partition(":")
     host = settings.host.strip("[]")

@@ -149,3 +149,10 @@ class JobStore:
                 return True
             self._lock.wait(RETRY_S)
             return time.monotonic() < self._close_by_s
+
+
+def check_file(file: str) -> None:
+    """Raises BadJobFile if `file` could not keep jobs; makes it if it is not there."""
+    if file != MEMORY:
+        with contextlib.closing(opened(file)) as db:
+            jobs_in(db, file)

@@ -20,7 +20,7 @@ from qwen_vl.engine import AnswerStream, Engine, to_the_end
 from qwen_vl.errors import Busy, EngineFailed, ShuttingDown, StillLoading, UserError
 from qwen_vl.job_file import BadJobFile, JobStatus, JobView
 from qwen_vl.job_results import LOST, Results
-from qwen_vl.job_store import JobStore
+from qwen_vl.job_store import JobStore, check_file
 from qwen_vl.schema import (
     FinishReason,
     Message,
@@ -30,7 +30,7 @@ from qwen_vl.schema import (
     held_bytes,
 )
 
-__all__ = ["AT_ONCE", "PICTURE_BYTES", "BadJobFile", "JobStatus", "JobView", "Jobs"]
+__all__ = ["AT_ONCE", "PICTURE_BYTES", "BadJobFile", "JobStatus", "JobView", "Jobs", "check_file"]
 
 log = logging.getLogger(__name__)
 
