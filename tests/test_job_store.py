@@ -288,7 +288,7 @@ def test_more_results_than_are_kept_shrink_at_the_start(tmp_path: Path) -> None:
 # --- files that are not fit ---
 
 
-def sound(file: Path, count: int = 200) -> None:
+def sound(file: Path, count: int = 40) -> None:
     with jobs_of(StepEngine("long " * 200), file, most=1000) as jobs:
         for _ in range(count):
             last = jobs.submit(ASKED, PARAMS).task_id
@@ -296,7 +296,7 @@ def sound(file: Path, count: int = 200) -> None:
 
 
 def damaged(file: Path) -> None:
-    sound(file, 40)
+    sound(file)
     data = bytearray(file.read_bytes())
     data[len(data) // 2 :] = os.urandom(500)
     file.write_bytes(data)

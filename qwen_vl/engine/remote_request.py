@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import hmac
 import secrets
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from qwen_vl.media import content_hash
 from qwen_vl.schema import ImagePart, Message, SamplingParams, abandon_pictures
 
 PNG_PIXELS = 500_000  # larger pictures travel as JPEG
@@ -159,8 +159,7 @@ def _content_of(part: ImagePart) -> str:
     """The same for equal pictures."""
     if not isinstance(part.source, Image.Image):
         return part.source.key
-    pixels = hashlib.blake2b(part.source.tobytes(), digest_size=16).hexdigest()
-    return f"{part.size} {pixels}"
+    return content_hash(part.source)
 
 
 def _data_uri(image: Image.Image, most_pixels: int) -> str:
