@@ -86,7 +86,8 @@ class _Bugs(logging.Handler):
         self._bugs = errors.labels("bug")
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[0] is not None:
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is not None and not issubclass(kind, UserError):
             self._bugs.inc()
 
 

@@ -224,7 +224,9 @@ def test_credentials_are_sent_and_never_shown(
 def test_a_key_is_sent_where_there_is_no_password(server: Hostile) -> None:
     with engine_over(server.url, remote_key="the-key") as engine:
         said(engine)
-    assert server.asked[0][1]["authorization"] == "Bearer the-key"
+    _, headers, _ = server.asked[0]
+    assert headers["authorization"] == "Bearer the-key"
+    assert headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("field", ["remote_key", "base_url", "auth", "api_key"])

@@ -97,8 +97,8 @@ class RemoteEngine:
         self._bridge.drain(seconds)
 
     def close(self) -> None:
-        self._requests.close()
         self._bridge.close(self._hang_up)
+        self._requests.close()
 
     async def _hang_up(self) -> None:
         for up in self._upstreams:
