@@ -6,6 +6,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from qwen_vl import api, ui
 from qwen_vl.config import Settings, api_is_open, is_public, load_settings
 from qwen_vl.engine import Engine, open_engine
 from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.tasks import Jobs
+from qwen_vl.tasks import BadJobFile, Jobs, check_file
 
 log = logging.getLogger("app")
 
@@ -23,13 +24,19 @@ LOOK_S = 0.2  # between two looks at whether the model is loaded
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings(argv)
     start_logging()
+    try:
+        check_file(settings.job_file)
+    except BadJobFile as error:  # before a model is loaded in vain
+        print(f"app.py: {error}", file=sys.stderr)
+        sys.exit(2)
     serve(settings, open_engine(settings), stopped_by_signals())
 
 
 def start_logging() -> None:
     """What happens, on the standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # each names every address that it asks
+        logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def stopped_by_signals() -> threading.Event:

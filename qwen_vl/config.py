@@ -12,7 +12,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 BUNDLED_MODEL = "bundled"
@@ -48,6 +50,11 @@ def _option(default: Any, text: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": text, **more})
 
 
+def _secret(default: Any, text: str, **more: Any) -> Any:
+    """The same for what no `repr`, and so no log, may hold."""
+    return field(default=default, repr=False, metadata={"help": text, **more})
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that can be chosen at start-up. Raises ValueError when a value makes no sense."""
@@ -63,16 +70,16 @@ class Settings:
         "where the model runs: in this process, or on servers at --base-url",
         choices=("local", "remote"),
     )
-    base_url: tuple[str, ...] = _option(
+    base_url: tuple[str, ...] = _secret(
         (),
         "an OpenAI-compatible server for --engine remote, such as http://gpu-box:8000/v1; may be "
-        "given several times",
+        "given several times; USER:PASSWORD@ in it is sent in place of --remote-key",
         metavar="URL",
     )
     remote_model: str = _option(
         "", "the model's name on those servers; the first that they list if left out", metavar="ID"
     )
-    remote_key: str = _option("", "the API key of those servers", metavar="KEY")
+    remote_key: str = _secret("", "the API key of those servers", metavar="KEY")
     hub: str = _option(
         "huggingface", "where models are downloaded from", choices=("huggingface", "modelscope")
     )
@@ -99,10 +106,10 @@ class Settings:
         "--host that is not this machine) unless there is an --api-key",
         choices=("auto", "on", "off"),
     )
-    api_key: tuple[str, ...] = _option(
+    api_key: tuple[str, ...] = _secret(
         (), "a key that API calls must send; may be given several times", metavar="KEY"
     )
-    auth: str = _option("", "name and password that the page asks for", metavar="USER:PASSWORD")
+    auth: str = _secret("", "name and password that the page asks for", metavar="USER:PASSWORD")
     rate_limit: int = _option(
         0, "API requests a minute from one address; 0 is without a limit", metavar="N"
     )
@@ -110,10 +117,16 @@ class Settings:
         False, "fetch pictures from http(s) addresses in API requests, from public servers only"
     )
     job_file: str = _option(
-        ":memory:", "SQLite file that keeps the results of asynchronous jobs", metavar="FILE"
+        ":memory:",
+        "SQLite file that keeps the results of asynchronous jobs; only its owner can read it",
+        metavar="FILE",
     )
     job_keep_hours: float = _option(24.0, "hours after which a job's result is forgotten")
-    max_jobs: int = _option(MAX_JOBS, "asynchronous jobs that are kept, finished ones included")
+    max_jobs: int = _option(
+        MAX_JOBS,
+        "asynchronous jobs that are kept, finished ones included; unfinished ones of one --api-key "
+        "take at most half of the places that other keys leave",
+    )
     shutdown_seconds: float = _option(
         30.0, "seconds that running answers get to finish when the server is told to stop"
     )
@@ -170,8 +183,10 @@ class Settings:
             )
         if (self.engine == "remote") != bool(self.base_url):
             raise ValueError("--engine remote and --base-url URL go together")
-        if not all(url.startswith(("http://", "https://")) for url in self.base_url):
-            raise ValueError("--base-url must begin with http:// or https://")
+        if not all(_is_address(url) for url in self.base_url):
+            raise ValueError("--base-url must begin with http:// or https:// and name a server")
+        if not (self.remote_key.isascii() and self.remote_key.isprintable()):
+            raise ValueError("--remote-key must be plain ASCII: no header can carry another one")
         if self.auth and not all(self.auth.partition(":")):
             raise ValueError("--auth must be a name and a password: USER:PASSWORD")
         if any(not key.strip() for key in self.api_key):
@@ -213,6 +228,20 @@ _NOT_NEGATIVE = (
     "shutdown_seconds",
 )
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        return False
+
+
+def modelscope_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where ModelScope keeps what it has downloaded, by its own rule."""
+    chosen = environ.get("MODELSCOPE_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "modelscope"
 
 
 def is_public(settings: Settings) -> bool:

@@ -1,11 +1,14 @@
 """Figures for Prometheus: what was asked, what went wrong, how fast answers were.
 
-`Measured` is an engine around an engine: it counts what goes through it, whoever asks. Knows the
-engine's interface and nothing of HTTP; no text or picture leaves a trace here.
+`Measured` is an engine around an engine: it counts what goes through it, whoever asks. A bug is
+what is logged with its traceback, whoever does that. Knows the engine's interface and nothing of
+HTTP; no text or picture leaves a trace here.
 """
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import (
@@ -19,7 +22,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qwen_vl.engine import AnswerStream, Engine
+from qwen_vl.engine import AnswerStream, Engine, to_the_end
 from qwen_vl.errors import UserError
 from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams
 
@@ -36,7 +39,12 @@ class Metrics:
         ProcessCollector(registry=self.registry)  # memory, CPU time, open files
         PlatformCollector(registry=self.registry)
         self.requests = self._counter("http_requests", "HTTP calls", "route", "status")
-        self.errors = self._counter("errors", "What the engine refused or broke on", "code")
+        self.errors = self._counter(
+            "errors", "What the engine refused or broke on; bug: any traceback in the log", "code"
+        )
+        bugs = _Bugs(self.errors)
+        logging.getLogger().addHandler(bugs)
+        weakref.finalize(self, logging.getLogger().removeHandler, bugs)
         self.answers = self._counter("answers", "Answers that ended", "finish_reason")
         self.tokens = self._counter("tokens", "Tokens of prompts and answers", "kind")
         self.ttft_s = self._histogram("time_to_first_token_seconds", "Queueing included", _TTFT_S)
@@ -48,9 +56,9 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"qwen_vl_{name}", text, buckets=buckets, registry=self.registry)
 
-    def error(self, error: BaseException) -> None:
+    def error(self, error: UserError) -> None:
         """Counts one error by its kind."""
-        self.errors.labels(error.code if isinstance(error, UserError) else "bug").inc()
+        self.errors.labels(error.code).inc()
 
     def ended(self, chunk: Chunk) -> None:
         """Counts the last chunk of an answer."""
@@ -68,6 +76,19 @@ class Metrics:
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Bugs(logging.Handler):
+    """Counts what is logged with a traceback: page, API, jobs and engines all log their bugs so."""
+
+    def __init__(self, errors: Counter) -> None:
+        super().__init__(logging.ERROR)
+        self._bugs = errors.labels("bug")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is not None and not issubclass(kind, UserError):
+            self._bugs.inc()
 
 
 class _EngineCollector(Collector):
@@ -145,6 +166,7 @@ class Measured:
 class _MeasuredAnswer:
     def __init__(self, answer: AnswerStream, metrics: Metrics) -> None:
         self._answer = answer
+        self._chunks = to_the_end(answer)
         self._metrics = metrics
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -152,7 +174,7 @@ class _MeasuredAnswer:
 
     def __next__(self) -> Chunk:
         try:
-            chunk = next(self._answer)
+            chunk = next(self._chunks)
         except UserError as error:
             self._metrics.error(error)
             raise

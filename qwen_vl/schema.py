@@ -66,6 +66,12 @@ class ImagePart:
         """The pixels. Raises what `Undecoded.decode` raises."""
         return self.source if isinstance(self.source, Image.Image) else self.source.decode()
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it takes now: its file's, where it is not decoded yet and tells."""
+        width, height = self.size
+        return getattr(self.source, "held_bytes", width * height * 3)
+
 
 Part = TextPart | ImagePart
 
@@ -91,6 +97,18 @@ def picture_bytes(messages: Sequence[Message]) -> int:
     """Memory that the pictures of a conversation take once they are decoded."""
     sizes = (part.size for message in messages for part in message.images)
     return sum(width * height * 3 for width, height in sizes)
+
+
+def held_bytes(messages: Sequence[Message]) -> int:
+    """Memory that the pictures of a conversation take now."""
+    return sum(part.held_bytes for message in messages for part in message.images)
+
+
+def abandon_pictures(messages: Sequence[Message]) -> None:
+    """Nobody wants the pictures of a conversation any more: ends their decoding."""
+    for part in (part for message in messages for part in message.images):
+        if not isinstance(part.source, Image.Image):
+            part.source.abandon()
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,13 @@ BELOW: dict[str, set[str]] = {
     "fetch": {"media", "errors", "config"},
 }
 BELOW["metrics"] = {"engine", "schema", "errors", "config"}
-BELOW["tasks"] = {"engine", "schema", "errors", "config"}
-BELOW["ui"] = set(BELOW) - {"tasks", "fetch", "metrics", "openai_format"}
-BELOW["bench"] = set(BELOW) - {"tasks", "fetch", "metrics", "ui"}
+BELOW["job_file"] = {"schema", "errors", "config"}
+BELOW["job_store"] = {"job_file", "schema", "errors", "config"}
+BELOW["job_results"] = {"job_file", "job_store", "schema", "errors", "config"}
+_JOBS = {"tasks", "job_results", "job_store", "job_file"}
+BELOW["tasks"] = (_JOBS - {"tasks"}) | {"engine", "schema", "errors", "config"}
+BELOW["ui"] = set(BELOW) - _JOBS - {"fetch", "metrics", "openai_format"}
+BELOW["bench"] = set(BELOW) - _JOBS - {"fetch", "metrics", "ui"}
 BELOW["api"] = set(BELOW) - {"ui", "bench"}
 BELOW["app"] = set(BELOW)
 for _module in BELOW:

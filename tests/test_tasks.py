@@ -140,22 +140,6 @@ def test_a_model_that_stays_away_fails_the_job_in_the_end(monkeypatch: pytest.Mo
     jobs.close()
 
 
-def test_a_result_that_cannot_be_kept_costs_no_worker(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = tmp_path / "jobs.sqlite"
-    jobs = jobs_of(StepEngine("a"), file)
-    refuse = "create trigger full before update on jobs begin select raise(fail, 'disk'); end"
-    jobs._store.execute(refuse)
-    lost = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE)]
-    while caplog.text.count("could not be kept") < AT_ONCE:
-        time.sleep(0.005)
-    assert [jobs.get(task_id).text for task_id in lost] == ["a"] * AT_ONCE
-    jobs._store.execute("drop trigger full")
-    assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).status == "done"
-    jobs.close()
-
-
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark() -> None:
     jobs = jobs_of(StepEngine("a\ud800"))
     assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).text == "a?"

@@ -19,7 +19,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from qwen_vl.api.errors import Bug, error_body
-from qwen_vl.engine import AnswerStream
+from qwen_vl.engine import AnswerStream, to_the_end
 from qwen_vl.errors import OutOfTime, UserError
 from qwen_vl.schema import Chunk
 
@@ -47,9 +47,8 @@ async def pull(answer: AnswerStream, request: Request) -> Chunks:
 
     def pump() -> None:
         try:
-            for chunk in answer:
+            for chunk in to_the_end(answer):
                 put(chunk)
-            put(RuntimeError("the engine ended an answer without a last chunk"))
         except Exception as error:  # noqa: BLE001 - raised again below
             put(error)
 

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from qwen_vl.config import Settings
+from qwen_vl.engine.ending import to_the_end
 from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams
+
+__all__ = ["AnswerStream", "Engine", "open_engine", "to_the_end"]
 
 
 class AnswerStream(Protocol):
@@ -17,7 +20,7 @@ class AnswerStream(Protocol):
 
     `close` cancels this request and nothing else, at once and from any thread; a thread that waits
     in `next` then gets the last chunk (finish_reason "cancelled", usage so far). Iterating raises
-    Busy, TooLarge, EngineFailed and the like from the `errors` family.
+    Busy, TooLarge, EngineFailed and the like from the `errors` family. Read it `to_the_end`.
     """
 
     def __iter__(self) -> Iterator[Chunk]: ...

@@ -7,6 +7,7 @@ task in any phase. Knows answers and time; knows nothing of who writes them.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import threading
 import time
@@ -94,7 +95,10 @@ class Bridge:
             answers = list(self._answers)
         for answer in answers:
             answer.close()
-        self.start(self._end_all(last)).result(CLOSE_S)
+        try:
+            self.start(self._end_all(last)).result(CLOSE_S)
+        except (concurrent.futures.TimeoutError, TimeoutError):
+            log.warning("not everything could be ended in %.0f seconds", CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_S)
         self._loop.close()
@@ -125,5 +129,6 @@ class Bridge:
             log.exception("an answer broke off")
             answer.fail(EngineFailed("Something broke on the way to the server behind this one."))
         finally:
+            answer.finish("cancelled")  # if nothing else has ended it: its reader must not wait
             with self._lock:
                 self._answers.pop(answer, None)

@@ -1,13 +1,13 @@
 """Which checkpoint runs, and how it gets onto this disk.
 
-Knows hubs, caches and folders; knows nothing of torch or of how a model is loaded. Every way a
-model can be missing becomes one `ModelUnavailable` that names the cause and the next step.
+Knows hubs and folders; what is here already is for `hub_cache`. Knows nothing of torch or of how a
+model is loaded. Every way a model can be missing becomes one `ModelUnavailable` that names the
+cause and the next step.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -30,6 +30,7 @@ from huggingface_hub.utils import tqdm as hub_tqdm
 from huggingface_hub.utils import validate_repo_id
 
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
+from qwen_vl.engine.hub_cache import bytes_here, cached, complete
 from qwen_vl.errors import ModelUnavailable
 
 BUNDLED_FOLDER = Path(__file__).parents[2] / "examples" / "tiny_model" / "model"
@@ -64,7 +65,7 @@ def find(settings: Settings, report: Report) -> Checkpoint:
     if wanted == BUNDLED_MODEL:
         return _bundled(_BUNDLED_NOTICE)
     if wanted is None:
-        if folder := cached(DEFAULT_MODEL):
+        if folder := cached(DEFAULT_MODEL, settings.hub):
             return Checkpoint(folder, DEFAULT_MODEL)
         report("Looking for the model hub", None)
         if not reachable(settings.hub):
@@ -77,31 +78,8 @@ def find(settings: Settings, report: Report) -> Checkpoint:
         return _local(Path(wanted).expanduser())
     if wanted.startswith((".", "/", "~")):
         raise ModelUnavailable(f"There is no folder {wanted}: check the path given to --model.")
-    folder = cached(wanted) or _download(wanted, settings.hub, report)
+    folder = cached(wanted, settings.hub) or _download(wanted, settings.hub, report)
     return Checkpoint(folder, wanted)
-
-
-def complete(folder: Path) -> bool:
-    """Whether `folder` holds a configuration and every weight file that its index names."""
-    if not (folder / "config.json").is_file():
-        return False
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return (folder / "model.safetensors").is_file()
-    try:
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError):  # half an index
-        return False
-    return all((folder / shard).is_file() for shard in shards)
-
-
-def cached(model_id: str) -> Path | None:
-    """The complete copy of `model_id` in the Hugging Face cache, if there is one."""
-    try:
-        folder = Path(snapshot_download(model_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    return folder if complete(folder) else None
 
 
 def reachable(hub: str) -> bool:
@@ -169,12 +147,13 @@ def _download(model_id: str, hub: str, report: Report) -> Path:
 
 def _download_from_huggingface(model_id: str, report: Report) -> Path:
     info = HfApi().model_info(model_id, files_metadata=True)
-    size_bytes = sum(
-        file.size or 0
+    files = [
+        file
         for file in info.siblings or []
         if any(Path(file.rfilename).match(pattern) for pattern in _DOWNLOADED)
-    )
-    _check_disk(model_id, size_bytes, Path(constants.HF_HUB_CACHE))
+    ]
+    size_bytes = sum(file.size or 0 for file in files)
+    _check_disk(size_bytes - bytes_here(model_id, files), Path(constants.HF_HUB_CACHE))
     folder = snapshot_download(
         model_id, allow_patterns=_DOWNLOADED, tqdm_class=_reporting_bar(report, size_bytes)
     )
@@ -192,7 +171,7 @@ def _download_from_modelscope(model_id: str, report: Report) -> Path:
     return Path(download(model_id, allow_patterns=_DOWNLOADED))
 
 
-def _check_disk(model_id: str, size_bytes: int, cache: Path) -> None:
+def _check_disk(size_bytes: int, cache: Path) -> None:
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free_bytes = shutil.disk_usage(existing).free
     if free_bytes < size_bytes:

@@ -2,7 +2,8 @@
 
 Each answer is a task of its own (`bridge`), so that ending one closes its connection in any phase.
 The least busy healthy server is asked; what fails before the first token is tried again, on another
-server where there is one. Knows the OpenAI chat format as a client; torch is never imported here.
+server where there is one. Knows how servers are chosen and watched; how they are read is for
+`remote_wire`. torch is never imported here.
 """
 
 from __future__ import annotations
@@ -10,54 +11,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx2  # what openai's client runs on
 import openai
-from openai import AsyncOpenAI
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun
-from qwen_vl.engine.remote_request import means_off, refused_field, request_of, without
+from qwen_vl.engine.remote_refusal import Refused, refused_fields, told_of
+from qwen_vl.engine.remote_request import Requests, without
+from qwen_vl.engine.remote_text import Transcript
+from qwen_vl.engine.remote_upstream import Upstream, shown_model
+from qwen_vl.engine.remote_wire import EVENT_BYTES, TOKEN_BYTES, Garbled, events, piece_of
 from qwen_vl.engine.request import Answer
-from qwen_vl.errors import (
-    BadRequest,
-    Busy,
-    EngineFailed,
-    ModelUnavailable,
-    StillLoading,
-    TooLarge,
-    Unsupported,
-    UserError,
-)
-from qwen_vl.schema import (
-    EngineStats,
-    EngineStatus,
-    FinishReason,
-    Message,
-    SamplingParams,
-    UpstreamStats,
-    Usage,
-)
+from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading
+from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams, UpstreamStats
 
 log = logging.getLogger(__name__)
 
 CHECK_S = 5.0  # between two looks at every server
-CONNECT_S = 5.0
-
-
-@dataclass
-class Upstream:
-    """One server and what is known of it."""
-
-    url: str
-    client: AsyncOpenAI
-    healthy: bool = False
-    models: tuple[str, ...] = ()
-    running: int = 0
-    error: str = ""
-    refused: set[str] = field(default_factory=set)  # request fields that it does not take
+_WIRE_ERRORS = (openai.APIError, httpx2.HTTPError, Garbled)
 
 
 class RemoteEngine:
@@ -65,19 +39,8 @@ class RemoteEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        timeout = openai.Timeout(settings.max_seconds, connect=CONNECT_S)
-        self._upstreams = [
-            Upstream(
-                url,
-                AsyncOpenAI(
-                    base_url=url,
-                    api_key=settings.remote_key or "none",
-                    timeout=timeout,
-                    max_retries=0,  # tried again here, where another server can be asked
-                ),
-            )
-            for url in settings.base_url
-        ]
+        self._upstreams = [Upstream(url, settings) for url in settings.base_url]
+        self._requests = Requests()
         self._checked = False
         self._bridge = Bridge(
             "remote", settings.max_batch + settings.max_queue, settings.max_seconds
@@ -90,7 +53,7 @@ class RemoteEngine:
     def model_id(self) -> str:
         named = self._settings.remote_model
         found = (up.models[0] for up in self._upstreams if up.models)
-        return named or next(found, "remote model")
+        return shown_model(named or next(found, "remote model"))
 
     def status(self) -> EngineStatus:
         down = [f"{up.url}: {up.error}" for up in self._upstreams if not up.healthy]
@@ -122,14 +85,20 @@ class RemoteEngine:
             down = ModelUnavailable(self.status().detail)
             down.retry_after_s = max(1, round(CHECK_S))  # they are looked at again by then
             raise down
-        request = request_of(messages, params)
-        return self._bridge.answer(lambda answer: self._try_all(answer, request))
+        question = [messages]  # taken out as soon as it is encoded: the pictures may be large
+
+        async def write(answer: Answer) -> None:
+            request = await self._requests.make(question.pop(), params, scope)
+            await self._try_all(answer, request)
+
+        return self._bridge.answer(write)
 
     def drain(self, seconds: float) -> None:
         self._bridge.drain(seconds)
 
     def close(self) -> None:
         self._bridge.close(self._hang_up)
+        self._requests.close()
 
     async def _hang_up(self) -> None:
         for up in self._upstreams:
@@ -148,19 +117,10 @@ class RemoteEngine:
 
     async def _check(self, up: Upstream) -> None:
         try:
-            listed = await up.client.with_options(timeout=CONNECT_S).models.list()
-            up.models = tuple(model.id for model in listed.data)
-        except (openai.OpenAIError, httpx2.HTTPError) as error:
-            up.healthy, up.error = False, _said(error)
-            return
-        except (AttributeError, TypeError, ValueError):  # a web page, or JSON of something else
-            up.healthy, up.error = False, "it answers, but not like an OpenAI server"
-            return
-        wanted = self._settings.remote_model
-        if wanted and up.models and wanted not in up.models:
-            up.healthy, up.error = False, f"it serves {', '.join(up.models)} and not {wanted}"
-            return
-        up.healthy, up.error = True, ""
+            await up.look(self._settings.remote_model)
+        except Exception:  # a bug: logged whole here; the others, and the next look, go on
+            log.exception("looking at %s broke", up.url)
+            up.healthy, up.error = False, "looking at it broke: the log has the details"
 
     def _pick(self, tried: Sequence[Upstream]) -> Upstream:
         """The least busy healthy server, one that has not failed this question if there is one."""
@@ -186,135 +146,91 @@ class RemoteEngine:
 
     async def _ask(self, up: Upstream, answer: Answer, request: dict[str, Any]) -> None:
         """Passes one upstream's answer on. Raises TryAgain for what may go well elsewhere."""
-        model = self._settings.remote_model or (up.models[0] if up.models else "default")
-        begun, usage, reason, thinking = False, None, None, False
+        request = {"model": up.model_to_ask(self._settings.remote_model), **request}
+        most_tokens = request["max_tokens"]
+        transcript, usage, reason, begun = Transcript(most_tokens), None, None, False
         try:
-            stream = await self._open(up, {"model": model, **request})
-            up.healthy, up.error = True, ""
-            async with stream:
-                async for chunk in stream:
-                    usage = chunk.usage or usage
-                    for choice in chunk.choices:
-                        reason = _reason(choice) or reason
-                        thought, text = _thought(choice.delta), choice.delta.content or ""
-                        if thought and not begun:
-                            thought = f"<think>\n{thought}"
-                        if thinking and text:
-                            text, thinking = f"</think>\n\n{text}", False
-                        thinking = thinking or bool(thought)
-                        if thought or text:
-                            begun = True
-                            answer.count_token()
-                            answer.emit(thought + text)
+            async with AsyncExitStack() as stack:
+                response = await self._open(up, request, stack)
+                up.healthy, up.error = True, ""
+                body = response.iter_bytes()
+                async for event in events(body, EVENT_BYTES + most_tokens * TOKEN_BYTES):
+                    piece = piece_of(event)
+                    usage, reason = piece.usage or usage, piece.reason or reason
+                    if text := transcript.add(piece.thought, piece.text):
+                        begun = True
+                        answer.count_token()
+                        answer.emit(text)
+                    if transcript.is_full:  # it goes on after what it was asked for
+                        reason = "length"
+                        break
             if reason is None and not begun:
-                await self._ask_why(up, {"model": model, **request})
-        except (openai.APIError, httpx2.HTTPError) as error:
+                await self._ask_why(up, request)
+        except _WIRE_ERRORS as error:
             raise self._broken(up, error, begun, request) from error
         if reason is None:  # the connection ended, the answer did not
             raise self._broken(up, None, begun, request)
-        answer.finish(reason, _usage(usage))
+        answer.finish(reason, usage)
 
-    async def _open(self, up: Upstream, request: dict[str, Any]) -> Any:
-        """The stream of an answer; fields that this server refuses are left out from then on.
+    async def _open(self, up: Upstream, request: dict[str, Any], stack: AsyncExitStack) -> Any:
+        """The response with an answer; fields that this server refuses are left out.
 
-        Only for this answer where the value may be what it refuses.
+        From then on, too, where it is seen to answer without them and does not take them at all.
         """
-        left_out = set(up.refused)
+        left_out, refused = set(up.refused), Refused()
+        create = up.client.chat.completions.with_streaming_response.create
         while True:
             try:
-                return await up.client.chat.completions.create(**without(request, left_out))
+                response = await stack.enter_async_context(create(**without(request, left_out)))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = refused_field(error.response.text, request, left_out)
-                if refused is None:
+                found = refused_fields(error, without(request, left_out))
+                if not found.all:
                     raise
-                left_out.add(refused)
-                if not means_off(refused, request):
-                    log.warning("%s does not take %r: left out from now on", up.url, refused)
-                    up.refused.add(refused)
+                left_out |= found.all
+                refused.always |= found.always
+                continue
+            for name in sorted(refused.always - up.refused):
+                log.warning("%s does not take %r: left out from now on", up.url, name)
+            up.refused |= refused.always
+            return response
 
     async def _ask_why(self, up: Upstream, request: dict[str, Any]) -> None:
         """Some servers end a stream without a word where they would refuse the plain question."""
         plain = {**request, "stream": False, "max_tokens": 1}
-        del plain["stream_options"]
-        client = up.client.with_options(max_retries=1)  # they may have closed the connection too
-        await client.chat.completions.create(**without(plain, up.refused))
+        plain = without(plain, {*up.refused, "stream_options"})
+        create = up.client.chat.completions.with_streaming_response.create
+        try:
+            async with create(**plain):
+                return
+        except openai.APIConnectionError:  # the server may have closed the connection it was on
+            async with create(**plain):
+                return
 
     def _broken(
         self, up: Upstream, error: Exception | None, begun: bool, request: dict[str, Any]
     ) -> Exception:
         """What to tell the user, or TryAgain."""
-        said = _said(error) if error else "its answer was empty"
+        said = up.said(error) if error else "its answer was empty"
         if isinstance(error, openai.APIStatusError):
-            told = _told(error)
+            told = told_of(error, said)
             if told is not None:
                 return told
             if isinstance(error, openai.RateLimitError):
                 return TryAgain(Busy("The servers behind this one are busy: try again later."))
             if error.status_code == 503 and "retry-after" in error.response.headers:
                 return TryAgain(StillLoading(f"The server behind this one is not ready: {said}"))
-        elif isinstance(error, (openai.APIConnectionError, httpx2.HTTPError)) and not isinstance(
-            error, openai.APITimeoutError
-        ):
+        cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+        if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):
             up.healthy, up.error = False, said  # until the next look
-        elif isinstance(error, openai.APIError):  # told in the middle of its stream
+        if isinstance(cause, Garbled):  # its own words, or what is wrong with them
             if begun:
                 return EngineFailed(f"The server behind this one broke off its answer: {said}")
             return TryAgain(EngineFailed(f"The server behind this one could not answer: {said}"))
         if begun:
             return EngineFailed("The server behind this one broke off its answer: try again.")
-        log.warning("%s failed: %s", up.url, said)
+        log.warning("%s failed: %s", up.url, type(cause or error).__name__)
         shows = any(isinstance(message["content"], list) for message in request["messages"])
         advice = ", or remove the pictures if its model reads text only" if shows else ""
         return TryAgain(
             EngineFailed(f"No server behind this one could answer: try again later{advice}.")
         )
-
-
-# --- answers and errors ---
-
-
-def _thought(delta: Any) -> str:
-    """What a reasoning model thinks, which servers put beside the answer under either name."""
-    named = (getattr(delta, name, None) for name in ("reasoning_content", "reasoning"))
-    return next((thought for thought in named if thought), "")
-
-
-def _reason(choice: Any) -> FinishReason | None:
-    """Our own word where the upstream is one of us, or else OpenAI's."""
-    native = getattr(choice, "native_finish_reason", None)
-    if native in get_args(FinishReason):
-        return native
-    told = choice.finish_reason
-    if told is None:
-        return None
-    return "length" if told == "length" else "stop"
-
-
-def _usage(told: Any) -> Usage | None:
-    if told is None:
-        return None
-    details = told.prompt_tokens_details
-    cached = (details.cached_tokens if details else None) or 0
-    return Usage(told.prompt_tokens, told.completion_tokens, cached)
-
-
-def _told(error: openai.APIStatusError) -> UserError | None:
-    """What an upstream's refusal means to the user; None for what may go well elsewhere."""
-    said = _said(error)
-    if error.status_code in (401, 403):
-        return ModelUnavailable(f"The server behind this one refuses its key: {said}")
-    if error.status_code == 404:
-        return ModelUnavailable(f"The server behind this one does not have this model: {said}")
-    kinds: dict[int, type[UserError]] = {400: BadRequest, 413: TooLarge, 415: BadRequest}
-    kinds[422] = Unsupported
-    if error.status_code in kinds:
-        return kinds[error.status_code](f"The server behind this one refused it: {said}")
-    return None
-
-
-def _said(error: Exception) -> str:
-    """An error in one short line, with an upstream's own words where there are some."""
-    body = getattr(error, "body", None)
-    # OpenAI's shape, or that of FastAPI's own errors
-    words = body.get("message") or body.get("detail") if isinstance(body, dict) else None
-    return " ".join(str(words or error or type(error).__name__).split())[:300]

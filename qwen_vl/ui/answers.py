@@ -86,8 +86,6 @@ def progress(
                 raise EngineFailed(say("broken", lang)) from item
             elif isinstance(item, Chunk):
                 now = _add(now, item, started)
-            else:  # the engine ended without a last chunk
-                now = replace(now, finish_reason="stop")
             if now.finish_reason is None:
                 yield now
         yield now

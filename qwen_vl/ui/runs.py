@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from qwen_vl.engine import AnswerStream, Engine
+from qwen_vl.engine import AnswerStream, Engine, to_the_end
 from qwen_vl.errors import UserError
 from qwen_vl.schema import Chunk, Message, SamplingParams
 
@@ -119,12 +119,12 @@ class Runs:
 
 
 class Pump:
-    """Pulls one answer in a thread. Items: Chunk, an exception, or None at the end."""
+    """Pulls one answer in a thread. Items: Chunk, the last one included, or an exception."""
 
     def __init__(
         self, engine: Engine, messages: Sequence[Message], params: SamplingParams, scope: str
     ) -> None:
-        self.items: queue.SimpleQueue[Chunk | Exception | None] = queue.SimpleQueue()
+        self.items: queue.SimpleQueue[Chunk | Exception] = queue.SimpleQueue()
         self._engine = engine
         self._lock = threading.Lock()
         self._closed = False
@@ -140,9 +140,8 @@ class Pump:
                 self._answer, closed = answer, self._closed
             if closed:  # while the engine was still reading the prompt
                 answer.close()
-            for chunk in answer:
+            for chunk in to_the_end(answer):
                 self.items.put(chunk)
-            self.items.put(None)
         except UserError as error:
             self.items.put(error)
         except Exception as error:  # lost in this thread otherwise: logged, and told to the page

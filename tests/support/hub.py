@@ -54,14 +54,17 @@ class _Hub(BaseHTTPRequestHandler):
                 ]
                 self._answer(200, json.dumps(entries).encode())
                 return
-            siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+            siblings = [
+                {"rfilename": file.name, "size": sizes[file.name], "blobId": _etag(file)}
+                for file in files
+            ]
             info = {"id": name, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
             self._answer(200, json.dumps(info).encode())
 
     def _file(self, repository: str, name: str) -> None:
-        body = (self.repositories[repository] / name).read_bytes()
-        etag = hashlib.sha256(body).hexdigest()
-        self._answer(200, body, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        file = self.repositories[repository] / name
+        headers = {"ETag": f'"{_etag(file)}"', "X-Repo-Commit": COMMIT}
+        self._answer(200, file.read_bytes(), headers)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -76,6 +79,10 @@ class _Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+def _etag(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @contextmanager
