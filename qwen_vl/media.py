@@ -94,6 +94,28 @@ def load_data_uri(uri: str, settings: Settings) -> Image.Image:
     return load_image(data_uri_bytes(uri, "image", settings.max_image_mb), settings)
 
 
+class _Opened:
+    """Stands in until pictures are decoded in workers."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self.size, self.key = image.size, content_hash(image)
+
+    def decode(self) -> Image.Image:
+        return self._image
+
+    def abandon(self) -> None:
+        pass
+
+
+def open_image(source: bytes | Path, settings: Settings) -> _Opened:
+    return _Opened(load_image(source, settings))
+
+
+def open_data_uri(uri: str, settings: Settings) -> _Opened:
+    return _Opened(load_data_uri(uri, settings))
+
+
 def data_uri_bytes(uri: str, kind: str, limit_mb: float) -> bytes:
     """What a base64 data: URI of a media type `kind`/... holds. Raises BadRequest and TooLarge."""
     what = {"image": "picture", "video": "clip"}[kind]
