@@ -23,6 +23,7 @@ from qwen_vl.media import BYTES_PER_MB
 LARGE_BYTES = BYTES_PER_MB  # bodies from here on are parsed one at a time, beside all others
 MARKS = b"{[,:"  # what JSON is built with; base64 has none of them
 MAX_MARKS = 100_000  # besides one for each character of text
+ESCAPE_EVERY = 32  # bytes; more backslashes are slow to read, and no picture has them
 
 
 class Payloads:
@@ -69,16 +70,17 @@ class Payloads:
 
     async def _read(self, request: Request) -> bytearray:
         self._check_announced(request)
-        body, marks = bytearray(), 0
+        body, marks, escapes = bytearray(), 0, 0
         async for piece in request.stream():
             body += piece
             if len(body) > self._limit:
                 raise self._too_large()
             marks += sum(piece.count(mark) for mark in MARKS)
-            if marks > self._most_marks:
+            escapes += piece.count(b"\\")
+            if marks > self._most_marks or escapes > self._limit // ESCAPE_EVERY:
                 raise TooLarge(
                     f"The request has more than {self._most_marks:,} braces, brackets, commas and "
-                    "colons: send fewer parts and less text."
+                    "colons, or far too many backslashes: send fewer parts and less text."
                 )
         return body
 

@@ -116,6 +116,12 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._tell()
 
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)
+        if self.cycle is not None:  # a body that is no HTTP: nothing more can be said
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._tell()
