@@ -25,13 +25,17 @@ class Places:
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self._limiter = anyio.CapacityLimiter(at_once)
-        self._waiting = waiting
+        self._left = at_once + waiting
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """What `work` gives, in a thread."""
-        if self._limiter.statistics().tasks_waiting >= self._waiting:
+        if self._left == 0:
             raise Busy("Too many requests are being read: try again in a moment.")
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        self._left -= 1
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        finally:
+            self._left += 1
 
     async def run_for(
         self,
