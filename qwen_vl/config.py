@@ -35,6 +35,8 @@ MAX_BATCH = 8
 MAX_QUEUE = 16
 MAX_SECONDS = 120.0
 MAX_JOBS = 1000
+MAX_DECODE_SECONDS = 10.0
+MAX_EXTRACT_SECONDS = 60.0
 
 # Visual tokens of one picture: the range that the Qwen3-VL processors are made for.
 MIN_IMAGE_TOKENS = 4
@@ -141,6 +143,12 @@ class Settings:
     max_image_megapixels: float = _option(
         MAX_IMAGE_MEGAPIXELS, "largest picture, in million pixels, before it is scaled down"
     )
+    max_decode_seconds: float = _option(
+        MAX_DECODE_SECONDS, "CPU seconds that decoding one picture may take"
+    )
+    max_extract_seconds: float = _option(
+        MAX_EXTRACT_SECONDS, "CPU seconds that taking the keyframes of one clip may take"
+    )
     max_images: int = _option(MAX_IMAGES, "pictures and frames in one conversation")
     max_frames: int = _option(MAX_FRAMES, "keyframes taken from one clip")
     max_video_seconds: int = _option(MAX_VIDEO_SECONDS, "longest clip, in seconds")
@@ -221,6 +229,8 @@ _POSITIVE = (
     "max_image_mb",
     "max_video_mb",
     "max_image_megapixels",
+    "max_decode_seconds",
+    "max_extract_seconds",
     "max_images",
     "max_frames",
     "max_video_seconds",

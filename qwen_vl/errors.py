@@ -112,6 +112,13 @@ class OutOfTime(UserError):
         self.partial = partial
 
 
+class Abandoned(UserError):
+    """Nobody waits for this any more, so it was ended."""
+
+    status = 499
+    code = "abandoned"
+
+
 class EngineFailed(UserError):
     """This one request broke inside the engine; the others go on."""
 
