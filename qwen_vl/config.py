@@ -50,7 +50,12 @@ def _option(default: Any, text: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": text, **more})
 
 
-@dataclass(frozen=True, repr=False)
+def _secret(default: Any, text: str, **more: Any) -> Any:
+    """The same for what no `repr`, and so no log, may hold."""
+    return field(default=default, repr=False, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that can be chosen at start-up. Raises ValueError when a value makes no sense."""
 
@@ -65,7 +70,7 @@ class Settings:
         "where the model runs: in this process, or on servers at --base-url",
         choices=("local", "remote"),
     )
-    base_url: tuple[str, ...] = _option(
+    base_url: tuple[str, ...] = _secret(
         (),
         "an OpenAI-compatible server for --engine remote, such as http://gpu-box:8000/v1; may be "
         "given several times",
@@ -74,7 +79,7 @@ class Settings:
     remote_model: str = _option(
         "", "the model's name on those servers; the first that they list if left out", metavar="ID"
     )
-    remote_key: str = _option("", "the API key of those servers", metavar="KEY")
+    remote_key: str = _secret("", "the API key of those servers", metavar="KEY")
     hub: str = _option(
         "huggingface", "where models are downloaded from", choices=("huggingface", "modelscope")
     )
@@ -113,10 +118,10 @@ class Settings:
         "--host that is not this machine) unless there is an --api-key",
         choices=("auto", "on", "off"),
     )
-    api_key: tuple[str, ...] = _option(
+    api_key: tuple[str, ...] = _secret(
         (), "a key that API calls must send; may be given several times", metavar="KEY"
     )
-    auth: str = _option("", "name and password that the page asks for", metavar="USER:PASSWORD")
+    auth: str = _secret("", "name and password that the page asks for", metavar="USER:PASSWORD")
     rate_limit: int = _option(
         0, "API requests a minute from one address; 0 is without a limit", metavar="N"
     )
@@ -212,17 +217,7 @@ class Settings:
             if choices and getattr(self, item.name) not in choices:
                 raise ValueError(f"{_flag(item.name)} must be one of {', '.join(choices)}")
 
-    def __repr__(self) -> str:
-        """All values, except what opens doors."""
-        shown = {item.name: getattr(self, item.name) for item in fields(self)}
-        for name in _SECRET:
-            shown[name] = "***" if shown[name] else shown[name]
-        shown["base_url"] = tuple(_USER.sub("//***@", url) for url in self.base_url)
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
-
-_SECRET = ("api_key", "auth", "remote_key")
-_USER = re.compile(r"//[^/]*@")  # name and password in an address
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_.-]+")
 
 _POSITIVE = (

@@ -122,28 +122,6 @@ def load_data_uri(uri: str, settings: Settings) -> Image.Image:
     return open_data_uri(uri, settings).decode()
 
 
-class _Opened:
-    """Stands in until pictures are decoded in workers."""
-
-    def __init__(self, image: Image.Image) -> None:
-        self._image = image
-        self.size, self.key = image.size, content_hash(image)
-
-    def decode(self) -> Image.Image:
-        return self._image
-
-    def abandon(self) -> None:
-        pass
-
-
-def open_image(source: bytes | Path, settings: Settings) -> _Opened:
-    return _Opened(load_image(source, settings))
-
-
-def open_data_uri(uri: str, settings: Settings) -> _Opened:
-    return _Opened(load_data_uri(uri, settings))
-
-
 def data_uri_bytes(uri: str, kind: str, limit_mb: float) -> bytes:
     """What a base64 data: URI holds. `kind` is "image" or "video"; its own label does not count.
 
