@@ -9,10 +9,18 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import gradio as gr
+from gradio import http_server
+from starlette.routing import BaseRoute
 
 from qwen_vl import api, ui
 from qwen_vl.config import Settings, api_is_open, is_public, load_settings
 from qwen_vl.engine import Engine, open_engine
+from qwen_vl.gate import Gate
+from qwen_vl.gate.server import PortTaken, Server, listen
 from qwen_vl.metrics import Measured, Metrics
 from qwen_vl.tasks import BadJobFile, Jobs, check_file
 
@@ -25,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings(argv)
     start_logging()
     try:
-        check_file(settings.job_file)
-    except BadJobFile as error:  # before a model is loaded in vain
+        check_file(settings.job_file)  # both before a model is loaded in vain
+        sockets = listen(settings.host.strip("[]"), settings.port)
+    except (BadJobFile, PortTaken) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
-    serve(settings, open_engine(settings), stopped_by_signals())
+    serve(settings, open_engine(settings), stopped_by_signals(), sockets)
 
 
 def start_logging() -> None:
@@ -53,37 +62,38 @@ def stopped_by_signals() -> threading.Event:
     return stop
 
 
-def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+def serve(
+    settings: Settings,
+    engine: Engine,
+    stop: threading.Event,
+    sockets: list[socket.socket] | None = None,
+) -> None:
     """Runs the page and the API over `engine` until `stop` is set, then closes it.
 
-    Running answers get `settings.shutdown_seconds` to finish.
+    Running answers get `settings.shutdown_seconds` to finish. What is open is closed whatever
+    fails: first the jobs, then the engine, whose last chunks end all answers, then the server.
     """
     if is_public(settings) and not settings.api_key:
         log.warning(
             "this server is public and has no --api-key: its API is %s",
             "open to everybody" if api_is_open(settings) else "off (--api on opens it)",
         )
-    metrics = Metrics()
-    engine = Measured(engine, metrics)
-    jobs = Jobs(
-        engine,
-        file=settings.job_file,
-        keep_s=settings.job_keep_hours * 3600,
-        most=settings.max_jobs,
-    )
-    demo = ui.build(engine, settings)
-    user, _, password = settings.auth.partition(":")
-    host = settings.host.strip("[]")
-    try:
-        demo.launch(
-            server_name=f"[{host}]" if ":" in host else host,
-            server_port=settings.port or free_port(host),
-            share=settings.share,
-            auth=[(user, password)] if user else None,
-            app_kwargs={"routes": api.build_router(engine, settings, jobs, metrics).routes},
-            prevent_thread_lock=True,
-            **ui.launch_options(settings),
+    with ExitStack() as opened:
+        sockets = sockets or listen(settings.host.strip("[]"), settings.port)
+        demo = ui.build(engine, settings)
+        opened.callback(demo.close, verbose=False)
+        opened.callback(engine.close)
+        metrics = Metrics()
+        engine = Measured(engine, metrics)
+        jobs = Jobs(
+            engine,
+            file=settings.job_file,
+            keep_s=settings.job_keep_hours * 3600,
+            most=settings.max_jobs,
         )
+        opened.callback(jobs.close)
+        router = api.build_router(engine, settings, jobs, metrics, is_ending=stop.is_set)
+        launch(demo, settings, router.routes, sockets)
         while engine.status().state == "loading" and not stop.wait(LOOK_S):
             pass
         spare_the_collector()
@@ -91,17 +101,38 @@ def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         log.info("stopping: running answers get %.0f seconds", settings.shutdown_seconds)
         jobs.refuse_more()
         engine.drain(settings.shutdown_seconds)
-    finally:
-        jobs.close()
-        demo.close(verbose=False)
-        engine.close()
 
 
-def free_port(host: str) -> int:
-    """A port that nothing on this machine listens on now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as server:
-        return server.getsockname()[1]
+def launch(
+    demo: gr.Blocks, settings: Settings, routes: Sequence[BaseRoute], sockets: list[socket.socket]
+) -> None:
+    """Starts the page and the API on `sockets`, both behind the gate."""
+    gates: list[Gate] = []
+
+    def start_server(app: Any, **_: Any) -> tuple[str, int, str, Server]:
+        gates.append(Gate(app, settings))
+        server = Server(gates[0], sockets)
+        server.run_in_thread()
+        name, port = sockets[0].getsockname()[:2]
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
+        name = f"[{name}]" if ":" in name else name
+        return name, port, f"http://{name}:{port}/", server
+
+    # The one seam for all of it: Gradio's own server has no limits for connections, believes
+    # forwarding headers from 127.0.0.1, and puts its CORS headers outside of every middleware.
+    http_server.start_server = start_server  # type: ignore[assignment]
+    user, _, password = settings.auth.partition(":")
+    options = ui.launch_options(settings)
+    more = options.pop("app_kwargs", {})
+    demo.launch(
+        share=settings.share,
+        auth=[(user, password)] if user else None,
+        app_kwargs={**more, "routes": [*routes, *more.get("routes", [])]},
+        prevent_thread_lock=True,
+        **options,
+    )
+    if demo.share_url:
+        gates[0].hosts.share(demo.share_url)
 
 
 def spare_the_collector() -> None:

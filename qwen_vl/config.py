@@ -8,8 +8,10 @@ Every field of `Settings` is a flag (`max_frames` is `--max-frames`) and an envi
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -99,7 +101,19 @@ class Settings:
     )
     threads: int = _option(0, "CPU threads for the model; 0 uses every core it may run on")
     host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 for all", metavar="ADDRESS")
-    port: int = _option(7860, "port of the page and the API")
+    port: int = _option(7860, "port of the page and the API; 0 picks a free one")
+    allowed_host: tuple[str, ...] = _option(
+        (),
+        "a name under which this server is called, such as demo.example.com or *.example.com, "
+        "besides this machine's own, all addresses and the share link; may be given several times",
+        metavar="NAME",
+    )
+    trusted_proxy: tuple[str, ...] = _option(
+        (),
+        "address or network of a proxy whose X-Forwarded-* headers are believed, also 127.0.0.1; "
+        "may be given several times ('*': nothing but proxies can reach this server)",
+        metavar="ADDRESS",
+    )
     api: str = _option(
         "auto",
         "the HTTP API beside the page; 'auto' is off on a public address (--share, --auth, or a "
@@ -191,6 +205,20 @@ class Settings:
             raise ValueError("--auth must be a name and a password: USER:PASSWORD")
         if any(not key.strip() for key in self.api_key):
             raise ValueError("--api-key must not be empty")
+        for key in self.api_key:
+            if not (key.isascii() and key.isprintable()) or key != key.strip():
+                raise ValueError(
+                    "--api-key must be ASCII letters, digits and signs, without blanks around it: "
+                    "HTTP headers carry nothing else"
+                )
+        for name in self.trusted_proxy:
+            if name != "*" and not _is_network(name):
+                raise ValueError(f"--trusted-proxy {name!r} is no address, no network and not '*'")
+        for name in self.allowed_host:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    f"--allowed-host {name!r} must be a name alone, without http:// and port"
+                )
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{_flag(name)} must be 0 or more")
@@ -199,6 +227,8 @@ class Settings:
             if choices and getattr(self, item.name) not in choices:
                 raise ValueError(f"{_flag(item.name)} must be one of {', '.join(choices)}")
 
+
+_HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_.-]+")
 
 _POSITIVE = (
     "max_image_mb",
@@ -254,6 +284,14 @@ def api_is_open(settings: Settings) -> bool:
     if settings.api == "auto":
         return bool(settings.api_key) or not is_public(settings)
     return settings.api == "on"
+
+
+def _is_network(name: str) -> bool:
+    try:
+        ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _flag(name: str) -> str:
@@ -324,6 +362,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if environ.get("SPACE_ID"):  # a Hugging Face Space reaches the app from outside its container
         found["host"] = "0.0.0.0"
+        found["trusted_proxy"] = ("*",)  # nothing but the Space's own proxy gets there
+        own = environ.get("SPACE_HOST", "").strip()
+        found["allowed_host"] = ("*.hf.space", *([own] if own else []))
     for item in fields(Settings):
         raw = environ.get(ENV_PREFIX + item.name.upper(), "").strip()
         if not raw:

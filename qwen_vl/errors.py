@@ -45,6 +45,13 @@ class WrongMethod(UserError):
     code = "method_not_allowed"
 
 
+class TooSlow(UserError):
+    """The request did not come in its time."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class Conflict(UserError):
     """Something else is under way that this would get in the way of."""
 
@@ -64,6 +71,13 @@ class UnsupportedMedia(UserError):
 
     status = 415
     code = "unsupported_media"
+
+
+class WrongHost(UserError):
+    """The request is for a name that is not this server's."""
+
+    status = 421
+    code = "wrong_host"
 
 
 class Unsupported(UserError):

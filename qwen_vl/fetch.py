@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -36,17 +38,24 @@ async def fetch_image(url: str, settings: Settings) -> bytes:
             "it with --allow-image-urls."
         )
     try:
-        with anyio.fail_after(MAX_SECONDS):
+        with took_too_long(), anyio.fail_after(MAX_SECONDS):
             return await _follow(url, settings.max_image_mb)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+        raise BadRequest(
+            f"The picture cannot be fetched ({type(error).__name__}): check its address."
+        ) from error
+
+
+@contextmanager
+def took_too_long() -> Iterator[None]:
+    """A TimeoutError in here becomes a BadRequest."""
+    try:
+        yield
     except TimeoutError:
         raise BadRequest(
             f"The picture's server took longer than {MAX_SECONDS:.0f} seconds: send the picture "
             "as a data: URI."
         ) from None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
-        raise BadRequest(
-            f"The picture cannot be fetched ({type(error).__name__}): check its address."
-        ) from error
 
 
 async def _follow(url: str, limit_mb: float) -> bytes:
@@ -54,6 +63,8 @@ async def _follow(url: str, limit_mb: float) -> bytes:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BadRequest("A picture's address must begin with http:// or https://.")
+        if "@" in parts.netloc or "%" in parts.netloc:
+            raise BadRequest("A picture's address must hold no user name and no IPv6 zone.")
         address = await _public_address(parts.hostname)
         client = httpx.AsyncClient(
             transport=safehttpx.AsyncSecureTransport(address), trust_env=False
@@ -85,15 +96,38 @@ async def _public_address(host: str) -> str:
 
 
 def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
+    if "%" in address:  # a zone: this machine's own links
+        return False
+    ip = ipaddress.ip_address(address)
+    if any(ip in network for network in _RESERVED if network.version == ip.version):
+        return False
     if isinstance(ip, ipaddress.IPv6Address):
-        # Ways to write an IPv4 address as an IPv6 one: mapped, 6to4, Teredo, NAT64.
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if ip in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None and not inner.is_global:
-            return False
+        if ip in _NAT64:  # how networks without IPv4 reach all of it
+            return _is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        # Only what is given out, and no other way to write an IPv4 address in it.
+        return ip in _GIVEN_OUT and ip.is_global and not _is_isatap(ip)
     return ip.is_global and not ip.is_multicast
+
+
+def _is_isatap(ip: ipaddress.IPv6Address) -> bool:
+    """An IPv4 address in the last 32 bits, RFC 5214."""
+    return int(ip) >> 32 & 0xFDFFFFFF == 0x00005EFE
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GIVEN_OUT = ipaddress.ip_network("2000::/3")  # all that IANA gives to the public internet
+# IANA's registries of special-purpose addresses, as far as `is_global` lets them through in some
+# version of Python, and blocks out of use. Teredo and 6to4 hold IPv4 addresses.
+_RESERVED = tuple(
+    ipaddress.ip_network(block)
+    for block in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24"),
+        *("192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15"),
+        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+        *("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3ffe::/16", "3fff::/20"),
+    )
+)
 
 
 async def _read(response: httpx.Response, limit_mb: float) -> bytes:

@@ -14,8 +14,10 @@ from typing import Any
 
 from qwen_vl.config import MAX_IMAGE_TOKENS, MIN_IMAGE_TOKENS, Settings
 from qwen_vl.errors import BadRequest, TooLarge
-from qwen_vl.media import load_data_uri, load_image
+from qwen_vl.media import load_image, open_data_uri
 from qwen_vl.schema import ImagePart, Message, Part, Role, SamplingParams, TextPart
+
+MAX_PARTS = 2000  # in all messages of a request together
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -33,6 +35,13 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
         raise BadRequest("The last message must come from the user.")
     if any(message.role == "system" for message in messages[1:]):
         raise BadRequest("Only the first message may be a system message: move it to the front.")
+    parts = [part for message in messages for part in message.parts]
+    chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    if chars > settings.max_prompt_chars:  # before any text is joined
+        raise TooLarge(
+            f"{chars:,} characters are more than the limit of {settings.max_prompt_chars:,}: "
+            "shorten the text or start a new conversation."
+        )
     if not messages[-1].parts or not (messages[-1].text.strip() or messages[-1].images):
         raise BadRequest("The last message is empty: write a question or add a picture.")
     if any(message.role != "user" and message.images for message in messages):
@@ -43,12 +52,6 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
             "start a new conversation."
         )
     _check_image_count(sum(len(message.images) for message in messages), settings)
-    chars = sum(len(message.text) for message in messages)
-    if chars > settings.max_prompt_chars:
-        raise TooLarge(
-            f"{chars:,} characters are more than the limit of {settings.max_prompt_chars:,}: "
-            "shorten the text or start a new conversation."
-        )
     for message in messages:
         _check_unicode(message.text, "The text")
 
@@ -91,6 +94,10 @@ def from_openai(
             f"{len(raw)} messages are more than the limit of {settings.max_messages}: "
             "start a new conversation."
         )
+    contents = (item.get("content") for item in raw if isinstance(item, dict))
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    if parts > MAX_PARTS:
+        raise TooLarge(f"{parts:,} parts are more than the limit of {MAX_PARTS:,}: join texts.")
     _check_image_count(_named_images(raw), settings)
     images = 0
 
@@ -163,7 +170,7 @@ def _openai_parts(
             url = url.get("url")
         if not isinstance(url, str):
             raise BadRequest(f"{where}.image_url.url must be a string: a data: URI.")
-        return [ImagePart(load_data_uri(url, settings))]
+        return [ImagePart(open_data_uri(url, settings))]
     if isinstance(kind, str) and kind in others:
         return others[kind](raw, where)
     known = ", ".join(["text", "image_url", *others])

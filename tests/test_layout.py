@@ -33,6 +33,7 @@ BELOW: dict[str, set[str]] = {
     "openai_format": {"schema", "errors", "config"},
     "engine": {"media", "presets", "schema", "errors", "config"},
     "fetch": {"media", "errors", "config"},
+    "gate": {"media", "openai_format", "schema", "errors", "config"},
 }
 BELOW["metrics"] = {"engine", "schema", "errors", "config"}
 BELOW["job_file"] = {"schema", "errors", "config"}
@@ -40,8 +41,8 @@ BELOW["job_store"] = {"job_file", "schema", "errors", "config"}
 BELOW["job_results"] = {"job_file", "job_store", "schema", "errors", "config"}
 _JOBS = {"tasks", "job_results", "job_store", "job_file"}
 BELOW["tasks"] = (_JOBS - {"tasks"}) | {"engine", "schema", "errors", "config"}
-BELOW["ui"] = set(BELOW) - _JOBS - {"fetch", "metrics", "openai_format"}
-BELOW["bench"] = set(BELOW) - _JOBS - {"fetch", "metrics", "ui"}
+BELOW["ui"] = set(BELOW) - _JOBS - {"fetch", "metrics", "openai_format", "gate"}
+BELOW["bench"] = set(BELOW) - _JOBS - {"fetch", "metrics", "ui", "gate"}
 BELOW["api"] = set(BELOW) - {"ui", "bench"}
 BELOW["app"] = set(BELOW)
 for _module in BELOW:
@@ -52,8 +53,8 @@ OWNERS: dict[str, set[str]] = {
     "gradio": {"ui", "app"},
     "gradio_client": {"ui", "app"},
     "fastapi": {"api"},
-    "starlette": {"api"},
-    "uvicorn": set(),
+    "starlette": {"api", "gate", "app"},
+    "uvicorn": {"gate"},
     "httpx": {"fetch", "engine"},
     "safehttpx": {"fetch"},
     "prometheus_client": {"metrics"},
@@ -167,6 +168,7 @@ def test_the_page_and_the_api_never_meet() -> None:
         ("decoders.worker", ()),
         ("presets", ()),
         ("engine", ()),
+        ("gate", ()),
         ("api", ("fastapi",)),
     ],
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from test_api import (
     serving,
 )
 
-from qwen_vl.api import calls, guards, sessions
+from qwen_vl.api import sessions
 from qwen_vl.config import Settings
-from qwen_vl.errors import EngineFailed
+from qwen_vl.errors import EngineFailed, TooOften
+from qwen_vl.gate import rates
 from qwen_vl.presets import sampling_preset
 from qwen_vl.schema import EngineStats, EngineStatus
 
@@ -123,11 +125,11 @@ def test_a_bucket_fills_again_and_old_addresses_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = [1000.0]
-    monkeypatch.setattr(guards.time, "monotonic", lambda: now_s[0])
-    monkeypatch.setattr(guards, "MAX_ADDRESSES", 2)
-    limit = guards.RateLimit(2)
+    monkeypatch.setattr(rates.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(rates, "MAX_ADDRESSES", 2)
+    limit = rates.RateLimit(2)
     limit.take("a"), limit.take("a")
-    with pytest.raises(guards.TooOften) as refused:
+    with pytest.raises(TooOften) as refused:
         limit.take("a")
     assert refused.value.retry_after_s == 30
     now_s[0] += 30
@@ -382,28 +384,42 @@ def test_a_clip_becomes_frames_with_their_times(tmp_path: Path) -> None:
     assert times_s == pytest.approx([0, 2, 4], abs=0.1)
 
 
-def test_a_clip_that_takes_long_is_refused_and_holds_nobody_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_clip_that_takes_long_holds_no_text_up_and_ends_with_its_client(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    begun, over = threading.Event(), threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def slow(*_: Any, should_stop: Any, **__: Any) -> list[Any]:
         begun.set()
-        assert over.wait(10)
         while not should_stop():
             time.sleep(0.01)
+        ended.set()
         return []
 
     monkeypatch.setattr("qwen_vl.video.extract_keyframes", slow)
-    monkeypatch.setattr(calls, "CLIP_S", 0.1)
     part = {"type": "video_url", "video_url": {"url": _CLIP}}
-    with serving(StepEngine("a")) as client, ThreadPoolExecutor(3) as pool:
-        clips = [pool.submit(client.post, CHAT, json=asking([part])) for _ in range(3)]
-        assert begun.wait(10)
+    with serving(StepEngine("a")) as client:
+        host, port = client.base_url.host, client.base_url.port
+        body = json.dumps(asking([part])).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        waiting = [socket.create_connection((host, port)) for _ in range(5)]
+        for one in waiting:  # one is read, four wait
+            one.sendall(head.encode() + body)
+        assert begun.wait(PATIENCE_S)
         assert client.post(CHAT, json=asking("Hi")).status_code == 200
-        over.set()
-        for clip in clips:
-            assert_error(clip.result().json(), "too_large")
+        end_s = time.monotonic() + PATIENCE_S
+        while (refused := ask_for(client, part)) is None:
+            assert time.monotonic() < end_s
+        assert_error(refused, "busy")
+        for one in waiting:
+            one.close()
+        assert ended.wait(PATIENCE_S)
+
+
+def ask_for(client: httpx.Client, part: dict[str, Any]) -> Any:
+    """The refusal of a question about this clip; None if it has to wait."""
+    with contextlib.suppress(httpx.ReadTimeout):
+        return client.post(CHAT, json=asking([part]), timeout=1).json()
 
 
 def test_frames_with_times_reach_the_engine() -> None:

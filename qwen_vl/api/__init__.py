@@ -11,11 +11,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from PIL import Image
 
 from qwen_vl import __version__
 from qwen_vl.api import docs
@@ -23,6 +24,8 @@ from qwen_vl.api.answers import pull, streamed, whole
 from qwen_vl.api.calls import Call, Reader
 from qwen_vl.api.errors import Endpoint, answering_errors
 from qwen_vl.api.guards import Guards
+from qwen_vl.api.payloads import release
+from qwen_vl.api.places import Places
 from qwen_vl.api.sessions import Session, Sessions
 from qwen_vl.config import Settings
 from qwen_vl.engine import AnswerStream, Engine
@@ -36,10 +39,19 @@ from qwen_vl.tasks import Jobs, JobView
 __all__ = ["build_router"]
 
 
-def build_router(engine: Engine, settings: Settings, jobs: Jobs, metrics: Metrics) -> APIRouter:
-    """All routes for one engine. `/health` is open to everybody, all others pass the guards."""
+def build_router(
+    engine: Engine,
+    settings: Settings,
+    jobs: Jobs,
+    metrics: Metrics,
+    is_ending: Callable[[], bool] = lambda: False,
+) -> APIRouter:
+    """All routes for one engine. `/health` is open to everybody, all others pass the guards.
+
+    `is_ending` tells whether the server has been told to stop, so that /health can say so.
+    """
     router = APIRouter()
-    service = _Service(engine, settings, jobs, metrics)
+    service = _Service(engine, settings, jobs, metrics, is_ending)
     guards = service.guards
     methods_of: dict[str, list[str]] = {}
     for method, path, endpoint, check in (
@@ -89,23 +101,38 @@ async def _refusing_path(request: Request) -> Response:
 class _Service:
     """The endpoints."""
 
-    def __init__(self, engine: Engine, settings: Settings, jobs: Jobs, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        jobs: Jobs,
+        metrics: Metrics,
+        is_ending: Callable[[], bool],
+    ) -> None:
         self.engine, self.settings, self.jobs, self.metrics = engine, settings, jobs, metrics
+        self.is_ending = is_ending
+        # `engine.stream` decodes pictures before it returns.
+        self.asking_texts = Places(8, waiting=1000)
+        self.asking_pictures = Places(2, waiting=2 * settings.max_queue + 2)
+        self.looking_up = Places(4, waiting=1000)  # the jobs may lie in a file
         self.guards = Guards(settings)
         self.reader = Reader(engine, settings)
         self.sessions = Sessions()
         self.started = int(time.time())
 
     async def health(self, request: Request) -> Response:
-        """200 when requests are taken, also while degraded; 503 while loading or failed."""
-        status = self.engine.status()
+        """200 when requests are taken, also while degraded; 503 while loading, failed, draining."""
+        status, ending = self.engine.status(), self.is_ending()
         fields = asdict(status)
         fields = {"status": fields.pop("state"), "model": fields.pop("model_id"), **fields}
         if upstreams := self.engine.stats().upstreams:
             fields["upstreams"] = [asdict(upstream) for upstream in upstreams]
+        if ending:
+            fields["status"] = "draining"
+        ready = status.answers and not ending
         return JSONResponse(
-            {**fields, "live": True, "ready": status.answers, "version": __version__},
-            status_code=200 if status.answers else 503,
+            {**fields, "live": True, "ready": ready, "version": __version__},
+            status_code=200 if ready else 503,
             headers={"Cache-Control": "no-store"},
         )
 
@@ -138,7 +165,8 @@ class _Service:
         """Takes a job in; its answer is picked up at /result/<task_id>."""
         call = await self.reader.job(request)
         owner = self.guards.owner(request)
-        job = await anyio.to_thread.run_sync(self.jobs.submit, call.messages, call.params, owner)
+        submit = partial(self.jobs.submit, call.messages, call.params, owner)
+        job = await self.looking_up.run(submit)
         return JSONResponse({"task_id": job.task_id, "status": job.status}, status_code=202)
 
     async def result(self, request: Request) -> Response:
@@ -162,13 +190,25 @@ class _Service:
         return JSONResponse(docs.schema())
 
     async def _ask(self, call: Call, request: Request) -> AnswerStream:
-        scope = self.guards.owner(request)
-        return await anyio.to_thread.run_sync(self.engine.stream, call.messages, call.params, scope)
+        owner = self.guards.owner(request)
+        scope = f"{owner} {call.salt}" if call.salt else owner
+        pictures = [part.source for message in call.messages for part in message.images]
+
+        def give_up() -> None:
+            for picture in pictures:
+                if not isinstance(picture, Image.Image):
+                    picture.abandon()
+
+        places = self.asking_pictures if pictures else self.asking_texts
+        ask = partial(self.engine.stream, call.messages, call.params, scope)
+        answer = await places.run_for(request, ask, give_up, undo=lambda one: one.close())
+        release(request)
+        return answer
 
     async def _job(self, look: Callable[[str, str], JobView | None], request: Request) -> Response:
         """What `look` finds, in a thread: the jobs may lie in a file."""
         task_id, owner = request.path_params["task_id"], self.guards.owner(request)
-        job = await anyio.to_thread.run_sync(look, task_id, owner)
+        job = await self.looking_up.run(partial(look, task_id, owner))
         if job is None:
             raise NotFound("There is no such job, or it has been forgotten: see --job-keep-hours.")
         return JSONResponse(_told(job), headers={"Cache-Control": "no-store"})

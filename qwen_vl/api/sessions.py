@@ -1,15 +1,16 @@
 """Conversations that the server remembers for clients that do not: `/stream_chat`.
 
-Bounded in number and in the bytes of their pictures; what was used longest ago is forgotten first.
-Knows messages. Knows nothing of HTTP or engines.
+Bounded in number and in the bytes of their pictures. When there are too many, whoever has most
+loses what they used longest ago: nobody can push out what belongs to others. Knows messages. Knows
+nothing of HTTP or engines.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -59,12 +60,24 @@ class Sessions:
         return len(self._sessions)
 
     def _forget(self, now_s: float) -> None:
-        used = sum(picture_bytes(session.messages) for session in self._sessions.values())
-        idle: Sequence[tuple[tuple[str, str], Session]] = [
-            item for item in self._sessions.items() if not item[1].busy
-        ]
-        for key, session in idle:
-            too_many = len(self._sessions) > MAX_SESSIONS or used > MAX_BYTES
-            if too_many or now_s - session.used_s > KEPT_S:
-                used -= picture_bytes(session.messages)
+        for key, session in list(self._sessions.items()):
+            if not session.busy and now_s - session.used_s > KEPT_S:
                 del self._sessions[key]
+        self._share_out(dict.fromkeys(self._sessions, 1), MAX_SESSIONS)
+        sizes = {key: picture_bytes(one.messages) for key, one in self._sessions.items()}
+        self._share_out(sizes, MAX_BYTES)
+
+    def _share_out(self, sizes: dict[tuple[str, str], int], most: int) -> None:
+        """Forgets idle sessions of whoever has most, their oldest first, until `most` is kept."""
+        total = sum(sizes.values())
+        of: Counter[str] = Counter()
+        for (owner, _), size in sizes.items():
+            of[owner] += size
+        while total > most:
+            idle = [key for key in self._sessions if not self._sessions[key].busy and sizes[key]]
+            if not idle:
+                return
+            key = max(idle, key=lambda key: of[key[0]])  # the first of these: the oldest
+            total -= sizes[key]
+            of[key[0]] -= sizes[key]
+            del self._sessions[key]
