@@ -64,6 +64,7 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         demo.load(video.show_examples, None, clips, **SOON)
         demo.unload(chat.leave)
         demo.load(None, js=OPEN_SIDEBAR)
+        demo.unload(video.leave)
     demo.queue(default_concurrency_limit=16)
     return demo
 

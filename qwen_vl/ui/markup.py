@@ -1,47 +1,37 @@
-"""Model text <-> Markdown that shows HTML as text instead of rendering it.
+"""Text of models, users and servers -> what the page may render, and back.
 
-Outside of code, a `<` that would begin a tag becomes an entity for the page; `from_page` gives the
-model its own words back. Knows nothing of Gradio; its sanitizer stays on behind this.
+The page renders Markdown in the browser, with a parser of its own. No `<` that could begin a tag
+reaches it, in code or outside of it, so no two parsers have to agree on what is code: an invisible
+letter stands behind it. By the HTML standard a tag begins with `<` and a letter, `/`, `!` or `?`
+right behind it; with anything else there it is text, in every parser. Knows nothing of Gradio; its
+sanitizer stays on behind this, and the page's script takes the letter out of what is copied.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from html import escape
 
-# Fenced code (the closing fence may not have come yet), then inline code of any number of ticks,
-# which ends with its paragraph.
-_CODE = re.compile(
-    r"(^[ ]{0,3}(?P<fence>`{3,}|~{3,}).*?(?:^[ ]{0,3}(?P=fence)|\Z)"
-    r"|(?<![\\`])(?P<tick>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=tick)(?!`))",
-    re.DOTALL | re.MULTILINE,
-)
-_TAG = re.compile(r"<(?=[a-zA-Z/!?])|&(?=(?:amp;)*lt;)")
-_ENTITY = re.compile(r"&lt;(?=[a-zA-Z/!?])|&amp;(?=(?:amp;)*lt;)")
+INVISIBLE = "\u2060"  # word joiner: takes no room, and no font draws it
+_OPENING = re.compile(r"<(?![ \n\d<=|-])")  # code and formulas keep the harmless ones: a < b, <=
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>&!~$|#]")
 
 
 def to_page(text: str) -> str:
-    """HTML outside of code becomes visible text."""
-    return _outside_code(text, lambda part: _TAG.sub(_escape, part))
+    """Markdown whose tags are shown, not rendered."""
+    return _OPENING.sub("<" + INVISIBLE, text)
 
 
 def from_page(text: str) -> str:
-    """The inverse of `to_page`."""
-    return _outside_code(text, lambda part: _ENTITY.sub(_unescape, part))
+    """The inverse of `to_page`: what was written."""
+    return text.replace("<" + INVISIBLE, "<")
 
 
-def _escape(found: re.Match[str]) -> str:
-    return "&lt;" if found[0] == "<" else "&amp;"
+def plain(text: str) -> str:
+    """Text that is shown as it is where the page renders Markdown, such as a model's id."""
+    return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
-def _unescape(found: re.Match[str]) -> str:
-    return "<" if found[0] == "&lt;" else "&"
-
-
-def _outside_code(text: str, change: Callable[[str], str]) -> str:
-    parts: list[str] = []
-    end = 0
-    for code in _CODE.finditer(text):
-        parts += [change(text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*parts, change(text[end:])])
+def toast(text: str) -> str:
+    """Text that is shown as it is where Gradio renders HTML, as in its toasts."""
+    return escape(text)

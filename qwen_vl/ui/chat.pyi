@@ -1,0 +1,283 @@
+"""The Chat tab: questions with pictures, over many turns.
+
+Handlers first, then the layout and its wiring. Knows nothing of models beyond the Engine protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from gradio.components.chatbot import ExampleMessage
+from gradio.data_classes import ImageData
+
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.errors import UserError
+from qwen_vl.schema import ImagePart, SamplingParams
+from qwen_vl.ui.conversation import (
+    ANSWERS_AT_ONCE,
+    AT_ONCE,
+    LATEX,
+    QUIET,
+    SOON,
+    Conversation,
+    index_of,
+    session_of,
+)
+from qwen_vl.ui.drawings import drawn_turn
+from qwen_vl.ui.examples import Example, spoken_in
+from qwen_vl.ui.history import (
+    Turn,
+    has_files,
+    take_back,
+    up_to_question,
+    user_turns,
+    with_edit,
+    with_text,
+)
+from qwen_vl.ui.markup import toast
+from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.sidebar import Sidebar, preset_values
+from qwen_vl.ui.strings import label, language_of, say
+
+Box = dict[str, Any]  # the input box: {"text": str, "files": [path]}
+
+
+def box_value(text: str = "", files: Sequence[str] = ()) -> Box:
+    return {"text": text, "files": list(files)}
+
+
+def box_state(answering: bool, value: Box | None = None) -> Any:
+    """The input box: Stop in place of Send while an answer is written; None leaves its value."""
+    if value is None:
+        return gr.MultimodalTextbox(submit_btn=not answering, stop_btn=answering)
+    return gr.MultimodalTextbox(value=value, submit_btn=not answering, stop_btn=answering)
+
+
+def add_picture(box: Box | None, path: str | None) -> Any:
+    """A webcam picture goes into the input box, next to what is there; the camera is free again."""
+    if path is None:
+        return gr.skip(), gr.skip()
+    box = box or box_value()
+    return box_value(box.get("text") or "", [*(box.get("files") or []), path]), None
+
+from gradio.events import Dependency
+
+class Camera(gr.Image):
+    """A picture from the webcam as the file it is: Gradio would decode it here, in this process."""
+
+    is_template = True  # for the browser it is an Image
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        return payload.path if payload else None
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Chat(Conversation):
+    """The handlers of the Chat tab."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, runs: Runs, examples: Sequence[Example] = ()
+    ) -> None:
+        super().__init__(engine, settings, runs, "chat")
+        self.examples = list(examples)
+        self.drawn_files: set[str] = set()  # Gradio deletes them with its own, after layout
+
+    def send(
+        self, box: Box | None, history: list[Turn], system_prompt: str, request: gr.Request
+    ) -> tuple[Any, Any]:
+        """Takes the question out of the box into the history, or says why not and leaves both."""
+        lang = language_of(request)
+        text, files = (box or {}).get("text") or "", (box or {}).get("files") or []
+        if (run := self.announced(request)) is not None:
+            gr.Info(say("busy_here", lang))
+            # Sending empties the box; what was asked meanwhile is put back, a second Enter is not.
+            again = run.question == (text, files)
+            return gr.skip() if again else box_value(text, files), gr.skip()
+        if not text.strip() and not files:
+            gr.Info(say("nothing_to_send", lang))
+            return gr.skip(), gr.skip()
+        asked = [*history, *user_turns(text, files)]
+        if not self._accepted(asked, bool(files), system_prompt, request):
+            return gr.skip(), gr.skip()
+        self.begin(request, (text, files))
+        return box_state(True, box_value()), asked
+
+    def _accepted(
+        self, asked: list[Turn], new_files: bool, system_prompt: str, request: gr.Request
+    ) -> bool:
+        if new_files and self.engine.status().is_text_only:
+            gr.Warning(say("text_only", language_of(request)))
+            return False
+        try:
+            self.messages(asked, system_prompt, session_of(request))
+        except UserError as error:
+            gr.Warning(toast(str(error)))
+            return False
+        return True
+
+    def retry(self, history: list[Turn], event: gr.RetryData, request: gr.Request) -> Any:
+        """Answers the same question anew."""
+        asked = up_to_question(history, index_of(event))
+        if not asked:
+            return gr.skip(), gr.skip()
+        self.begin(request)
+        return box_state(True), asked
+
+    def undo(self, history: list[Turn], event: gr.UndoData, request: gr.Request) -> Any:
+        """Takes a question back into the box and drops its answer."""
+        self.drop(request)
+        before, text, files = take_back(history, index_of(event))
+        return box_state(False, box_value(text, files)), before
+
+    def edit(self, history: list[Turn], event: gr.EditData, request: gr.Request) -> Any:
+        """Asks a changed question in place of an earlier one; what came after it is dropped."""
+        text = event.value if isinstance(event.value, str) else ""
+        if not text.strip():  # the page shows the empty text already
+            gr.Info(say("empty_edit", language_of(request)))
+            return gr.skip(), with_text(history, index_of(event), event.previous_value)
+        self.begin(request)
+        return box_state(True), with_edit(history, index_of(event), text)
+
+    def example(self, event: gr.SelectData, request: gr.Request) -> Any:
+        """Runs an example. Only its number is taken from the browser."""
+        chosen = spoken_in(self.examples, language_of(request))[index_of(event)]
+        if chosen.images and self.engine.status().is_text_only:
+            gr.Warning(say("text_only", language_of(request)))
+            return gr.skip(), gr.skip()
+        self.begin(request)
+        return box_state(True), user_turns(chosen.text, chosen.images)
+
+    def show_examples(self, request: gr.Request) -> Any:
+        """The example cards in the language of the page; all of them are about pictures."""
+        spoken = (
+            []
+            if self.engine.status().is_text_only
+            else spoken_in(self.examples, language_of(request))
+        )
+        return gr.Chatbot(examples=[_card(example) for example in spoken])
+
+    def answer(
+        self,
+        history: list[Turn],
+        system_prompt: str,
+        temperature: float,
+        top_p: float,
+        top_k: float,
+        repetition_penalty: float,
+        presence_penalty: float,
+        max_new_tokens: float,
+        seed: float | None,
+        image_tokens: float,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Streams the answer. Yields (history, box)."""
+        values = (
+            *(temperature, top_p, top_k, repetition_penalty, presence_penalty),
+            *(max_new_tokens, seed, image_tokens),
+        )
+        make = partial(self.messages, system_prompt=system_prompt)
+        for shown, question in self.stream(history, make, values, request):
+            yield shown, gr.skip() if question is None else box_value(*question)
+
+    def after_answer(
+        self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
+    ) -> list[Turn]:
+        """Boxes and points that the answer names, drawn on the picture."""
+        if last is None:
+            return []
+        model_id = self.engine.status().model_id
+        drawn = drawn_turn(last.image, answer, model_id, params.max_image_tokens, lang)
+        if drawn is None:
+            return []
+        self.drawn_files.add(drawn[1])
+        return [drawn[0]]
+
+    def after(self, request: gr.Request) -> Any:
+        """The box when an answer has ended, or was not begun because another one is running."""
+        return box_state(self.is_wanted(request))
+
+    def reset_clear(self, request: gr.Request) -> tuple[Any, list[Turn]]:
+        history = self.clear(request)
+        return box_state(False), history
+
+    def recommended(self, history: list[Turn]) -> list[float]:
+        """The recommended sampling for this conversation: with pictures, or text alone."""
+        status = self.engine.status()
+        pictures = status.accepts_images and (not history or has_files(history))
+        return preset_values(status.model_id, pictures, self.settings)
+
+    def lay_out(self, side: Sidebar) -> tuple[gr.Chatbot, gr.MultimodalTextbox, gr.Accordion]:
+        """Builds the tab inside the current Blocks and wires it."""
+        chatbot = gr.Chatbot(
+            elem_id="chat",
+            show_label=False,
+            height="max(340px, calc(100dvh - 312px))",
+            placeholder=f"### {label('chat_empty')}",
+            editable="user",
+            buttons=["copy"],
+            layout="bubble",
+            group_consecutive_messages=False,  # in a group, Gradio's editor fails on pictures
+            latex_delimiters=LATEX,
+            sanitize_html=True,
+            allow_tags=False,
+            feedback_options=None,
+        )
+        self.drawn_files = chatbot.temp_files
+        box = gr.MultimodalTextbox(
+            elem_id="chat-box",
+            show_label=False,
+            placeholder=label("chat_hint"),
+            file_types=["image"],
+            file_count="multiple",
+            sources=["upload"],
+            max_plain_text_length=self.settings.max_prompt_chars,
+            lines=1,
+            max_lines=8,
+        )
+        with gr.Row(elem_classes="under-box"):
+            webcam = gr.Accordion(label("webcam"), open=False, elem_id="webcam-panel")
+            with webcam:
+                camera = Camera(
+                    sources=["webcam"],
+                    webcam_options=gr.WebcamOptions(mirror=False),  # print stays readable
+                    type="filepath",
+                    show_label=False,
+                    height=260,
+                    elem_id="webcam",
+                )
+            new_chat = gr.Button(
+                label("new_chat"), size="sm", elem_id="new-chat", min_width=100, scale=0
+            )
+        both = [box, chatbot]
+        for asked in (
+            box.submit(self.send, [box, chatbot, side.system_prompt], both, **SOON),
+            chatbot.retry(self.retry, chatbot, both, **SOON),
+            chatbot.edit(self.edit, chatbot, both, **SOON),
+            chatbot.example_select(self.example, None, both, **SOON),
+        ):
+            asked.then(
+                self.answer,
+                [chatbot, *side.inputs],
+                [chatbot, box],
+                concurrency_limit=ANSWERS_AT_ONCE,
+                concurrency_id="chat",
+                **QUIET,
+            ).then(self.after, None, box, **SOON)
+        box.stop(self.stop, None, None, **AT_ONCE)
+        chatbot.undo(self.undo, chatbot, both, **SOON)
+        gr.on([chatbot.clear, new_chat.click], self.reset_clear, None, both, **SOON)
+        camera.change(add_picture, [box, camera], [box, camera], **SOON)
+        side.reset.click(self.recommended, chatbot, side.preset_outputs, **SOON)
+        return chatbot, box, webcam
+
+
+def _card(example: Example) -> ExampleMessage:
+    return {"text": example.text, "files": list(example.images)}
