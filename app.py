@@ -67,15 +67,18 @@ def serve(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     demo = ui.build(engine, settings)
     user, _, password = settings.auth.partition(":")
     host = settings.host.strip("[]")
+    options = ui.launch_options(settings)
+    app_kwargs = options.pop("app_kwargs")
+    app_kwargs["routes"] = api.build_router(engine, settings, jobs, metrics).routes
     try:
         demo.launch(
             server_name=f"[{host}]" if ":" in host else host,
             server_port=settings.port or free_port(host),
             share=settings.share,
             auth=[(user, password)] if user else None,
-            app_kwargs={"routes": api.build_router(engine, settings, jobs, metrics).routes},
+            app_kwargs=app_kwargs,
             prevent_thread_lock=True,
-            **ui.launch_options(settings),
+            **options,
         )
         while engine.status().state == "loading" and not stop.wait(LOOK_S):
             pass

@@ -21,6 +21,7 @@ BUNDLED_MODEL_ID = "qwen3-vl-tiny-demo"
 # Limits for untrusted input. All are flags too; see the README's table of limits.
 MAX_IMAGE_MB = 10.0
 MAX_VIDEO_MB = 100.0
+MAX_UPLOAD_MB = 2000.0
 MAX_IMAGE_MEGAPIXELS = 64.0
 MAX_IMAGES = 32
 MAX_FRAMES = 32
@@ -126,6 +127,9 @@ class Settings:
     )
     max_image_mb: float = _option(MAX_IMAGE_MB, "largest picture file, in MB")
     max_video_mb: float = _option(MAX_VIDEO_MB, "largest clip, in MB")
+    max_upload_mb: float = _option(
+        MAX_UPLOAD_MB, "what the page keeps of all visitors' uploads, in MB; the oldest go first"
+    )
     max_image_megapixels: float = _option(
         MAX_IMAGE_MEGAPIXELS, "largest picture, in million pixels, before it is scaled down"
     )
@@ -188,6 +192,7 @@ class Settings:
 _POSITIVE = (
     "max_image_mb",
     "max_video_mb",
+    "max_upload_mb",
     "max_image_megapixels",
     "max_decode_seconds",
     "max_extract_seconds",

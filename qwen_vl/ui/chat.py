@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.components.chatbot import ExampleMessage
-from gradio.data_classes import ImageData
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
@@ -65,13 +64,14 @@ def add_picture(box: Box | None, path: str | None) -> Any:
     return box_value(box.get("text") or "", [*(box.get("files") or []), path]), None
 
 
-class Camera(gr.Image):
-    """A picture from the webcam as the file it is: Gradio would decode it here, in this process."""
+def add_shot(box: dict[str, Any] | None, shot: dict[str, Any] | None) -> Any:
+    """`add_picture` with the values as the browser sends them.
 
-    is_template = True  # for the browser it is an Image
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        return payload.path if payload else None
+    Gradio would otherwise decode the picture here, in this process, before anything is checked.
+    """
+    files = [file["path"] for file in (box or {}).get("files") or []]
+    text = (box or {}).get("text") or ""
+    return add_picture(box_value(text, files), shot["path"] if shot else None)
 
 
 class Chat(Conversation):
@@ -240,7 +240,7 @@ class Chat(Conversation):
         with gr.Row(elem_classes="under-box"):
             webcam = gr.Accordion(label("webcam"), open=False, elem_id="webcam-panel")
             with webcam:
-                camera = Camera(
+                camera = gr.Image(
                     sources=["webcam"],
                     webcam_options=gr.WebcamOptions(mirror=False),  # print stays readable
                     type="filepath",
@@ -269,7 +269,7 @@ class Chat(Conversation):
         box.stop(self.stop, None, None, **AT_ONCE)
         chatbot.undo(self.undo, chatbot, both, **SOON)
         gr.on([chatbot.clear, new_chat.click], self.reset_clear, None, both, **SOON)
-        camera.change(add_picture, [box, camera], [box, camera], **SOON)
+        camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)
         side.reset.click(self.recommended, chatbot, side.preset_outputs, **SOON)
         return chatbot, box, webcam
 

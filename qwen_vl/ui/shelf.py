@@ -55,9 +55,7 @@ class Shelf(Generic[Value]):
     def forget(self, session: str, name: Hashable = None) -> None:
         """Drops one value of a session, or all that it has."""
         with self._lock:
-            keys = [
-                key for key in self._items if key[0] == session and name in (None, key[1])
-            ]
+            keys = [key for key in self._items if key[0] == session and name in (None, key[1])]
             dropped = [self._take(key) for key in keys]
         self._drop(dropped)
 

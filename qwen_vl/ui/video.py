@@ -1,7 +1,8 @@
 """The Video tab: a clip, its keyframes with true times, and questions about them.
 
 The handlers; `video_layout` shows and wires them. Frames live in the session's state, compressed
-and at most `max_frames` of them, within a bound for all sessions. How frames are found is `qwen_vl.video`'s business.
+and at most `max_frames` of them, within a bound for all sessions. How frames are found is
+`qwen_vl.video`'s business.
 """
 
 from __future__ import annotations
