@@ -27,13 +27,13 @@ from qwen_vl.ui.video import VideoChat
 __all__ = ["build", "launch_options"]
 
 STYLE = Path(__file__).with_name("style.css")
+WRITTEN = Path(__file__).with_name("written.js")
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
 SESSIONS = 1000  # browser tabs whose state Gradio keeps; about 100 kB each
 HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
 """
-
 # Gradio opens a sidebar everywhere or nowhere; on a narrow screen it would cover the chat.
 OPEN_SIDEBAR = """() => {
     const button = document.querySelector("#sidebar .toggle-button");
@@ -80,7 +80,8 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "app_kwargs": {"middleware": [guard]},
         "theme": theme(),
         # As "css" every selector would get a prefix that breaks those for the outermost elements.
-        "head": f"{HEAD}<style>{STYLE.read_text(encoding='utf-8')}</style>",
+        "head": f"{HEAD}<style>{STYLE.read_text(encoding='utf-8')}</style>"
+        f"<script>{WRITTEN.read_text(encoding='utf-8')}</script>",
         "i18n": I18N,
         "max_file_size": int(max(settings.max_video_mb, settings.max_image_mb) * MB),
         "max_threads": 128,  # every streaming answer holds one while it waits

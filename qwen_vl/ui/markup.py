@@ -1,10 +1,10 @@
 """Text of models, users and servers -> what the page may render, and back.
 
-The page renders Markdown in the browser, with a parser of its own. No `<` that could begin a tag
-reaches it, in code or outside of it, so no two parsers have to agree on what is code: an invisible
-letter stands behind it. By the HTML standard a tag begins with `<` and a letter, `/`, `!` or `?`
-right behind it; with anything else there it is text, in every parser. Knows nothing of Gradio; its
-sanitizer stays on behind this, and the page's script takes the letter out of what is copied.
+The page renders Markdown in the browser, with a parser of its own, so what is code and what is not
+is never decided here: an invisible letter stands where text could turn into something else, in
+code, too. Behind `<` it makes a tag impossible in every parser: by the HTML standard one begins
+with `<` and a letter, `/`, `!` or `?` right behind it. The page's script takes the letter out of
+what is copied. Knows nothing of Gradio; its sanitizer stays on behind this.
 """
 
 from __future__ import annotations
@@ -12,26 +12,33 @@ from __future__ import annotations
 import re
 from html import escape
 
-INVISIBLE = "\u2060"  # word joiner: takes no room, and no font draws it
-_OPENING = re.compile(r"<(?![ \n\d<=|-])")  # code and formulas keep the harmless ones: a < b, <=
+INVISIBLE = "\ufeff"  # takes no room; Markdown's rules for * and _ count it as a space
+_TAG = re.compile(r"(?<=<)(?![ \n\d<=|-])")  # code and formulas keep the harmless ones: a < b, <=
+# What would format or quote; not code, which is shown as code.
+_FORMAT = re.compile(r"(?<=[<*_\\&$\]])|(?=~)|^(?=[\d\s#>+\-=|*_])", re.MULTILINE)
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&!~$|#]")
 
 
 def to_page(text: str) -> str:
-    """Markdown whose tags are shown, not rendered."""
-    return _OPENING.sub("<" + INVISIBLE, text)
+    """A model's Markdown; its tags are shown, not rendered."""
+    return _TAG.sub(INVISIBLE, from_page(text))
+
+
+def as_typed(text: str) -> str:
+    """What a user typed, to be shown as it is, except that code looks like code."""
+    return _FORMAT.sub(INVISIBLE, from_page(text))
 
 
 def from_page(text: str) -> str:
-    """The inverse of `to_page`: what was written."""
-    return text.replace("<" + INVISIBLE, "<")
+    """What was written, out of either; the invisible letter itself is never part of that."""
+    return text.replace(INVISIBLE, "")
 
 
 def plain(text: str) -> str:
-    """Text that is shown as it is where the page renders Markdown, such as a model's id."""
+    """Text that is shown as it is where nobody reads it back, such as a model's id."""
     return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
 def toast(text: str) -> str:
-    """Text that is shown as it is where Gradio renders HTML, as in its toasts."""
-    return escape(text)
+    """Text that is shown as it is where Gradio renders HTML."""
+    return escape(text, quote=False)
