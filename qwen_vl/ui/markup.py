@@ -13,14 +13,16 @@ import re
 from html import escape
 
 INVISIBLE = "\ufeff"  # takes no room; Markdown's rules for * and _ count it as a space
-_TAG = re.compile(r"(?<=<)(?![ \n\d<=|-])")  # code and formulas keep the harmless ones: a < b, <=
+# Tags; code and formulas keep the harmless "<" (a < b, <=). Links and pictures, and definitions of
+# either, that lead anywhere but to a web address, a mail address or a place in the text.
+_TAG = re.compile(r"(?<=<)(?![ \n\d<=|-])|(?<=\])(?=[(:](?! ?(?:https?://|mailto:|#)))")
 # What would format or quote; not code, which is shown as code.
 _FORMAT = re.compile(r"(?<=[<*_\\&$\]])|(?=~)|^(?=[\d\s#>+\-=|*_])", re.MULTILINE)
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&!~$|#]")
 
 
 def to_page(text: str) -> str:
-    """A model's Markdown; its tags are shown, not rendered."""
+    """A model's Markdown; its tags and odd links are shown, not rendered."""
     return _TAG.sub(INVISIBLE, from_page(text))
 
 
