@@ -134,10 +134,10 @@ class Settings:
         MAX_IMAGE_MEGAPIXELS, "largest picture, in million pixels, before it is scaled down"
     )
     max_decode_seconds: float = _option(
-        MAX_DECODE_SECONDS, "seconds that decoding one picture may take"
+        MAX_DECODE_SECONDS, "CPU seconds that decoding one picture may take"
     )
     max_extract_seconds: float = _option(
-        MAX_EXTRACT_SECONDS, "seconds that taking the keyframes of one clip may take"
+        MAX_EXTRACT_SECONDS, "CPU seconds that taking the keyframes of one clip may take"
     )
     max_images: int = _option(MAX_IMAGES, "pictures and frames in one conversation")
     max_frames: int = _option(MAX_FRAMES, "keyframes taken from one clip")

@@ -1,9 +1,10 @@
 """Untrusted picture in, safe RGB picture out.
 
-Knows bytes, `data:` URIs and Pillow. Does not know where a picture came from, the model, HTTP or
-Gradio, and never opens an address or a path that a user wrote: a `Path` given here was made by the
-server itself. What comes out is 8-bit RGB, upright, without alpha and without metadata, and no
-larger than the settings allow.
+Knows bytes, `data:` URIs and what a picture's header says. Does not know where a picture came from,
+the model, HTTP or Gradio, and never opens an address or a path that a user wrote: a `Path` given
+here was made by the server itself. Opening a picture decodes nothing; decoding it happens in a
+process of its own (`decoders`). What comes out is 8-bit RGB, upright, without alpha and without
+metadata, and no larger than the settings allow.
 """
 
 from __future__ import annotations
@@ -12,140 +13,140 @@ import base64
 import binascii
 import hashlib
 import re
-import struct
-import warnings
-import zlib
-from io import BytesIO
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from qwen_vl.config import Settings
-from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia, UserError
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # the plugins that may parse input
-FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
-BYTES_PER_MB = 1024 * 1024  # as the page's upload limit counts
-MAX_KEPT_PIXELS = 16_777_216  # what Qwen-VL processors scale down to by default: more is never seen
-MAX_ASPECT_RATIO = 200  # the Qwen-VL image processors refuse anything longer
-
-# What Pillow's parsers raise on damaged files, by experiment and by its documentation. A
-# MemoryError or a bug of ours is not in the list and keeps its traceback.
-_DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
-    *(ZeroDivisionError, RuntimeError, struct.error, zlib.error),
+from qwen_vl.decoders import LARGE_BYTES, POOL, OnMessage, out_of_memory
+from qwen_vl.errors import BadRequest, NotFound, TooLarge
+from qwen_vl.headers import Header, damaged, read_header
+from qwen_vl.limits import (
+    BYTES_PER_MB,
+    check_bytes,
+    check_size,
+    kept_size,
+    too_many_bytes,
 )
 
-# The number of pixels is checked here, against the settings, before anything is decoded; Pillow's
-# own warning about it would only repeat that on the server's console.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # how readable pictures begin
-
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_DATA_URI = re.compile(r"data:(?P<kind>\w+)/[\w.+-]+(?:;[\w-]+=[^;,]*)*;base64,", re.IGNORECASE)
+_READING = b"1"  # changes whenever the same file gives other pixels than before
+_MEASURE_S = 2.0
+_HEAD_CHARS = 1024  # of a data: URI, in which its data must begin
+_SPARE_BYTES = 24 << 20  # what decoding takes besides the pixels and the file
+_BASE64 = re.compile(r"[;:]\s*base64\s*,", re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_BLANKS = " \t\r\n\f\v"
+_ESCAPES = (("%2B", "+"), ("%2F", "/"), ("%3D", "="), ("%0A", ""), ("%0D", ""), ("%20", ""))
+_PIECE_CHARS = 1 << 20
 
 
 class Picture:
-    """A `schema.Undecoded`: first version, decodes in this process."""
+    """An opened file: a `schema.Undecoded`. May be shared by threads, copied and pickled.
 
-    def __init__(self, source: bytes | Path, settings: Settings) -> None:
-        self._data, self._settings = _read(source, settings), settings
-        self._image: Image.Image | None = _decode(self._data, settings)
-        self.size = self._image.size
-        self.key = hashlib.blake2b(self._data, digest_size=16).hexdigest()
+    `size` is (width, height) in px of what `decode` gives; equal `key`s mean equal pixels.
+    """
+
+    def __init__(self, source: bytes | Path, header: Header, key: str, settings: Settings) -> None:
+        self.size = kept_size(*header.upright_size)
+        self.key = key
+        self._source, self._header, self._settings = source, header, settings
+        self._image: Image.Image | None = None
+        self._lock = threading.Lock()
+        self._abandoned = 0  # how often
 
     def decode(self) -> Image.Image:
-        if self._image is None:
-            self._image = _decode(self._data, self._settings)
-        return self._image
+        """The pixels, decoded once, whoever asks.
+
+        Raises BadRequest (damaged), UnsupportedMedia (a kind of file that is not read), TooLarge
+        (over its time or memory), Busy (too many wait), Abandoned, and NotFound (the file is gone).
+        """
+        before = self._abandoned
+        with self._lock:
+            if self._image is None:
+                data = _read(self._source, self._settings)
+                self._image = _decode(
+                    data, self._header, self.size, self._settings, lambda: before != self._abandoned
+                )
+            return self._image
 
     def abandon(self) -> None:
-        pass
+        """Ends what is being decoded now, from any thread. Decoding may be asked for again."""
+        self._abandoned += 1
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_image": None}
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_image": None}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
 
 def open_image(source: bytes | Path, settings: Settings) -> Picture:
-    return Picture(source, settings)
+    """Checks one picture by its header; of an animation, its first frame counts.
 
-
-def open_data_uri(uri: str, settings: Settings) -> Picture:
-    return Picture(data_uri_bytes(uri, "image", settings.max_image_mb), settings)
+    It will be RGB of at most MAX_KEPT_PIXELS, with EXIF rotation applied and alpha flattened on
+    white (on black if it is mostly light). Raises TooLarge (bytes, pixels, or memory that decoding
+    would take), UnsupportedMedia (not a picture that is read, judged by content and never by name),
+    BadRequest (empty, damaged, or longer than 200:1) and NotFound (the file is gone).
+    """
+    data = _read(source, settings)
+    header = read_header(data)
+    if header.format == "AVIF":
+        header = _measured(data, header, settings)
+    check_size(header.width, header.height, settings)
+    _memory_for(header, len(data), settings)
+    key = hashlib.blake2b(data, digest_size=16, person=_READING).hexdigest()
+    return Picture(source, header, key, settings)
 
 
 def load_image(source: bytes | Path, settings: Settings) -> Image.Image:
-    """See `_decode`."""
+    """Opens and decodes one picture. Raises what `open_image` and `Picture.decode` raise."""
     return open_image(source, settings).decode()
 
 
-def _decode(source: bytes | Path, settings: Settings) -> Image.Image:
-    """Decodes one picture; of an animation, its first frame.
+def open_data_uri(uri: str, settings: Settings) -> Picture:
+    """Opens `data:...;base64,...`; every other address is a BadRequest.
 
-    Returns an RGB picture of at most MAX_KEPT_PIXELS, with EXIF rotation applied and alpha
-    flattened on white. Raises TooLarge
-    (bytes or pixels, both before decoding), UnsupportedMedia (not a picture, judged by content and
-    never by name), BadRequest (empty, damaged, or longer than 200:1) and NotFound (the file is
-    gone).
+    Raises what `open_image` raises, too. The size is checked before the base64 is decoded.
     """
-    data = _read(source, settings)
-    try:
-        picture = Image.open(BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        raise _unknown_format(data) from None
-    except Image.DecompressionBombError:
-        raise TooLarge(_too_many_pixels("picture", settings)) from None
-    except _DECODE_ERRORS as error:
-        raise BadRequest(_damaged(error)) from error
-    with picture:
-        check_size(*picture.size, settings)
-        try:
-            picture.load()  # raises on truncated data: LOAD_TRUNCATED_IMAGES stays off
-            rgb = _to_rgb(picture)
-        except Image.DecompressionBombError:
-            raise TooLarge(_too_many_pixels("picture", settings)) from None
-        except _DECODE_ERRORS as error:
-            raise BadRequest(_damaged(error)) from error
-        return _bounded(_upright(picture, rgb))
+    return open_image(data_uri_bytes(uri, "image", settings.max_image_mb), settings)
 
 
 def load_data_uri(uri: str, settings: Settings) -> Image.Image:
-    """Decodes `data:image/...;base64,...`; every other address is a BadRequest.
-
-    Raises what `load_image` raises, too. The size is checked before the base64 is decoded.
-    """
-    return load_image(data_uri_bytes(uri, "image", settings.max_image_mb), settings)
+    """Opens and decodes. Raises what `open_data_uri` and `Picture.decode` raise."""
+    return open_data_uri(uri, settings).decode()
 
 
 def data_uri_bytes(uri: str, kind: str, limit_mb: float) -> bytes:
-    """What a base64 data: URI of a media type `kind`/... holds. Raises BadRequest and TooLarge."""
-    what = {"image": "picture", "video": "clip"}[kind]
-    head = _DATA_URI.match(uri)
-    if head is None or head["kind"].lower() != kind:
+    """What a base64 data: URI holds. `kind` is "image" or "video"; its own label does not count.
+
+    Takes what clients write: wrapped lines, blanks, the URL-safe alphabet, padding or none. Takes
+    time in proportion to its length, and its length is checked first. Raises BadRequest, TooLarge.
+    """
+    what = {"image": "picture", "video": "video"}[kind]
+    head = _BASE64.search(uri, 0, _HEAD_CHARS)
+    if head is None or not uri[: head.start() + 1].lstrip().lower().startswith("data:"):
         example = {"image": "data:image/png", "video": "data:video/mp4"}[kind]
         raise BadRequest(
             f"Only data: URIs are accepted here. Send the {what} as {example};base64,..."
         )
-    if (len(uri) - head.end()) * 3 // 4 - 2 > limit_mb * BYTES_PER_MB:
-        raise TooLarge(_too_many_bytes(what, limit_mb))
+    limit_bytes = int(limit_mb * BYTES_PER_MB)
+    if (len(uri) - head.end()) * 5 // 8 > limit_bytes:  # 3/4, and a sixth of it may be line breaks
+        raise TooLarge(too_many_bytes(what, limit_mb))
     try:
-        return base64.b64decode(uri[head.end() :], validate=True)
+        data = _decode_base64(uri, head.end(), limit_bytes)
     except (binascii.Error, ValueError):
         raise BadRequest(
-            "The base64 of the data: URI is not valid. Use the standard alphabet with its padding "
-            "and no spaces or line breaks."
+            f"The base64 of the data: URI is not valid or not complete. Encode the {what} again."
         ) from None
+    if len(data) > limit_bytes:
+        raise TooLarge(too_many_bytes(what, limit_mb))
+    return data
 
 
 def as_data_uri(data: bytes) -> str:
@@ -160,25 +161,23 @@ def content_hash(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def check_size(width: int, height: int, settings: Settings, what: str = "picture") -> None:
-    """Refuses more pixels than the settings allow, and shapes that no Qwen-VL processor takes."""
-    if width < 1 or height < 1:
-        raise BadRequest(f"The {what} has no pixels. Try another file.")
-    if width * height > settings.max_image_megapixels * 1_000_000:
-        raise TooLarge(_too_many_pixels(what, settings))
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise BadRequest(
-            f"The {what} is {width}x{height} pixels; the model takes at most {MAX_ASPECT_RATIO} "
-            "times as long as wide. Crop it or cut it into parts."
-        )
-
-
-def check_bytes(size_bytes: int, limit_mb: float, what: str) -> None:
-    """Refuses empty and too large files by their size alone."""
-    if size_bytes == 0:
-        raise BadRequest(f"The {what} file is empty. Choose the file again.")
-    if size_bytes > limit_mb * BYTES_PER_MB:
-        raise TooLarge(_too_many_bytes(what, limit_mb))
+def _decode_base64(uri: str, start: int, limit_bytes: int) -> bytes:
+    """Piece by piece, so that no copies of it all lie in memory; stops a little over the limit."""
+    if "%" in uri:
+        for escape, char in _ESCAPES:
+            uri = uri.replace(escape, char).replace(escape.lower(), char)
+    end, data, rest = len(uri.rstrip(_BLANKS + "=")), bytearray(), b""
+    for at in range(start, end, _PIECE_CHARS):
+        piece = uri[at : min(end, at + _PIECE_CHARS)].encode("ascii")
+        rest += piece.translate(_URL_SAFE, _BLANKS.encode())
+        whole = len(rest) - len(rest) % 4
+        if b"=" in rest:
+            raise ValueError("padding before the end")
+        data += base64.b64decode(rest[:whole], validate=True)
+        rest = rest[whole:]
+        if len(data) > limit_bytes:
+            return bytes(data)
+    return bytes(data + base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
 
 
 def _read(source: bytes | Path, settings: Settings) -> bytes:
@@ -192,75 +191,63 @@ def _read(source: bytes | Path, settings: Settings) -> bytes:
         raise NotFound("The picture is no longer on the server. Add it again.") from None
 
 
-def _upright(picture: Image.Image, rgb: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; EXIF that cannot be read does not cost the picture."""
-    try:
-        orientation = picture.getexif().get(_EXIF_ORIENTATION)
-    except _DECODE_ERRORS:
-        orientation = None
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    upright = rgb if turn is None else rgb.transpose(turn)
-    upright.info.clear()  # no EXIF, GPS position or colour profile goes any further
-    return upright
+def _memory_for(header: Header, size_bytes: int, settings: Settings) -> int:
+    """Bytes that decoding may take. Raises TooLarge where they are known not to suffice."""
+    kept_width, kept_height = kept_size(header.width, header.height)
+    needed = int(header.width * header.height * header.bytes_per_px) + 2 * size_bytes + _SPARE_BYTES
+    needed += kept_width * kept_height * (4 if header.orientation == 1 else 8)
+    most = LARGE_BYTES + int(settings.max_image_megapixels * 4_000_000)
+    if needed > most:
+        raise TooLarge(out_of_memory("picture"))
+    return LARGE_BYTES if needed <= LARGE_BYTES else most
 
 
-def _bounded(image: Image.Image) -> Image.Image:
-    """Scales down what no model would see, so that many large pictures do not fill the memory."""
-    shrink = (MAX_KEPT_PIXELS / (image.width * image.height)) ** 0.5
-    if shrink >= 1:
-        return image
-    size = (max(1, int(image.width * shrink)), max(1, int(image.height * shrink)))
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+def _measured(data: bytes, header: Header, settings: Settings) -> Header:
+    """Asks a decoder for what the header does not tell."""
+    found: dict[str, Any] = {}
+    _ask("measure", data, header, settings, LARGE_BYTES, lambda told, _: found.update(told))
+    (width, height), orientation = found["size"], found["orientation"]
+    return replace(header, width=int(width), height=int(height), orientation=int(orientation))
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns a 16-bit scan white.
-        return _from_grey(np.asarray(picture).astype(np.float64), 0.0, 65535.0)
-    if picture.mode in ("I", "F"):
-        # 32-bit data (depth maps, science) has no agreed range: stretch what is there.
-        values = np.asarray(picture).astype(np.float64)
-        known = values[np.isfinite(values)]
-        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-        return _from_grey(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")  # a copy, free of the file, also where the mode is RGB already
+def _decode(
+    data: bytes,
+    header: Header,
+    size: tuple[int, int],
+    settings: Settings,
+    should_stop: Callable[[], bool],
+) -> Image.Image:
+    image = Image.new("RGB", size)
+
+    def put(told: dict[str, Any], pixels: bytearray) -> None:
+        if "size" in told:
+            if tuple(told["size"]) != size:
+                raise BadRequest(damaged("its header says another size"))
+            return
+        top, bottom = told["rows"]
+        image.paste(Image.frombytes("RGB", (size[0], bottom - top), pixels), (0, top))
+
+    memory = _memory_for(header, len(data), settings)
+    _ask("decode", data, header, settings, memory, put, should_stop)
+    return image
 
 
-def _from_grey(values: np.ndarray, black: float, white: float) -> Image.Image:
-    scaled = (values - black) * (255.0 / (white - black)) if white > black else values * 0.0
-    return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8)).convert("RGB")
-
-
-def _unknown_format(data: bytes) -> UserError:
-    """No Pillow plugin wants the data. Says what it is instead, where its first bytes tell."""
-    head = data[:1024].lstrip()
-    brand = head[8:12] if head[4:8] == b"ftyp" else b""
-    if data.startswith(_MAGIC) or head[8:12] == b"WEBP" or brand == b"avif":
-        return BadRequest(_damaged(None))
-    if b"<svg" in head:
-        return UnsupportedMedia("This is an SVG drawing. Export it as PNG and send that.")
-    if brand in (b"heic", b"heix", b"mif1", b"msf1"):
-        return UnsupportedMedia("This is a HEIC photo. Save it as JPEG and send that.")
-    if brand or head.startswith(b"\x1aE\xdf\xa3") or head[8:12] == b"AVI ":
-        return UnsupportedMedia(
-            "This is a video, not a picture, whatever its name says. Add it as a video."
-        )
-    return UnsupportedMedia(f"This is not a picture that can be read here. Send {FORMATS_TEXT}.")
-
-
-def _too_many_bytes(what: str, limit_mb: float) -> str:
-    return f"The {what} file is larger than {limit_mb:g} MB. Send a smaller or shorter one."
-
-
-def _too_many_pixels(what: str, settings: Settings) -> str:
-    limit = settings.max_image_megapixels
-    return f"The {what} has more than {limit:g} million pixels. Scale it down and send it again."
-
-
-def _damaged(error: Exception | None) -> str:
-    cut = "truncated" in str(error) or "EOF" in str(error)
-    state = "incomplete: its end is missing" if cut else "damaged and cannot be decoded"
-    return f"The picture is {state}. Save or download it again, then send the new file."
+def _ask(
+    do: str,
+    data: bytes,
+    header: Header,
+    settings: Settings,
+    memory_bytes: int,
+    on_message: OnMessage,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    POOL.run(
+        {"do": do, "format": header.format, "orientation": header.orientation}
+        | {"settings": {"max_image_megapixels": settings.max_image_megapixels}},
+        data,
+        what="picture",
+        limit_s=_MEASURE_S if do == "measure" else settings.max_decode_seconds,
+        memory_bytes=memory_bytes,
+        on_message=on_message,
+        should_stop=should_stop,
+    )

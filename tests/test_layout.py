@@ -22,9 +22,12 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
     "presets": {"schema", "config"},
-    "media": {"schema", "errors", "config"},
+    "limits": {"errors", "config"},
+    "headers": {"errors"},
     "scenes": {"schema", "errors", "config"},
-    "video": {"media", "scenes", "schema", "errors", "config"},
+    "decoders": {"limits", "headers", "scenes", "errors", "config"},
+    "media": {"decoders", "limits", "headers", "schema", "errors", "config"},
+    "video": {"decoders", "limits", "headers", "schema", "errors", "config"},
     "grounding": {"media", "schema", "errors", "config"},
     "messages": {"media", "schema", "errors", "config"},
     "openai_format": {"schema", "errors", "config"},
@@ -50,14 +53,15 @@ OWNERS: dict[str, set[str]] = {
     "httpx": {"fetch", "engine"},
     "safehttpx": {"fetch"},
     "prometheus_client": {"metrics"},
-    "cv2": {"video"},
+    "av": {"decoders"},
+    "cv2": {"decoders"},
     "torch": {"engine"},
     "torchvision": set(),
     "transformers": {"engine"},
     "accelerate": {"engine"},
     "openai": {"engine"},
 }
-HEAVY = ("torch", "transformers", "gradio", "fastapi", "cv2", "openai")
+HEAVY = ("torch", "transformers", "gradio", "fastapi", "av", "cv2", "openai")
 
 
 def name_of(path: Path) -> str:
@@ -154,6 +158,9 @@ def test_the_page_and_the_api_never_meet() -> None:
         ("schema", ()),
         ("errors", ()),
         ("messages", ()),
+        ("media", ()),
+        ("video", ()),
+        ("decoders.worker", ()),
         ("presets", ()),
         ("engine", ()),
         ("api", ("fastapi",)),

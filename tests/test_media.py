@@ -13,14 +13,8 @@ from support import clip_files as clips
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia
-from qwen_vl.media import (
-    BYTES_PER_MB,
-    MAX_ASPECT_RATIO,
-    MAX_KEPT_PIXELS,
-    content_hash,
-    load_data_uri,
-    load_image,
-)
+from qwen_vl.limits import BYTES_PER_MB, MAX_ASPECT_RATIO, MAX_KEPT_PIXELS
+from qwen_vl.media import content_hash, load_data_uri, load_image
 
 SETTINGS = Settings()
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -310,7 +304,7 @@ def test_data_uri():
 @pytest.mark.parametrize(
     "address",
     ["http://127.0.0.1/a.png", "https://example.com/a.png", "file:///etc/passwd", "/etc/passwd",
-     "ftp://example.com/a.png", "data:text/html;base64,AAAA", "data:image/png,AAAA", "", "data:"],
+     "ftp://example.com/a.png", "data:image/png,AAAA", "", "data:"],
 )  # fmt: skip
 def test_other_addresses(address):
     with pytest.raises(BadRequest, match=r"Only data: URIs"):
@@ -319,7 +313,7 @@ def test_other_addresses(address):
 
 def test_base64_is_strict():
     good = uri(encode(red_and_blue()))
-    for bad in (good[:-1] + "*", good[:60] + "\n" + good[60:], good + "A", good + "é"):
+    for bad in (good[:-1] + "*", good[:60] + "=" + good[60:], good + "A", good + "é"):
         with pytest.raises(BadRequest, match="base64"):
             load_data_uri(bad, SETTINGS)
     with pytest.raises(BadRequest, match="empty"):

@@ -79,6 +79,18 @@ def write_timed(
     return path
 
 
+def forget_times(path: Path) -> Path:
+    """An MKV of the same frames, each stamped with 0, that tells no frame rate. Returns the new file."""
+    target = path.with_name("timeless.mkv")
+    with av.open(str(path)) as source, av.open(str(target), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream, packet.pts, packet.dts = stream, 0, 0
+                out.mux(packet)
+    return target
+
+
 def write_sound(path: Path) -> Path:
     """A second of silence, without a picture."""
     with av.open(str(path), "w") as out:
