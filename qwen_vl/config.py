@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
@@ -343,6 +344,11 @@ def load_settings(
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def keep_uploads_in(folder: Path) -> None:
+    """Tells Gradio where uploads go. It looks at this variable alone, whenever it needs to know."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 
 if __name__ == "__main__":

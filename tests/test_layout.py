@@ -48,7 +48,7 @@ OWNERS: dict[str, set[str]] = {
     "gradio": {"ui", "app"},
     "gradio_client": {"ui", "app"},
     "fastapi": {"api"},
-    "starlette": {"api"},
+    "starlette": {"api", "ui"},
     "uvicorn": set(),
     "httpx": {"fetch", "engine"},
     "safehttpx": {"fetch"},

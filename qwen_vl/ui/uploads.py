@@ -16,6 +16,10 @@ import time
 from pathlib import Path
 from typing import IO
 
+from gradio.utils import get_upload_folder
+
+from qwen_vl.config import keep_uploads_in
+
 try:
     import fcntl
 except ImportError:  # Windows: folders go at the end of their process alone
@@ -32,13 +36,12 @@ WRITE_S = 1.0  # how far a file's time of writing may lie before the clock's
 def own_folder() -> Path:
     """This process's folder, made the first time it is asked for, which Gradio uses from then on.
 
-    It stands where GRADIO_TEMP_DIR says, or in the system's folder for such files, and goes when
-    the process ends; folders of processes that are gone go now.
+    It stands where Gradio would keep uploads, and goes when the process ends; folders of processes
+    that are gone go now.
     """
-    named = os.environ.get("GRADIO_TEMP_DIR")
-    if named and named in _OWN:
-        return Path(named)
-    base = Path(named or Path(tempfile.gettempdir()) / "gradio")
+    base = Path(get_upload_folder())
+    if base in _OWN:
+        return base
     base.mkdir(parents=True, exist_ok=True)
     for left in base.glob(f"{PREFIX}*"):
         settled = left.is_dir() and left.stat().st_mtime < time.time() - STARTING_S
@@ -46,13 +49,13 @@ def own_folder() -> Path:
             shutil.rmtree(left, ignore_errors=True)
             lock.close()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
-    _OWN[str(folder)] = _locked(folder)
+    _OWN[folder] = _locked(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # there is no other way to tell Gradio
+    keep_uploads_in(folder)
     return folder
 
 
-_OWN: dict[str, IO[str] | None] = {}  # folder -> its lock, held as long as the process runs
+_OWN: dict[Path, IO[str] | None] = {}  # folder -> its lock, held as long as the process runs
 
 
 def _locked(folder: Path) -> IO[str] | None:
