@@ -80,11 +80,11 @@ def serve(
         )
     with ExitStack() as opened:
         sockets = sockets or listen(settings.host.strip("[]"), settings.port)
+        metrics = Metrics()
+        engine = Measured(engine, metrics)
         demo = ui.build(engine, settings)
         opened.callback(demo.close, verbose=False)
         opened.callback(engine.close)
-        metrics = Metrics()
-        engine = Measured(engine, metrics)
         jobs = Jobs(
             engine,
             file=settings.job_file,

@@ -25,6 +25,7 @@ BUNDLED_MODEL_ID = "qwen3-vl-tiny-demo"
 # Limits for untrusted input. All are flags too; see the README's table of limits.
 MAX_IMAGE_MB = 10.0
 MAX_VIDEO_MB = 100.0
+MAX_UPLOAD_MB = 2000.0
 MAX_IMAGE_MEGAPIXELS = 64.0
 MAX_IMAGES = 32
 MAX_FRAMES = 32
@@ -153,6 +154,9 @@ class Settings:
     )
     max_image_mb: float = _option(MAX_IMAGE_MB, "largest picture file, in MB")
     max_video_mb: float = _option(MAX_VIDEO_MB, "largest clip, in MB")
+    max_upload_mb: float = _option(
+        MAX_UPLOAD_MB, "what the page keeps of all visitors' uploads, in MB; the oldest go first"
+    )
     max_image_megapixels: float = _option(
         MAX_IMAGE_MEGAPIXELS, "largest picture, in million pixels, before it is scaled down"
     )
@@ -233,6 +237,7 @@ _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_.-]+")
 _POSITIVE = (
     "max_image_mb",
     "max_video_mb",
+    "max_upload_mb",
     "max_image_megapixels",
     "max_decode_seconds",
     "max_extract_seconds",
@@ -408,6 +413,11 @@ def load_settings(
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def keep_uploads_in(folder: Path) -> None:
+    """Tells Gradio where uploads go. It looks at this variable alone, whenever it needs to know."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qwen_vl.config import MAX_IMAGE_TOKENS, MIN_IMAGE_TOKENS, Settings
 from qwen_vl.errors import BadRequest, TooLarge
-from qwen_vl.media import load_image, open_data_uri
-from qwen_vl.schema import ImagePart, Message, Part, Role, SamplingParams, TextPart
+from qwen_vl.media import open_data_uri, open_image
+from qwen_vl.schema import ImagePart, Message, Part, Role, SamplingParams, TextPart, Undecoded
 
 MAX_PARTS = 2000  # in all messages of a request together
 
@@ -37,23 +37,31 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
         raise BadRequest("Only the first message may be a system message: move it to the front.")
     parts = [part for message in messages for part in message.parts]
     chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
-    if chars > settings.max_prompt_chars:  # before any text is joined
-        raise TooLarge(
-            f"{chars:,} characters are more than the limit of {settings.max_prompt_chars:,}: "
-            "shorten the text or start a new conversation."
-        )
+    _check_chars(chars, settings)  # before any text is joined
     if not messages[-1].parts or not (messages[-1].text.strip() or messages[-1].images):
         raise BadRequest("The last message is empty: write a question or add a picture.")
     if any(message.role != "user" and message.images for message in messages):
         raise BadRequest("Pictures can only be part of user messages.")
-    if len(messages) > settings.max_messages:
-        raise TooLarge(
-            f"{len(messages)} messages are more than the limit of {settings.max_messages}: "
-            "start a new conversation."
-        )
+    _check_message_count(len(messages), settings)
     _check_image_count(sum(len(message.images) for message in messages), settings)
     for message in messages:
         _check_unicode(message.text, "The text")
+
+
+def _check_message_count(messages: int, settings: Settings) -> None:
+    if messages > settings.max_messages:
+        raise TooLarge(
+            f"{messages} messages are more than the limit of {settings.max_messages}: "
+            "start a new conversation."
+        )
+
+
+def _check_chars(chars: int, settings: Settings) -> None:
+    if chars > settings.max_prompt_chars:
+        raise TooLarge(
+            f"{chars:,} characters are more than the limit of {settings.max_prompt_chars:,}: "
+            "shorten the text or start a new conversation."
+        )
 
 
 def _check_image_count(images: int, settings: Settings) -> None:
@@ -89,11 +97,7 @@ def from_openai(
     """
     if not isinstance(raw, list):
         raise BadRequest("'messages' must be a list of {role, content} objects.")
-    if len(raw) > settings.max_messages:  # before any picture is decoded
-        raise TooLarge(
-            f"{len(raw)} messages are more than the limit of {settings.max_messages}: "
-            "start a new conversation."
-        )
+    _check_message_count(len(raw), settings)
     contents = (item.get("content") for item in raw if isinstance(item, dict))
     parts = sum(len(content) for content in contents if isinstance(content, list))
     if parts > MAX_PARTS:
@@ -259,32 +263,49 @@ def _logit_bias(raw: Any, default: tuple[tuple[int, float], ...]) -> tuple[tuple
 
 # --- Gradio's Chatbot ---
 
+TURNS_PER_MESSAGE = 4  # pictures and text are turns of their own; a question may go unanswered
+
+# Gives the picture of a file that the page keeps; opens it, decodes nothing.
+PictureOpener = Callable[[Path], Undecoded]
+
 
 def from_chatbot(
-    history: Iterable[Mapping[str, Any]], system_prompt: str, settings: Settings
+    history: Iterable[Mapping[str, Any]],
+    system_prompt: str,
+    settings: Settings,
+    open_picture: PictureOpener | None = None,
 ) -> list[Message]:
     """A Chatbot value, as its handlers receive it, and a system prompt -> messages.
 
     Content is a list of `{"type": "text"}` and `{"type": "file"}` blocks. Messages with a
     `metadata` title are the page's own (statistics, notes) and not part of the conversation.
+    Everything is counted before the first file is opened, in time linear in the history.
     """
     turns = [turn for turn in history if not (turn.get("metadata") or {}).get("title")]
-    blocks = (block for turn in turns for block in _blocks(turn["content"]))
-    files = sum(not isinstance(block, str) and block.get("type") == "file" for block in blocks)
-    _check_image_count(files, settings)  # before any is decoded
-    messages: list[Message] = []
+    blocks = [block for turn in turns for block in _blocks(turn["content"])]
+    _check_message_count(len(turns) // TURNS_PER_MESSAGE, settings)
+    _check_image_count(sum(_is_file(block) for block in blocks), settings)
+    chars = len(system_prompt) + sum(len(_chatbot_text(block)) for block in blocks)
+    _check_chars(chars, settings)
+    grouped: list[tuple[Role, list[Any]]] = []
     if system_prompt.strip():
-        messages.append(Message("system", (TextPart(system_prompt),)))
+        grouped.append(("system", [system_prompt]))
+    asked = False  # whether the last message is a question in words
     for turn in turns:
-        parts = tuple(_chatbot_parts(turn["content"], settings))
-        before = messages[-1] if messages and messages[-1].role == turn["role"] else None
-        if before is None:
-            messages.append(Message(_ROLES[turn["role"]], parts))
-            continue
-        # Pictures and text sent together, or a question that was never answered and the next one.
-        if turn["role"] == "user" and before.text.strip():
-            parts = (TextPart("\n\n"), *parts)
-        messages[-1] = replace(before, parts=before.parts + parts)
+        role, content = _ROLES[turn["role"]], _blocks(turn["content"])
+        if not grouped or grouped[-1][0] != role:
+            grouped.append((role, list(content)))
+            asked = False
+        else:
+            # Pictures and text sent together, or a question never answered and the next one.
+            grouped[-1][1].extend(["\n\n", *content] if asked and role == "user" else content)
+        asked = asked or any(_chatbot_text(block).strip() for block in content)
+    _check_message_count(len(grouped), settings)
+    reader = open_picture or partial(open_image, settings=settings)
+    messages = [
+        Message(role, tuple(part for block in content for part in _chatbot_parts(block, reader)))
+        for role, content in grouped
+    ]
     check_conversation(messages, settings)
     return messages
 
@@ -293,11 +314,16 @@ def _blocks(content: Any) -> Sequence[Any]:
     return [content] if isinstance(content, (str, Mapping)) else content
 
 
-def _chatbot_parts(content: Any, settings: Settings) -> Iterable[Part]:
-    for block in _blocks(content):
-        if isinstance(block, str):
-            yield TextPart(block)
-        elif block.get("type") == "text":
-            yield TextPart(block["text"])
-        elif block.get("type") == "file":
-            yield ImagePart(load_image(Path(block["file"]["path"]), settings))
+def _is_file(block: Any) -> bool:
+    return not isinstance(block, str) and block.get("type") == "file"
+
+
+def _chatbot_text(block: Any) -> str:
+    return block if isinstance(block, str) else block.get("text") or ""
+
+
+def _chatbot_parts(block: Any, open_picture: PictureOpener) -> Iterable[Part]:
+    if _is_file(block):
+        yield ImagePart(open_picture(Path(block["file"]["path"])))
+    elif isinstance(block, str) or block.get("type") == "text":
+        yield TextPart(_chatbot_text(block))

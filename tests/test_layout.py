@@ -53,7 +53,7 @@ OWNERS: dict[str, set[str]] = {
     "gradio": {"ui", "app"},
     "gradio_client": {"ui", "app"},
     "fastapi": {"api"},
-    "starlette": {"api", "gate", "app"},
+    "starlette": {"api", "gate", "ui", "app"},
     "uvicorn": {"gate"},
     "httpx": {"fetch", "engine"},
     "safehttpx": {"fetch"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,7 +242,7 @@ def test_a_closed_tab_cancels_its_request() -> None:
         pass
     answer.close()
     wait_for(lambda: engine.cancelled == 1)
-    assert not chat.is_answering(request())
+    assert not chat.is_wanted(request())
 
 
 def test_leaving_the_page_cancels_what_waits_for_its_first_word() -> None:
@@ -603,18 +604,16 @@ def test_places_in_an_answer_are_drawn_and_not_sent_back(uploads: Path) -> None:
     ],
 )
 def test_html_from_the_model_is_shown_as_text_and_given_back_as_written(text: str) -> None:
-    outside = to_page(text)
-    assert from_page(outside) == text
-    for code in ("`<b>`", "```html\n<p>\n```", "```html\n<p>unfinished"):
-        outside = outside.replace(code, "")
-    assert not any(f"<{name}" in outside for name in ("script", "/script", "img", "p>", "b>"))
+    shown = to_page(text)
+    assert from_page(shown) == text
+    assert not re.search("<[a-zA-Z/!?]", shown)  # in code, too: no parser can take it for a tag
 
 
 def test_the_model_gets_its_own_html_back_unchanged() -> None:
     engine = ScriptedEngine(lambda _: "Use <br> & `<p>`.")
     chat = chat_with(engine)
     history = send(chat, [], "how?")
-    assert text_of(history[1]) == "Use &lt;br> & `<p>`."
+    assert text_of(history[1]) == to_page("Use <br> & `<p>`.")
     send(chat, history, "thanks")
     assert engine.calls[-1][0][1].text == "Use <br> & `<p>`."
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
@@ -16,22 +17,23 @@ from qwen_vl.ui import sidebar, video_layout
 from qwen_vl.ui.chat import Chat
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.examples import files_of_examples, load_examples
+from qwen_vl.ui.guard import MB, PageGuard
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.status import Watch
 from qwen_vl.ui.strings import I18N, label
+from qwen_vl.ui.uploads import Uploads, own_folder
 from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
 STYLE = Path(__file__).with_name("style.css")
+WRITTEN = Path(__file__).with_name("written.js")
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
-# Pictures come from this server alone: an answer cannot make the browser call another one.
+SESSIONS = 1000  # browser tabs whose state Gradio keeps; about 100 kB each
 HEAD = """
-<meta http-equiv="Content-Security-Policy" content="img-src 'self' data: blob:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 """
-
 # Gradio opens a sidebar everywhere or nowhere; on a narrow screen it would cover the chat.
 OPEN_SIDEBAR = """() => {
     const button = document.querySelector("#sidebar .toggle-button");
@@ -41,6 +43,7 @@ OPEN_SIDEBAR = """() => {
 
 def build(engine: Engine, settings: Settings) -> gr.Blocks:
     """The page for `engine`. Building it starts nothing and loads nothing."""
+    own_folder()  # Gradio's components ask for it as they are built
     runs = Runs()
     examples = load_examples()
     chat = Chat(engine, settings, runs, [item for item in examples if item.video is None])
@@ -64,19 +67,25 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         demo.load(video.show_examples, None, clips, **SOON)
         demo.unload(chat.leave)
         demo.load(None, js=OPEN_SIDEBAR)
+        demo.unload(video.leave)
     demo.queue(default_concurrency_limit=16)
     return demo
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:
     """Arguments for `demo.launch` that belong to the page: looks, words, limits."""
+    uploads = Uploads(own_folder(), int(settings.max_upload_mb * MB))
+    guard = Middleware(PageGuard, settings=settings, uploads=uploads)
     return {
+        "app_kwargs": {"middleware": [guard]},
         "theme": theme(),
         # As "css" every selector would get a prefix that breaks those for the outermost elements.
-        "head": f"{HEAD}<style>{STYLE.read_text(encoding='utf-8')}</style>",
+        "head": f"{HEAD}<style>{STYLE.read_text(encoding='utf-8')}</style>"
+        f"<script>{WRITTEN.read_text(encoding='utf-8')}</script>",
         "i18n": I18N,
-        "max_file_size": int(max(settings.max_video_mb, settings.max_image_mb) * 1024 * 1024),
+        "max_file_size": int(max(settings.max_video_mb, settings.max_image_mb) * MB),
         "max_threads": 128,  # every streaming answer holds one while it waits
+        "state_session_capacity": SESSIONS,
         "allowed_paths": files_of_examples(load_examples()),
         "enable_monitoring": False,
         "run_history": False,

@@ -15,7 +15,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import EngineFailed, ModelUnavailable, StillLoading, UserError
 from qwen_vl.schema import Chunk, FinishReason, Message, SamplingParams, Usage
 from qwen_vl.ui.history import Turn, answer_turn, page_turn, text_block
-from qwen_vl.ui.markup import to_page
+from qwen_vl.ui.markup import plain, to_page
 from qwen_vl.ui.runs import Pump, Run
 from qwen_vl.ui.strings import say
 
@@ -182,7 +182,7 @@ def turns_of(now: Progress, model_id: str, lang: str) -> list[Turn]:
 
 def stats_line(now: Progress, model_id: str, lang: str) -> str:
     """Model, time to first token, tokens per second, prompt and new tokens, why it ended early."""
-    parts = [model_id]
+    parts = [plain(model_id)]
     usage = now.usage
     if usage is not None:
         parts.append(say("stat_ttft", lang, seconds=f"{usage.ttft_s:.2f}"))
@@ -201,4 +201,4 @@ def stats_line(now: Progress, model_id: str, lang: str) -> str:
 def error_turn(error: UserError, lang: str) -> Turn:
     """A note that says what happened and what to do."""
     hint = say("retry_hint", lang) if isinstance(error, (EngineFailed, StillLoading)) else ""
-    return page_turn(say("error", lang), [text_block(to_page(f"{error} {hint}".rstrip()))])
+    return page_turn(say("error", lang), [text_block(plain(f"{error} {hint}".rstrip()))])

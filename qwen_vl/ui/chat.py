@@ -24,6 +24,7 @@ from qwen_vl.ui.conversation import (
     SOON,
     Conversation,
     index_of,
+    session_of,
 )
 from qwen_vl.ui.drawings import drawn_turn
 from qwen_vl.ui.examples import Example, spoken_in
@@ -36,6 +37,7 @@ from qwen_vl.ui.history import (
     with_edit,
     with_text,
 )
+from qwen_vl.ui.markup import toast
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import Sidebar, preset_values
 from qwen_vl.ui.strings import label, language_of, say
@@ -62,6 +64,16 @@ def add_picture(box: Box | None, path: str | None) -> Any:
     return box_value(box.get("text") or "", [*(box.get("files") or []), path]), None
 
 
+def add_shot(box: dict[str, Any] | None, shot: dict[str, Any] | None) -> Any:
+    """`add_picture` with the values as the browser sends them.
+
+    Gradio would otherwise decode the picture here, in this process, before anything is checked.
+    """
+    files = [file["path"] for file in (box or {}).get("files") or []]
+    text = (box or {}).get("text") or ""
+    return add_picture(box_value(text, files), shot["path"] if shot else None)
+
+
 class Chat(Conversation):
     """The handlers of the Chat tab."""
 
@@ -78,26 +90,31 @@ class Chat(Conversation):
         """Takes the question out of the box into the history, or says why not and leaves both."""
         lang = language_of(request)
         text, files = (box or {}).get("text") or "", (box or {}).get("files") or []
-        if self.is_answering(request):
+        if (run := self.announced(request)) is not None:
             gr.Info(say("busy_here", lang))
-            return gr.skip(), gr.skip()
+            # Sending empties the box a moment later: what was asked since goes back into it, unless
+            # it is the same question, as when Enter is pressed twice.
+            emptied = not run.running and run.question != (text, files)
+            return box_value(text, files) if emptied else gr.skip(), gr.skip()
         if not text.strip() and not files:
             gr.Info(say("nothing_to_send", lang))
             return gr.skip(), gr.skip()
         asked = [*history, *user_turns(text, files)]
-        if not self._accepted(asked, bool(files), system_prompt, lang):
+        if not self._accepted(asked, bool(files), system_prompt, request):
             return gr.skip(), gr.skip()
-        self.begin(request)
+        self.begin(request, (text, files))
         return box_state(True, box_value()), asked
 
-    def _accepted(self, asked: list[Turn], new_files: bool, system_prompt: str, lang: str) -> bool:
+    def _accepted(
+        self, asked: list[Turn], new_files: bool, system_prompt: str, request: gr.Request
+    ) -> bool:
         if new_files and self.engine.status().is_text_only:
-            gr.Warning(say("text_only", lang))
+            gr.Warning(say("text_only", language_of(request)))
             return False
         try:
-            self.messages(asked, system_prompt)
+            self.messages(asked, system_prompt, session_of(request))
         except UserError as error:
-            gr.Warning(str(error))
+            gr.Warning(toast(str(error)))
             return False
         return True
 
@@ -111,7 +128,7 @@ class Chat(Conversation):
 
     def undo(self, history: list[Turn], event: gr.UndoData, request: gr.Request) -> Any:
         """Takes a question back into the box and drops its answer."""
-        self.clear(request)
+        self.drop(request)
         before, text, files = take_back(history, index_of(event))
         return box_state(False, box_value(text, files)), before
 
@@ -252,7 +269,7 @@ class Chat(Conversation):
         box.stop(self.stop, None, None, **AT_ONCE)
         chatbot.undo(self.undo, chatbot, both, **SOON)
         gr.on([chatbot.clear, new_chat.click], self.reset_clear, None, both, **SOON)
-        camera.change(add_picture, [box, camera], [box, camera], **SOON)
+        camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)
         side.reset.click(self.recommended, chatbot, side.preset_outputs, **SOON)
         return chatbot, box, webcam
 

@@ -6,19 +6,21 @@ layout; the chat and video tabs add what is theirs.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
+from qwen_vl.media import open_image
 from qwen_vl.messages import from_chatbot
-from qwen_vl.schema import ImagePart, Message, SamplingParams
+from qwen_vl.schema import ImagePart, Message, SamplingParams, Undecoded
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.history import (
     Turn,
@@ -30,8 +32,9 @@ from qwen_vl.ui.history import (
     text_block,
     text_of,
 )
-from qwen_vl.ui.markup import from_page
-from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.markup import from_page, toast
+from qwen_vl.ui.runs import Run, Runs
+from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.sidebar import params_of
 from qwen_vl.ui.strings import language_of
 
@@ -43,7 +46,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Quick handlers go through the queue as well: without it Gradio drops gr.Info and gr.Warning.
 SOON: dict[str, Any] = {"concurrency_limit": None, **QUIET}
 AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}  # Stop, which must not wait behind anything
-DECODERS = threading.BoundedSemaphore(2)  # conversations whose pictures are decoded at a time
+PICTURES_BYTES = 256 * 1024**2  # decoded pictures that are kept for the next turns, of all tabs
+PICTURES_KEPT_S = 3600.0
 ANSWERS_AT_ONCE = 64  # on the page; how many really run is the engine's to bound
 LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -56,7 +60,10 @@ Question = tuple[str, list[str]]  # text and file paths
 # value once more when it has ended, which would bring back what was just cleared; where there was
 # no value at all it sends None, which clears everything.
 UNCHANGED = (gr.skip(), None)
-MakeMessages = Callable[[Sequence[Turn]], list[Message]]
+
+
+class MakeMessages(Protocol):
+    def __call__(self, history: Sequence[Turn], *, session: str) -> list[Message]: ...
 
 
 def session_of(request: gr.Request) -> str:
@@ -76,13 +83,15 @@ class Conversation:
         self.settings = settings
         self.runs = runs
         self.place = place
+        self.pictures: Shelf[Undecoded] = Shelf(PICTURES_BYTES, PICTURES_KEPT_S)
 
-    def begin(self, request: gr.Request) -> None:
+    def begin(self, request: gr.Request, question: object = None) -> None:
         """Announces an answer, so that Stop works even while it is queued."""
-        self.runs.begin(session_of(request), self.place)
+        self.runs.begin(session_of(request), self.place, question)
 
-    def is_answering(self, request: gr.Request) -> bool:
-        return self.runs.is_running(session_of(request), self.place)
+    def announced(self, request: gr.Request) -> Run | None:
+        """The answer that is being written or about to be: until it ends nothing else is taken."""
+        return self.runs.wanted(session_of(request), self.place)
 
     def is_wanted(self, request: gr.Request) -> bool:
         """Whether an answer is being written or about to be: then Stop has to be there."""
@@ -95,18 +104,38 @@ class Conversation:
     def leave(self, request: gr.Request) -> None:
         """The tab was closed."""
         self.runs.forget(session_of(request))
+        self.pictures.forget(session_of(request))
 
     def clear(self, request: gr.Request) -> list[Turn]:
         """New chat: ends a running answer, which shows nothing more, and empties the history."""
-        self.runs.drop(session_of(request), self.place)
+        self.drop(request)
+        self.pictures.forget(session_of(request))
         return []
 
-    def messages(self, history: Sequence[Turn], system_prompt: str) -> list[Message]:
-        """The conversation as the engine takes it. Raises UserError when a limit is broken."""
+    def drop(self, request: gr.Request) -> None:
+        """Ends this tab's answer, which shows nothing more."""
+        self.runs.drop(session_of(request), self.place)
+
+    def messages(
+        self, history: Sequence[Turn], system_prompt: str, session: str = ""
+    ) -> list[Message]:
+        """The conversation as the engine takes it, nothing of it decoded.
+
+        Raises UserError when a limit is broken.
+        """
         check_files(history, Path(get_upload_folder()))
         turns = [_as_written(turn) for turn in history]
-        with DECODERS:
-            return from_chatbot(turns, system_prompt, self.settings)
+        opened = partial(self._opened, session)
+        return from_chatbot(turns, system_prompt, self.settings, opened)
+
+    def _opened(self, session: str, path: Path) -> Undecoded:
+        """The picture in a file, the same object for all turns: so it is decoded once."""
+        kept = self.pictures.get(session, path)
+        if kept is None:
+            kept = open_image(path, self.settings)
+            width, height = kept.size
+            self.pictures.put(session, path, kept, width * height * 3 + path.stat().st_size)
+        return kept
 
     def stream(
         self,
@@ -130,11 +159,13 @@ class Conversation:
             params = params_of(values, self.settings)
             for now in wait_until_ready(self.engine, run, lang):
                 yield [*history, *turns_of(now, "", lang)], None
-            messages = make_messages(history)
-            last = next((part for m in reversed(messages) for part in reversed(m.images)), None)
+            messages = make_messages(history, session=session)
+            pictures = [part for message in messages for part in message.images]
+            run.uses([part.source for part in pictures if not isinstance(part.source, Image.Image)])
+            last = pictures[-1] if pictures else None
             model_id = self.engine.status().model_id
             told = progress(self.engine, messages, params, f"page {session}", run, lang)
-            del messages  # the other pictures are not needed while the answer is written
+            del messages, pictures  # the others are not needed while the answer is written
             for now in told:
                 if run.discarded:
                     yield UNCHANGED
@@ -151,7 +182,7 @@ class Conversation:
                 return
             if error.status in ASKERS_FAULT:
                 # Not in the chat: Gradio's Retry and Undo under it would be the last answer's.
-                gr.Warning(str(error), duration=REFUSAL_SHOWN_S)
+                gr.Warning(toast(str(error)), duration=REFUSAL_SHOWN_S)
                 before, text, files = take_back(history)
                 yield before, (text, files)
             else:

@@ -5,7 +5,9 @@ Knows pictures, times and messages; knows nothing of clips on disk, pages or mod
 
 from __future__ import annotations
 
+import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -25,16 +27,40 @@ class Frame:
 
     time_s: float
     jpeg: bytes
+    size: tuple[int, int]  # width and height in pixels
 
     @property
     def image(self) -> Image.Image:
         return Image.open(BytesIO(self.jpeg)).convert("RGB")
 
 
+class FramePicture:
+    """A frame for one request (a `schema.Undecoded`): decoded when, and if, the engine needs it."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self.size = frame.size
+        self._lock = threading.Lock()
+        self._image: Image.Image | None = None
+
+    @property
+    def key(self) -> str:
+        return hashlib.blake2b(self._frame.jpeg, digest_size=16).hexdigest()
+
+    def decode(self) -> Image.Image:
+        with self._lock:
+            if self._image is None:
+                self._image = self._frame.image
+            return self._image
+
+    def abandon(self) -> None:
+        """Nothing to end: the server made this file itself, and it is small."""
+
+
 def compress(time_s: float, image: Image.Image) -> Frame:
     data = BytesIO()
     image.save(data, "JPEG", quality=95, subsampling=0)
-    return Frame(time_s, data.getvalue())
+    return Frame(time_s, data.getvalue(), image.size)
 
 
 def seconds(time_s: float) -> str:
@@ -66,7 +92,8 @@ def _grey(like: Image.Image) -> Image.Image:
 def with_frames(messages: Sequence[Message], frames: Sequence[Frame]) -> list[Message]:
     """The frames go before the first question, in order of time."""
     parts = tuple(
-        ImagePart(frame.image, frame.time_s) for frame in sorted(frames, key=lambda f: f.time_s)
+        ImagePart(FramePicture(frame), frame.time_s)
+        for frame in sorted(frames, key=lambda f: f.time_s)
     )
     first = next(i for i, message in enumerate(messages) if message.role == "user")
     question = replace(messages[first], parts=parts + messages[first].parts)

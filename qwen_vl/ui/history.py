@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_vl.errors import BadRequest
-from qwen_vl.ui.markup import from_page, to_page
+from qwen_vl.ui.markup import as_typed, from_page
 
 Turn = dict[str, Any]
 
@@ -32,13 +32,13 @@ def file_block(path: str) -> dict[str, Any]:
 def user_turns(text: str, files: Sequence[str]) -> list[Turn]:
     """What the user sends at once: a turn of pictures, then one of text; either may be missing.
 
-    What looks like HTML in the text is shown, not rendered; `take_back` gives it as it was.
+    The text is shown as it was typed; `take_back` gives it back so.
     """
     turns: list[Turn] = []
     if files:
         turns.append({"role": "user", "content": [file_block(path) for path in files]})
     if text.strip():
-        turns.append({"role": "user", "content": [text_block(to_page(text))]})
+        turns.append({"role": "user", "content": [text_block(as_typed(text))]})
     return turns
 
 

@@ -1,47 +1,46 @@
-"""Model text <-> Markdown that shows HTML as text instead of rendering it.
+"""Text of models, users and servers -> what the page may render, and back.
 
-Outside of code, a `<` that would begin a tag becomes an entity for the page; `from_page` gives the
-model its own words back. Knows nothing of Gradio; its sanitizer stays on behind this.
+The page renders Markdown in the browser, with a parser of its own, so what is code and what is not
+is never decided here: an invisible letter stands where text could turn into something else, in
+code, too. Behind `<` it makes a tag impossible in every parser: by the HTML standard one begins
+with `<` and a letter, `/`, `!` or `?` right behind it. The page's script takes the letter out of
+what is copied. Knows nothing of Gradio; its sanitizer stays on behind this.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from html import escape
 
-# Fenced code (the closing fence may not have come yet), then inline code of any number of ticks,
-# which ends with its paragraph.
-_CODE = re.compile(
-    r"(^[ ]{0,3}(?P<fence>`{3,}|~{3,}).*?(?:^[ ]{0,3}(?P=fence)|\Z)"
-    r"|(?<![\\`])(?P<tick>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=tick)(?!`))",
-    re.DOTALL | re.MULTILINE,
-)
-_TAG = re.compile(r"<(?=[a-zA-Z/!?])|&(?=(?:amp;)*lt;)")
-_ENTITY = re.compile(r"&lt;(?=[a-zA-Z/!?])|&amp;(?=(?:amp;)*lt;)")
+INVISIBLE = "\ufeff"  # takes no room; Markdown's rules for * and _ count it as a space
+# Tags; code and formulas keep the harmless "<" (a < b, <=). Links and pictures, and definitions of
+# either, that lead anywhere but to a web address, a mail address or a place in the text.
+_TAG = re.compile(r"(?<=<)(?![ \n\d<=|-])|(?<=\])(?=[(:](?! ?(?:https?://|mailto:|#)))")
+# What would format or quote; not code, which is shown as code.
+_FORMAT = re.compile(r"(?<=[<*_\\&$\]])|(?=~)|^(?=[\d\s#>+\-=|*_])", re.MULTILINE)
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>&!~$|#]")
 
 
 def to_page(text: str) -> str:
-    """HTML outside of code becomes visible text."""
-    return _outside_code(text, lambda part: _TAG.sub(_escape, part))
+    """A model's Markdown; its tags and odd links are shown, not rendered."""
+    return _TAG.sub(INVISIBLE, from_page(text))
+
+
+def as_typed(text: str) -> str:
+    """What a user typed, to be shown as it is, except that code looks like code."""
+    return _FORMAT.sub(INVISIBLE, from_page(text))
 
 
 def from_page(text: str) -> str:
-    """The inverse of `to_page`."""
-    return _outside_code(text, lambda part: _ENTITY.sub(_unescape, part))
+    """What was written, out of either; the invisible letter itself is never part of that."""
+    return text.replace(INVISIBLE, "")
 
 
-def _escape(found: re.Match[str]) -> str:
-    return "&lt;" if found[0] == "<" else "&amp;"
+def plain(text: str) -> str:
+    """Text that is shown as it is where nobody reads it back, such as a model's id."""
+    return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
-def _unescape(found: re.Match[str]) -> str:
-    return "<" if found[0] == "&lt;" else "&"
-
-
-def _outside_code(text: str, change: Callable[[str], str]) -> str:
-    parts: list[str] = []
-    end = 0
-    for code in _CODE.finditer(text):
-        parts += [change(text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*parts, change(text[end:])])
+def toast(text: str) -> str:
+    """Text that is shown as it is where Gradio renders HTML."""
+    return escape(text, quote=False)

@@ -13,22 +13,25 @@ from collections.abc import Sequence
 
 from qwen_vl.engine import AnswerStream, Engine, to_the_end
 from qwen_vl.errors import UserError
-from qwen_vl.schema import Chunk, Message, SamplingParams
+from qwen_vl.schema import Chunk, Message, SamplingParams, Undecoded
 
 log = logging.getLogger(__name__)
 
 QUIET_WITHIN_S = 3.0  # how long a dropped run may take until it shows nothing more
+MOST_RUNS = 4096  # announced ones included, whose answer a forged browser never asks for
 
 
 class Run:
     """One answer in one browser tab. `stop` may be called from any thread, more than once."""
 
-    def __init__(self) -> None:
+    def __init__(self, question: object = None) -> None:
+        self.question = question  # what was announced; None where nobody will ask
         self.running = False
         self._stopped = threading.Event()
         self._done = threading.Event()
         self.discarded = False  # the page has moved on: show nothing more
         self._pump: Pump | None = None
+        self._pictures: Sequence[Undecoded] = ()
 
     @property
     def stopped(self) -> bool:
@@ -37,16 +40,23 @@ class Run:
     def stop(self, *, discard: bool = False) -> None:
         self.discarded = self.discarded or discard
         self._stopped.set()
+        for picture in self._pictures:
+            picture.abandon()
         if self._pump is not None:
             self._pump.close()
+
+    def uses(self, pictures: Sequence[Undecoded]) -> None:
+        """The pictures whose decoding ends with the run."""
+        self._pictures = pictures
 
     def attach(self, pump: Pump) -> None:
         self._pump = pump
         if self.stopped:
-            pump.close()
+            self.stop()
 
     def finish(self) -> None:
         self.stop()
+        self._pictures = ()
         self.running = False
         self._done.set()
 
@@ -62,12 +72,16 @@ class Runs:
         self._lock = threading.Lock()
         self._runs: dict[tuple[str, str], Run] = {}
 
-    def begin(self, session: str, place: str) -> Run:
+    def begin(self, session: str, place: str, question: object = None) -> Run:
         """A new run for this tab. It can be stopped from now on, even while it is still queued."""
         self.drop(session, place)
-        run = Run()
+        run = Run(question)
         with self._lock:
             self._runs[session, place] = run
+            # The oldest that was only announced; so many answers are never running at once.
+            waiting = (key for key, one in self._runs.items() if not one.running)
+            if len(self._runs) > MOST_RUNS and (oldest := next(waiting, None)):
+                del self._runs[oldest]
         return run
 
     def take(self, session: str, place: str) -> Run | None:
@@ -86,8 +100,13 @@ class Runs:
 
     def is_wanted(self, session: str, place: str) -> bool:
         """Whether an answer is running or announced."""
+        return self.wanted(session, place) is not None
+
+    def wanted(self, session: str, place: str) -> Run | None:
+        """The run that is running or announced and not stopped before it began."""
         with self._lock:
-            return (session, place) in self._runs
+            run = self._runs.get((session, place))
+        return run if run is not None and (run.running or not run.stopped) else None
 
     def stop(self, session: str, place: str) -> None:
         with self._lock:

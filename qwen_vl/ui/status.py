@@ -47,6 +47,9 @@ def banner_html(status: EngineStatus, lang: str) -> str:
             f'<div class="note loading">{escape(status.detail) or "…"}'
             f'<div class="{kind}"><i style="width:{width}%"></i></div></div>'
         )
+    if status.state == "degraded" and status.detail:
+        text = say("degraded", lang, detail=status.detail)
+        lines.append(f'<div class="note failed">{escape(text)}</div>')
     if status.state == "failed":
         text = say("load_failed", lang, detail=status.detail)
         lines.append(f'<div class="note failed">{escape(text)}</div>')

@@ -21,6 +21,7 @@ EN = {
     "state_degraded": "degraded",
     "state_failed": "failed",
     "load_failed": "The model could not be loaded: {detail}",
+    "degraded": "Still answering, but: {detail}",
     "text_only": "This model reads text only: pictures and clips are switched off.",
     # sidebar
     "system_prompt": "System prompt",
@@ -101,6 +102,7 @@ ZH = {
     "state_degraded": "不稳定",
     "state_failed": "失败",
     "load_failed": "模型无法加载：{detail}",
+    "degraded": "仍可回答，但：{detail}",
     "text_only": "此模型只能读取文字：图片和视频已停用。",
     "system_prompt": "系统提示词",
     "system_hint": "希望模型如何表现（可不填）",

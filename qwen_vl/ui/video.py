@@ -1,7 +1,8 @@
 """The Video tab: a clip, its keyframes with true times, and questions about them.
 
 The handlers; `video_layout` shows and wires them. Frames live in the session's state, compressed
-and at most `max_frames` of them. How frames are found is `qwen_vl.video`'s business.
+and at most `max_frames` of them, within a bound for all sessions. How frames are found is
+`qwen_vl.video`'s business.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ from qwen_vl.ui.history import (
     up_to_question,
     user_turns,
 )
+from qwen_vl.ui.markup import plain, toast
 from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.strings import language_of, say
 from qwen_vl.video import Method, extract_keyframes
 
 FRAME_SIDE_PX = 768  # frames are kept no larger: 32 of them take about 4 MB compressed
-
+FRAMES_BYTES = 128 * 1024**2  # of all tabs, compressed
+FRAMES_KEPT_S = 24 * 3600.0
 
 _UNCHANGED = (gr.skip(),) * 4
 
@@ -53,6 +57,8 @@ class VideoChat(Conversation):
     ) -> None:
         super().__init__(engine, settings, runs, "video")
         self.examples = list(examples)
+        # Gradio keeps the list itself as the session's state; dropped here, it is emptied there.
+        self.frames: Shelf[list[Frame]] = Shelf(FRAMES_BYTES, FRAMES_KEPT_S, list.clear)
 
     def extract(
         self,
@@ -90,16 +96,22 @@ class VideoChat(Conversation):
                 should_stop=lambda: run.stopped,
             )
         except UserError as error:
-            gr.Warning(str(error))
-            return _no_frames(f"⚠️ {error}")
+            gr.Warning(toast(str(error)))
+            return _no_frames(f"⚠️ {plain(str(error))}")
         finally:
             stopped = run.stopped
             self.runs.end(session, "extract", run)
         if stopped:
             return _UNCHANGED
         frames = [compress(frame.time_s, frame.image) for frame in found]
+        size_bytes = sum(len(frame.jpeg) for frame in frames)
+        self.frames.put(session, "frames", frames, size_bytes)
         note = say("frames_found", lang, n=len(frames), last=seconds(frames[-1].time_s))
         return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
+
+    def leave(self, request: gr.Request) -> None:
+        super().leave(request)
+        self.frames.forget(session_of(request))
 
     def show_kept(self, frames: list[Frame], kept: list[int], request: gr.Request) -> Any:
         """Frames were left out or taken in again."""
@@ -135,10 +147,10 @@ class VideoChat(Conversation):
 
     def _refused(self, problem: str, request: gr.Request) -> tuple[Any, ...]:
         gr.Info(problem)
-        return (gr.skip(), gr.skip(), *buttons_while(self.is_answering(request)))
+        return (gr.skip(), gr.skip(), *buttons_while(self.is_wanted(request)))
 
     def _problem(self, frames: list[Frame], kept: list[int], lang: str, request: gr.Request) -> str:
-        if self.is_answering(request):
+        if self.is_wanted(request):
             return say("busy_here", lang)
         if self.engine.status().is_text_only:
             return say("text_only", lang)
@@ -167,7 +179,7 @@ class VideoChat(Conversation):
         return (gr.skip(), up_to_question(history, index_of(event)), *buttons_while(True))
 
     def undo(self, history: list[Turn], event: gr.UndoData, request: gr.Request) -> tuple[Any, ...]:
-        self.clear(request)
+        self.drop(request)
         before, text, _ = take_back(history, index_of(event))
         return (text, before, *buttons_while(False))
 
@@ -177,9 +189,11 @@ class VideoChat(Conversation):
         system_prompt: str,
         frames: Sequence[Frame],
         kept: Sequence[int],
+        session: str = "",
     ) -> list[Message]:
+        self.frames.get(session, "frames")  # in use
         chosen = [frame for index, frame in enumerate(frames) if index in kept]
-        messages = with_frames(self.messages(history, system_prompt), chosen)
+        messages = with_frames(self.messages(history, system_prompt, session), chosen)
         check_conversation(messages, self.settings)
         return messages
 
@@ -219,6 +233,7 @@ class VideoChat(Conversation):
     def new_clip(self, request: gr.Request) -> tuple[Any, ...]:
         """Another clip, or none: nothing of the old one stays, read or being read."""
         self.runs.drop(session_of(request), "extract")
+        self.frames.forget(session_of(request))
         return (*self.clear_all(request), *_no_frames())
 
     def show_examples(self, request: gr.Request) -> Any:

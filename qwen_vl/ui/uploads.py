@@ -1,0 +1,128 @@
+"""The folder of what browsers upload and the page draws: one a process, bounded, gone with it.
+
+Gradio writes there. This module gives it a folder of its own, removes what broken uploads leave,
+keeps the sum within a limit and removes what processes that were killed have left behind. Knows
+files; knows nothing of HTTP or handlers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from gradio.utils import get_upload_folder
+
+from qwen_vl.config import keep_uploads_in
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders go at the end of their process alone
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = "qwen-vl-"
+LOCK = ".lock"
+KEPT_AT_LEAST_S = 600.0  # younger files are not removed to make room: somebody is using them
+STARTING_S = 60.0  # a folder this young may not be locked yet
+FILE_BYTES = 64 * 1024  # what a small file counts at least, so that there are not too many
+WRITE_S = 1.0  # how far a file's time of writing may lie before the clock's
+
+
+def own_folder() -> Path:
+    """This process's folder, made the first time it is asked for, which Gradio uses from then on.
+
+    It stands where Gradio would keep uploads, and goes when the process ends; folders of processes
+    that are gone go now.
+    """
+    base = Path(get_upload_folder())
+    if base in _OWN:
+        return base
+    base.mkdir(parents=True, exist_ok=True)
+    for left in base.glob(f"{PREFIX}*"):
+        settled = left.is_dir() and left.stat().st_mtime < time.time() - STARTING_S
+        if settled and (lock := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            lock.close()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
+    _OWN[folder] = _locked(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    keep_uploads_in(folder)
+    return folder
+
+
+_OWN: dict[Path, IO[str] | None] = {}  # folder -> its lock, held as long as the process runs
+
+
+def _locked(folder: Path) -> IO[str] | None:
+    """The folder's lock file, locked; None where another process holds it."""
+    if fcntl is None:
+        return None
+    try:
+        lock = open(folder / LOCK, "w")  # noqa: SIM115 - it stays open
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, another user's, or removed a moment ago
+        return None
+    return lock
+
+
+class Uploads:
+    """The uploads of all browsers, in `folder`, at most `most_bytes` in sum."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self.folder = folder
+        self.most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._under_way: dict[object, tuple[float, int]] = {}  # began at, bytes announced
+
+    def begin(self, size_bytes: int) -> object | None:
+        """A ticket for an upload of that size; None where there is no room, even without old files.
+
+        Removes the oldest files to make room, but none that is younger than KEPT_AT_LEAST_S.
+        """
+        with self._lock:
+            self._sweep()
+            announced = sum(size for _, size in self._under_way.values())
+            files = sorted(self._files())
+            too_many = sum(size for _, size, _ in files) + announced + size_bytes - self.most_bytes
+            for written, size, path in files:
+                if too_many <= 0 or written > time.time() - KEPT_AT_LEAST_S:
+                    break
+                path.unlink(missing_ok=True)
+                too_many -= size
+            if too_many > 0:
+                return None
+            ticket = object()
+            self._under_way[ticket] = time.time(), size_bytes
+            return ticket
+
+    def end(self, ticket: object) -> None:
+        """The upload has ended, one way or the other: what it left unfinished goes."""
+        with self._lock:
+            self._under_way.pop(ticket, None)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Gradio writes to files in the folder itself, and moves what is whole to a subfolder."""
+        began = min((at for at, _ in self._under_way.values()), default=time.time() + 2 * WRITE_S)
+        for item in os.scandir(self.folder):
+            unfinished = item.is_file(follow_symlinks=False) and item.name != LOCK
+            if unfinished and item.stat().st_mtime < began - WRITE_S:
+                Path(item.path).unlink(missing_ok=True)
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(time of writing, bytes as counted, path) of every file that is whole."""
+        found = []
+        for parent, _, names in os.walk(self.folder):
+            for name in names if Path(parent) != self.folder else ():
+                path = Path(parent, name)
+                try:
+                    known = path.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                found.append((known.st_mtime, max(known.st_size, FILE_BYTES), path))
+        return found

@@ -1,0 +1,35 @@
+// An invisible letter keeps text from turning into markup (see markup.py). It goes once the browser
+// has made its mind up: out of a user's own words as they are shown, and out of all that is copied.
+const written = (text) => text.replaceAll("\ufeff", "");
+
+const clean = (root) => {
+	const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+	while (texts.nextNode()) {
+		const text = texts.currentNode;
+		const parent = text.parentElement;
+		// Code stays as it is: other scripts, which colour it or draw it, read it later.
+		if (text.data.includes("\ufeff") && parent?.closest(".user") && !parent.closest("pre, code"))
+			text.data = written(text.data);
+	}
+};
+
+new MutationObserver((changes) => {
+	for (const change of changes) change.addedNodes.forEach(clean);
+}).observe(document.documentElement, { childList: true, subtree: true });
+
+if (navigator.clipboard) {
+	const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+	navigator.clipboard.writeText = (text) => write(written(text));
+}
+
+document.addEventListener("copy", (event) => {
+	const box = document.activeElement;
+	const inBox = box && typeof box.selectionStart === "number";
+	const text = inBox
+		? box.value.slice(box.selectionStart, box.selectionEnd)
+		: String(document.getSelection());
+	if (text.includes("\ufeff")) {
+		event.clipboardData.setData("text/plain", written(text));
+		event.preventDefault();
+	}
+});
