@@ -9,11 +9,14 @@ import socket
 import threading
 from collections.abc import Sequence
 
-from qwen_vl import api, ui
-from qwen_vl.config import Settings, api_is_open, is_public, load_settings
-from qwen_vl.engine import Engine, open_engine
-from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.tasks import Jobs
+from qwen_vl import installed
+
+with installed.or_told():
+    from qwen_vl import api, ui
+    from qwen_vl.config import Settings, api_is_open, is_public, load_settings
+    from qwen_vl.engine import Engine, open_engine
+    from qwen_vl.metrics import Measured, Metrics
+    from qwen_vl.tasks import Jobs
 
 log = logging.getLogger("app")
 

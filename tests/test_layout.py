@@ -36,6 +36,7 @@ BELOW["tasks"] = {"engine", "schema", "errors", "config"}
 BELOW["ui"] = set(BELOW) - {"tasks", "fetch", "metrics", "openai_format"}
 BELOW["bench"] = set(BELOW) - {"tasks", "fetch", "metrics", "ui"}
 BELOW["api"] = set(BELOW) - {"ui", "bench"}
+BELOW["installed"] = set()
 BELOW["app"] = set(BELOW)
 for _module in BELOW:
     BELOW[_module] = BELOW[_module] | {""}  # the package itself: its version
