@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# What the tests need from the system, by Debian's names: a browser and what its driver links to,
-# curl for the README's calls, a font with Chinese letters.
-TEST_PACKAGES := chromium curl libatomic1 fonts-droid-fallback
+# What the tests need from the system, by Debian's names: a browser, what its driver links to, and
+# curl for the README's calls.
+TEST_PACKAGES := chromium curl libatomic1
 
 .PHONY: run test test-beyond lint tools
 
