@@ -142,12 +142,6 @@ def test_nothing_rises_in_a_circle() -> None:
         left = {module: below for module, below in left.items() if module not in free}
 
 
-def test_the_page_and_the_api_never_meet() -> None:
-    assert "ui" not in BELOW["api"]
-    assert "api" not in BELOW["ui"]
-    assert all("app" not in below for below in BELOW.values())
-
-
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.api_engine import StepEngine
+from support.scripted_engine import ScriptedEngine
 from support.until import PATIENCE_S, until
 from test_api import serving
 
@@ -64,7 +64,7 @@ def text_of(engine: Engine, messages: list[Message] = HELLO) -> str:
 
 
 def test_an_answer_passes_through_with_its_usage_and_end() -> None:
-    upstream = StepEngine("Good ", "morning", finish_reason="repetition")
+    upstream = ScriptedEngine("Good ", "morning", finish_reason="repetition")
     with serving(upstream) as client, asking(str(client.base_url)) as engine:
         assert engine.status().state == "ready"
         assert engine.model_id == upstream.model_id
@@ -82,7 +82,7 @@ def test_an_answer_passes_through_with_its_usage_and_end() -> None:
 
 
 def test_pictures_and_frames_with_their_times_reach_the_model() -> None:
-    upstream = StepEngine("a")
+    upstream = ScriptedEngine("a")
     red, large = Image.new("RGB", (64, 32), "red"), Image.new("RGB", (1600, 1600), "blue")
     message = Message("user", (ImagePart(red, 2.0), TextPart("And this?"), ImagePart(large)))
     with serving(upstream, Settings()) as client, asking(str(client.base_url)) as engine:
@@ -99,7 +99,7 @@ def test_pictures_and_frames_with_their_times_reach_the_model() -> None:
 @pytest.mark.parametrize("steps", [("Half",), ()], ids=["midway", "before its first token"])
 def test_closing_an_answer_closes_it_upstream(steps: tuple[str, ...]) -> None:
     gate = threading.Event()
-    upstream = StepEngine(*steps, gate)
+    upstream = ScriptedEngine(*steps, gate)
     with serving(upstream) as client, asking(str(client.base_url)) as engine:
         answer = engine.stream(HELLO, PARAMS)
         if steps:
@@ -114,7 +114,7 @@ def test_closing_an_answer_closes_it_upstream(steps: tuple[str, ...]) -> None:
 
 def test_time_is_over_here_too() -> None:
     gate = threading.Event()
-    with serving(StepEngine("Half", gate)) as client:
+    with serving(ScriptedEngine("Half", gate)) as client:
         with asking(str(client.base_url), max_seconds=3) as engine:
             chunks = list(engine.stream(HELLO, PARAMS))
         gate.set()
@@ -132,14 +132,14 @@ def test_time_is_over_here_too() -> None:
     ],
 )
 def test_refusals_reach_the_user_in_words(refusal: UserError, told: type[UserError]) -> None:
-    with serving(StepEngine(refusal=refusal)) as client, asking(str(client.base_url)) as engine:
+    with serving(ScriptedEngine(refusal=refusal)) as client, asking(str(client.base_url)) as engine:
         with pytest.raises(told):
             text_of(engine)
         assert engine.status().state == "ready"  # one question failed, the server is fine
 
 
 def test_an_answer_that_breaks_off_is_not_begun_again() -> None:
-    upstream = StepEngine("Half", EngineFailed("It broke."))
+    upstream = ScriptedEngine("Half", EngineFailed("It broke."))
     with serving(upstream) as client, asking(str(client.base_url)) as engine:
         answer = engine.stream(HELLO, PARAMS)
         assert next(answer).text == "Half"
@@ -150,7 +150,7 @@ def test_an_answer_that_breaks_off_is_not_begun_again() -> None:
 
 def test_a_wrong_key_is_said() -> None:
     settings = Settings(api_key=("right",))
-    with serving(StepEngine("a"), settings) as client:
+    with serving(ScriptedEngine("a"), settings) as client:
         with asking(str(client.base_url), remote_key="wrong") as engine:
             assert engine.status().state == "failed"
             assert "key" in engine.status().detail
@@ -163,7 +163,7 @@ def test_a_wrong_key_is_said() -> None:
 
 def test_the_least_busy_server_is_asked() -> None:
     gate = threading.Event()
-    one, two = StepEngine("a", gate), StepEngine("a", gate)
+    one, two = ScriptedEngine("a", gate), ScriptedEngine("a", gate)
     with serving(one) as first, serving(two) as second:
         with asking(str(first.base_url), str(second.base_url)) as engine:
             answers = [engine.stream(HELLO, PARAMS) for _ in range(4)]
@@ -178,9 +178,9 @@ def test_the_least_busy_server_is_asked() -> None:
 
 
 def test_when_one_server_goes_the_other_answers_and_it_may_come_back() -> None:
-    alive = StepEngine("alive")
+    alive = ScriptedEngine("alive")
     with serving(alive) as second:
-        with serving(StepEngine("first")) as first:
+        with serving(ScriptedEngine("first")) as first:
             url = str(first.base_url)
             engine_of = asking(url, str(second.base_url))
             engine = engine_of.__enter__()
@@ -201,7 +201,7 @@ def test_no_server_at_all() -> None:
 def test_more_than_the_bound_is_busy_and_the_end_refuses() -> None:
     gate = threading.Event()
     with (
-        serving(StepEngine(gate)) as client,
+        serving(ScriptedEngine(gate)) as client,
         asking(str(client.base_url), max_batch=1, max_queue=1) as engine,
     ):
         answers = [engine.stream(HELLO, PARAMS) for _ in range(2)]
