@@ -2,12 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-beyond lint chromium
+# What the tests need from the system, by Debian's names: a browser, what its driver links to, and
+# curl for the README's calls.
+TEST_PACKAGES := chromium curl libatomic1
+
+.PHONY: run test test-beyond lint tools
 
 run: .venv/app
 	$(BIN)/python app.py $(ARGS)
 
-test: .venv/dev chromium
+test: tools .venv/dev
 	$(BIN)/python -m pytest
 
 # Engines on Ray and behind other people's servers. An environment of its own: Ray is large, and
@@ -20,23 +24,48 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# $(call environment,FOLDER): a virtual environment.
+define environment
+	@$(PYTHON) -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 10))" 2>/dev/null || \
+	  { echo "This needs Python 3.10 or newer with venv (Debian: apt-get install python3-venv)," \
+	    "as 'python3' or named: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(1)
+endef
+
+# $(call packages,FOLDER,FILE): what FILE lists. OpenCV's own package wants libraries of a desktop;
+# where they are missing, the same module without windows is put over it.
+define packages
+	$(1)/bin/pip install -q -r $(2)
+	@$(1)/bin/python -c "import cv2" 2>/dev/null || { \
+	  echo "No desktop libraries here: OpenCV is installed without its windows." && \
+	  $(1)/bin/pip install -q --force-reinstall --no-deps \
+	    "$$(sed -n 's/^opencv-python==/opencv-python-headless==/p' requirements.txt)"; }
+endef
+
 .venv/app: requirements.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -r requirements.txt
-	touch $@
+	$(call environment,.venv)
+	$(call packages,.venv,requirements.txt)
+	@touch $@
 
 .venv/dev: .venv/app requirements-dev.txt
-	$(BIN)/pip install -q -r requirements-dev.txt
-	touch $@
+	$(call packages,.venv,requirements-dev.txt)
+	@touch $@
 
 .venv-beyond/ready: requirements.txt requirements-dev.txt examples/requirements-ray.txt tests/requirements-beyond.txt
-	$(PYTHON) -m venv .venv-beyond
-	.venv-beyond/bin/pip install -q -r tests/requirements-beyond.txt
-	touch $@
+	$(call environment,.venv-beyond)
+	$(call packages,.venv-beyond,tests/requirements-beyond.txt)
+	@touch $@
 
-# The browser tests need a Chromium; Debian and Ubuntu get theirs here, others install it by hand.
-chromium:
-	@command -v chromium >/dev/null || { command -v apt-get >/dev/null && \
-	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo) && \
-	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium >/dev/null; } || \
-	  { echo "The browser tests need 'chromium' on the PATH: install it and run again."; exit 1; }
+# Debian and Ubuntu get what is missing here, if root's rights are to be had without a password.
+TOOLS_ARE_HERE = command -v chromium >/dev/null && command -v curl >/dev/null && { \
+  [ "$$(uname)" != Linux ] || \
+  $(PYTHON) -c "import ctypes; ctypes.CDLL('libatomic.so.1')" 2>/dev/null; }
+
+tools:
+	@$(TOOLS_ARE_HERE) || { \
+	  command -v apt-get >/dev/null && root=$$([ "$$(id -u)" = 0 ] || echo sudo -n) && \
+	  $$root true 2>/dev/null && $$root apt-get update -qq && \
+	  $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(TEST_PACKAGES) >/dev/null && \
+	  $(TOOLS_ARE_HERE); } || \
+	  { echo "The tests need chromium, curl and libatomic.so.1: install them and run again" \
+	    "(Debian: sudo apt-get install $(TEST_PACKAGES))."; exit 1; }

@@ -12,17 +12,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import gradio as gr
-from gradio import http_server
-from starlette.routing import BaseRoute
+from qwen_vl import installed
 
-from qwen_vl import api, ui
-from qwen_vl.config import Settings, api_is_open, is_public, load_settings
-from qwen_vl.engine import Engine, open_engine
-from qwen_vl.gate import Gate
-from qwen_vl.gate.server import PortTaken, Server, listen
-from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.tasks import BadJobFile, Jobs, check_file
+with installed.or_told():
+    import gradio as gr
+    from gradio import http_server
+    from starlette.routing import BaseRoute
+
+    from qwen_vl import api, ui
+    from qwen_vl.config import Settings, api_is_open, is_public, load_settings
+    from qwen_vl.engine import Engine, open_engine
+    from qwen_vl.gate import Gate
+    from qwen_vl.gate.server import PortTaken, Server, listen
+    from qwen_vl.metrics import Measured, Metrics
+    from qwen_vl.tasks import BadJobFile, Jobs, check_file
 
 log = logging.getLogger("app")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 from support.tiny_models import FAMILIES
+from support.until import until
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, open_engine
@@ -21,10 +21,7 @@ from qwen_vl.engine import Engine, open_engine
 def opened(settings: Settings) -> Engine:
     """An engine that has finished loading, one way or the other."""
     engine = open_engine(settings)
-    deadline_s = time.monotonic() + 120
-    while engine.status().state == "loading":
-        assert time.monotonic() < deadline_s, "the model did not load"
-        time.sleep(0.02)
+    until(lambda: engine.status().state != "loading")
     return engine
 
 

@@ -9,7 +9,6 @@ import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -22,7 +21,8 @@ import uvicorn
 from fastapi import FastAPI
 from openai import OpenAI
 from PIL import Image, ImageDraw
-from support.api_engine import READY, StepEngine
+from support.scripted_engine import READY, ScriptedEngine
+from support.until import PATIENCE_S, until
 
 from qwen_vl import __version__, api
 from qwen_vl.api import answers
@@ -52,7 +52,6 @@ SMALL = Settings(
     max_new_tokens=50,
 )
 SECRET = "the-secret-of-this-prompt"
-PATIENCE_S = 20  # what a test waits for happens at once; this only ends a test that fails
 
 
 @contextlib.contextmanager
@@ -66,9 +65,8 @@ def serving(engine: Engine, settings: Settings = SMALL) -> Iterator[httpx.Client
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.005)
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
@@ -132,7 +130,7 @@ def assert_error(body: Any, code: str) -> str:
 
 def test_health_is_200_with_all_fields_when_the_model_can_answer() -> None:
     status = EngineStatus("ready", "m", device="cpu", dtype="float32", reason="r", notice="n")
-    with serving(StepEngine(status=status)) as client:
+    with serving(ScriptedEngine(status=status)) as client:
         response = client.get("/health")
         assert client.head("/health").status_code == 200
     assert response.status_code == 200
@@ -161,7 +159,7 @@ def test_health_is_200_with_all_fields_when_the_model_can_answer() -> None:
     ids=lambda status: status.state,
 )
 def test_health_is_503_with_the_same_fields_until_then(status: EngineStatus) -> None:
-    with serving(StepEngine(status=status)) as client:
+    with serving(ScriptedEngine(status=status)) as client:
         response = client.get("/health")
     assert response.status_code == 503
     told = response.json()
@@ -173,7 +171,7 @@ def test_health_is_503_with_the_same_fields_until_then(status: EngineStatus) -> 
 
 
 def test_models_lists_the_one_model_that_answers() -> None:
-    with serving(StepEngine()) as client:
+    with serving(ScriptedEngine()) as client:
         listed = client.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == [READY.model_id]
@@ -184,7 +182,7 @@ def test_models_lists_the_one_model_that_answers() -> None:
 
 def test_a_whole_answer_has_text_usage_and_the_model_that_answered() -> None:
     usage = Usage(7, 0, cached_tokens=5, ttft_s=0.5, tokens_per_s=20.0)
-    engine = StepEngine("Good ", "morning", ".", usage=usage)
+    engine = ScriptedEngine("Good ", "morning", ".", usage=usage)
     with serving(engine) as client:
         response = client.post(CHAT, json=asking(model="gpt-4o", user="u", tools=[], n=1))
     assert response.status_code == 200
@@ -206,7 +204,7 @@ def test_a_whole_answer_has_text_usage_and_the_model_that_answered() -> None:
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_a_stream_says_the_same_as_a_whole_answer(include_usage: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if include_usage else {}
-    with serving(StepEngine("Good ", "morning", ".")) as client:
+    with serving(ScriptedEngine("Good ", "morning", ".")) as client:
         whole = client.post(CHAT, json=asking()).json()
         with client.stream("POST", CHAT, json=asking(stream=True, **options)) as response:
             assert response.status_code == 200
@@ -230,7 +228,7 @@ def test_a_stream_says_the_same_as_a_whole_answer(include_usage: bool) -> None:
 def test_a_delta_is_sent_before_the_next_one_exists() -> None:
     rest = threading.Event()
     with (
-        serving(StepEngine("first", rest, "second")) as client,
+        serving(ScriptedEngine("first", rest, "second")) as client,
         client.stream("POST", CHAT, json=asking(stream=True)) as response,
     ):
         pieces = events(response)
@@ -242,7 +240,7 @@ def test_a_delta_is_sent_before_the_next_one_exists() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_text_of_any_script_arrives_unchanged_both_ways(stream: bool) -> None:
     text = '图里有什么？\u2028\x85 مرحبا 👩‍👩‍👧 ½ \t\\ "</s>" <|im_end|> \x00'
-    engine = StepEngine(*text)
+    engine = ScriptedEngine(*text)
     with serving(engine) as client:
         response = client.post(CHAT, json=asking(text, stream=stream))
     asked, _ = engine.requests[0]
@@ -258,7 +256,7 @@ def test_text_of_any_script_arrives_unchanged_both_ways(stream: bool) -> None:
     [("stop", "stop"), ("length", "length"), ("repetition", "length"), ("cancelled", "length")],
 )
 def test_an_answer_cut_short_never_looks_complete(reason: Any, told: str) -> None:
-    with serving(StepEngine("a", finish_reason=reason)) as client:
+    with serving(ScriptedEngine("a", finish_reason=reason)) as client:
         choice = client.post(CHAT, json=asking()).json()["choices"][0]
         streamed = list(events(client.post(CHAT, json=asking(stream=True))))[-2]["choices"][0]
     for end in (choice, streamed):
@@ -267,7 +265,7 @@ def test_an_answer_cut_short_never_looks_complete(reason: Any, told: str) -> Non
 
 
 def test_out_of_time_is_504_with_the_partial_text_and_the_end_of_a_stream() -> None:
-    with serving(StepEngine("Once ", "upon", finish_reason="timeout")) as client:
+    with serving(ScriptedEngine("Once ", "upon", finish_reason="timeout")) as client:
         response = client.post(CHAT, json=asking())
         streamed = list(events(client.post(CHAT, json=asking(stream=True))))
     assert response.status_code == 504
@@ -278,7 +276,7 @@ def test_out_of_time_is_504_with_the_partial_text_and_the_end_of_a_stream() -> N
 
 
 def test_parameters_reach_the_engine_over_the_presets_of_its_model() -> None:
-    engine = StepEngine("a", status=EngineStatus("ready", "Qwen/Qwen3-VL-2B-Instruct"))
+    engine = ScriptedEngine("a", status=EngineStatus("ready", "Qwen/Qwen3-VL-2B-Instruct"))
     settings = Settings(image_tokens=300)
     with serving(engine, settings) as client:
         client.post(CHAT, json=asking())
@@ -311,7 +309,7 @@ def test_pictures_arrive_in_their_places_as_upright_rgb() -> None:
         {"type": "image_url", "image_url": {"url": as_uri(animation, "image/gif")}},
         {"type": "image_url", "image_url": {"url": as_uri(encoded(noise(1, 1)))}},
     ]
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     with serving(engine, Settings()) as client:
         assert client.post(CHAT, json=asking(content)).status_code == 200
     (message,) = engine.requests[0][0]
@@ -411,7 +409,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def refusing() -> Iterator[httpx.Client]:
     """A server for many requests that must never reach its engine."""
-    engine = StepEngine("This must not be said.")
+    engine = ScriptedEngine("This must not be said.")
     with serving(engine) as client:
         yield client
         assert engine.requests == []
@@ -472,7 +470,7 @@ def test_the_largest_pictures_that_are_allowed_fit_into_a_request() -> None:
     settings = Settings(max_image_mb=0.25, max_images=2)
     data = encoded(noise(200, 200), "BMP")
     data += bytes(int(settings.max_image_mb * 2**20) - len(data))  # readers skip what follows
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     with serving(engine, settings) as client:
         response = client.post(CHAT, json=asking(showing(*[as_uri(data)] * 2)))
     assert response.status_code == 200, response.text
@@ -480,7 +478,7 @@ def test_the_largest_pictures_that_are_allowed_fit_into_a_request() -> None:
 
 
 def test_a_picture_for_a_text_only_model_is_422() -> None:
-    engine = StepEngine("a", status=EngineStatus("ready", "m", accepts_images=False))
+    engine = ScriptedEngine("a", status=EngineStatus("ready", "m", accepts_images=False))
     with serving(engine) as client:
         response = client.post(CHAT, json=_picture(as_uri(_PNG)))
         assert client.post(CHAT, json=asking()).status_code == 200
@@ -505,7 +503,7 @@ def test_a_picture_for_a_text_only_model_is_422() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_before_the_first_text_has_its_own_status(error: UserError, stream: bool) -> None:
-    with serving(StepEngine(refusal=error)) as at_once, serving(StepEngine(error)) as later:
+    with serving(ScriptedEngine(refusal=error)) as at_once, serving(ScriptedEngine(error)) as later:
         responses = [client.post(CHAT, json=asking(stream=stream)) for client in (at_once, later)]
     for response in responses:
         assert response.status_code == error.status
@@ -515,7 +513,7 @@ def test_an_error_before_the_first_text_has_its_own_status(error: UserError, str
 
 
 def test_an_error_midway_is_the_last_event_of_a_stream() -> None:
-    with serving(StepEngine("Half", EngineFailed("Out of memory."))) as client:
+    with serving(ScriptedEngine("Half", EngineFailed("Out of memory."))) as client:
         *pieces, last = events(client.post(CHAT, json=asking(stream=True)))
         whole = client.post(CHAT, json=asking())
     assert said(pieces) == "Half"
@@ -528,7 +526,7 @@ def test_an_error_midway_is_the_last_event_of_a_stream() -> None:
 def test_a_bug_is_logged_and_not_shown(
     before: tuple[str, ...], stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with serving(StepEngine(*before, KeyError("inner detail"))) as client:
+    with serving(ScriptedEngine(*before, KeyError("inner detail"))) as client:
         response = client.post(CHAT, json=asking(SECRET, stream=stream))
     if before and stream:
         assert_error(list(events(response))[-1], "internal_error")
@@ -544,7 +542,7 @@ def test_a_bug_is_logged_and_not_shown(
 
 def test_nothing_of_a_conversation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with serving(StepEngine(SECRET)) as client:
+    with serving(ScriptedEngine(SECRET)) as client:
         client.post(CHAT, json=asking(SECRET))
         client.post(CHAT, json=asking([{"type": SECRET}]))
         client.post(CHAT, json=asking(SECRET, stream=True, temperature=SECRET))
@@ -561,7 +559,7 @@ def test_a_client_that_leaves_frees_its_place_and_nobody_elses(
     before: tuple[str, ...], stream: bool
 ) -> None:
     gate = threading.Event()
-    engine = StepEngine(*before, gate, "the end")
+    engine = ScriptedEngine(*before, gate, "the end")
     with serving(engine) as client:
         others: list[httpx.Response] = []
         other = threading.Thread(target=lambda: others.append(client.post(CHAT, json=asking())))
@@ -586,18 +584,15 @@ def sending(client: httpx.Client, body: bytes, length: int | None = None) -> Ite
         yield
 
 
-def until_waiting(engine: StepEngine, index: int) -> None:
+def until_waiting(engine: ScriptedEngine, index: int) -> None:
     """Returns when the answer of that number is under way and waits for its event."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while len(engine.answers) <= index or not engine.answers[index].waiting.is_set():
-        assert time.monotonic() < deadline_s, "the request did not reach the engine"
-        time.sleep(0.005)
+    until(lambda: len(engine.answers) > index and engine.answers[index].waiting.is_set())
 
 
 def test_a_client_that_leaves_while_it_still_sends_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     with serving(engine) as client:
         with sending(client, b"{", length=100):
             pass
@@ -607,7 +602,7 @@ def test_a_client_that_leaves_while_it_still_sends_is_no_error(
 
 
 def test_every_answer_is_closed_in_the_end() -> None:
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     with serving(engine) as client:
         client.post(CHAT, json=asking())
         client.post(CHAT, json=asking(stream=True))
@@ -618,7 +613,7 @@ def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(answers, "KEEP_ALIVE_S", 0.02)
     gate = threading.Event()
     with (
-        serving(StepEngine(gate, "done")) as client,
+        serving(ScriptedEngine(gate, "done")) as client,
         client.stream("POST", CHAT, json=asking(stream=True)) as response,
     ):
         lines = response.iter_lines()
@@ -630,13 +625,7 @@ def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_answer_without_a_last_chunk_is_a_bug_and_no_silence(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Cut(StepEngine):
-        def stream(self, messages: Any, params: Any, scope: str = "") -> Any:
-            answer = super().stream(messages, params, scope)
-            answer._ended = True
-            return answer
-
-    with serving(Cut("a")) as client:
+    with serving(ScriptedEngine("a", finish_reason=None)) as client:
         assert client.post(CHAT, json=asking()).status_code == 500
     assert "last chunk" in caplog.text
 
@@ -667,7 +656,7 @@ def beside_a_page(engine: Engine, settings: Settings) -> Iterator[str]:
 
 def test_the_routes_share_a_port_with_the_page() -> None:
     gate = threading.Event()
-    engine = StepEngine("Hi", gate)
+    engine = ScriptedEngine("Hi", gate)
     with beside_a_page(engine, SMALL) as url, httpx.Client(base_url=url) as client:
         assert "gradio" in client.get("/").text
         assert client.get("/health").json()["status"] == "ready"
@@ -691,7 +680,7 @@ def test_the_official_client_understands_answers_errors_and_silence(
 ) -> None:
     monkeypatch.setattr(answers, "KEEP_ALIVE_S", 0.02)
     gate = threading.Event()
-    engine = StepEngine("Good ", gate, "morning", EngineFailed("Out of memory."))
+    engine = ScriptedEngine("Good ", gate, "morning", EngineFailed("Out of memory."))
     with serving(engine) as http_client:
         client = official(str(http_client.base_url).rstrip("/"))
         threading.Timer(0.2, gate.set).start()
@@ -707,7 +696,7 @@ def test_the_official_client_understands_answers_errors_and_silence(
 
 
 def test_the_official_async_client_too() -> None:
-    engine = StepEngine("Good ", "morning")
+    engine = ScriptedEngine("Good ", "morning")
 
     async def talk(url: str) -> None:
         async with openai.AsyncOpenAI(
@@ -745,7 +734,7 @@ def test_the_official_async_client_too() -> None:
 def test_what_is_not_here_is_refused_in_the_same_shape(
     method: str, path: str, status: int, code: str
 ) -> None:
-    with serving(StepEngine()) as client:
+    with serving(ScriptedEngine()) as client:
         response = client.request(method, path)
     assert response.status_code == status
     assert_error(response.json(), code)
@@ -765,9 +754,8 @@ def running_app(*flags: str) -> Iterator[str]:
     thread.start()
     url = f"http://127.0.0.1:{port}"
     try:
-        while not is_ready(url):
-            assert thread.is_alive(), "the app has ended"
-            time.sleep(0.05)
+        until(lambda: is_ready(url) or not thread.is_alive())
+        assert thread.is_alive(), "the app has ended"
         yield url
     finally:
         stop.set()

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PATIENCE_S = 60
+PATIENCE_S = 240  # what a test waits for takes seconds, on a busy machine a minute
 
 
 @contextlib.contextmanager

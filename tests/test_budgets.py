@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 from PIL import Image
-from support.api_engine import StepAnswer, StepEngine
 from support.gated import PATIENCE_S, gated, head, soon, wire
+from support.scripted_engine import ScriptedEngine, StepAnswer
 from test_api import CHAT, as_uri, asking, assert_error, encoded, noise, showing
 from test_fetch import here_is_public, web
 from test_service import bearer
@@ -48,7 +48,7 @@ class SlowPicture:
         self.abandoned.set()
 
 
-class DecodingEngine(StepEngine):
+class DecodingEngine(ScriptedEngine):
     """Decodes pictures before it answers, as engines do. `scopes` keeps who asked."""
 
     def __init__(self, *steps: Any) -> None:
@@ -86,7 +86,7 @@ _PART = '{"type": "text", "text": ""},'
     ids=["lists", "objects", "numbers", "keys", "escapes", "parts"],
 )
 def test_a_body_that_is_built_of_too_many_things_is_not_parsed(body: str) -> None:
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     with gated(engine) as client:
         response = client.post(CHAT, content=body)
         assert response.status_code == 413
@@ -100,7 +100,7 @@ def test_parts_are_counted_over_all_messages(spread: int) -> None:
     parts = [{"type": "text", "text": ""}] * (2000 // spread)
     last = {"role": "user", "content": [*parts, {"type": "text", "text": "a"}]}
     body = {"messages": [{"role": "user", "content": parts}] * (spread - 1) + [last]}
-    with gated(StepEngine("a")) as client:
+    with gated(ScriptedEngine("a")) as client:
         response = client.post(CHAT, json=body)
         assert response.status_code == 413
         assert "2,001 parts" in assert_error(response.json(), "too_large")
@@ -110,13 +110,13 @@ def test_what_real_requests_hold_passes() -> None:
     code = "if (a[0] == {b: 1, c: [2, 3]}) { d(); }\n" * 480  # 19,200 characters
     bias = {str(i): -1.5 for i in range(1000)}
     body = asking(code, logit_bias=bias, tools=[{"parameters": {"a": [1, 2]}}] * 2000)
-    with gated(StepEngine("a")) as client:
+    with gated(ScriptedEngine("a")) as client:
         assert client.post(CHAT, json=body).status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_json_in_any_of_its_encodings(encoding: str) -> None:
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     with gated(engine) as client:
         body = json.dumps(asking("你好"), ensure_ascii=False).encode(encoding)
         assert client.post(CHAT, content=body).status_code == 200
@@ -197,7 +197,7 @@ def test_without_keys_an_address_is_a_caller() -> None:
 
 def test_no_caller_pushes_out_anothers_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 4)
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
 
     def ask(key: str, session: str) -> int:
         body = {"text": "Hi", "session_id": session}
@@ -249,7 +249,7 @@ def test_all_pictures_of_a_request_get_the_time_of_one(monkeypatch: pytest.Monke
         over.wait(PATIENCE_S)
 
     settings = Settings(allow_image_urls=True)
-    with web(hang) as url, gated(StepEngine("a"), settings) as client:
+    with web(hang) as url, gated(ScriptedEngine("a"), settings) as client:
         response = client.post(CHAT, json=asking(showing(*[f"{url}/{i}" for i in range(8)])))
         over.set()
         assert "longer" in assert_error(response.json(), "bad_request")
@@ -261,7 +261,7 @@ def test_all_pictures_of_a_request_get_the_time_of_one(monkeypatch: pytest.Monke
 
 def test_health_says_that_the_server_is_stopping() -> None:
     stop = threading.Event()
-    with gated(StepEngine("a"), is_ending=stop.is_set) as client:
+    with gated(ScriptedEngine("a"), is_ending=stop.is_set) as client:
         assert client.get("/health").json()["ready"]
         stop.set()
         health = client.get("/health")

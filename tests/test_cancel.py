@@ -10,37 +10,41 @@ from typing import Any
 import pytest
 from conftest import opened
 from test_engine import GREEDY, LONG, picture, run, user
+from torch.nn.modules.module import register_module_forward_hook
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLVisionModel,
+)
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, prefill
 
 
 class Watch:
-    """Counts the passes through a model, and lets a test act in the middle of one."""
+    """Counts the passes through the model that runs, and lets a test act in the middle of one."""
 
-    def __init__(self, engine: Any) -> None:
-        model = engine._loaded.model
-        self.forwards = 0
+    def __init__(self) -> None:
+        self.rows: list[int] = []  # of each pass
         self.encoded = 0  # pictures that went through the vision encoder
         self.caches: list[weakref.ref] = []
         self.at: dict[tuple[str, int], Callable[[], None]] = {}
-        self._hooks = [
-            model.register_forward_hook(self._forward, with_kwargs=True),
-            model.model.visual.register_forward_hook(self._encode),
-        ]
+        self._hook = register_module_forward_hook(self._seen, with_kwargs=True)
 
-    def _forward(self, _: Any, __: Any, kwargs: dict[str, Any], ___: Any) -> None:
-        self.forwards += 1
-        self.caches.append(weakref.ref(kwargs["past_key_values"]))
-        self.at.pop(("forward", self.forwards), lambda: None)()
+    @property
+    def forwards(self) -> int:
+        return len(self.rows)
 
-    def _encode(self, *_: Any) -> None:
-        self.encoded += 1
-        self.at.pop(("encode", self.encoded), lambda: None)()
+    def _seen(self, module: Any, _: Any, kwargs: dict[str, Any], __: Any) -> None:
+        if isinstance(module, Qwen3VLForConditionalGeneration):
+            self.rows.append(len(kwargs["input_ids"]))
+            self.caches.append(weakref.ref(kwargs["past_key_values"]))
+            self.at.pop(("forward", self.forwards), lambda: None)()
+        elif isinstance(module, Qwen3VLVisionModel):
+            self.encoded += 1
+            self.at.pop(("encode", self.encoded), lambda: None)()
 
     def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._hook.remove()
 
 
 @pytest.fixture
@@ -51,8 +55,8 @@ def engine(tiny_checkpoints: dict[str, Path]) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def watch(engine: Engine) -> Iterator[Watch]:
-    watch = Watch(engine)
+def watch() -> Iterator[Watch]:
+    watch = Watch()
     yield watch
     watch.remove()
 
@@ -94,9 +98,8 @@ def test_between_pictures(engine: Engine, watch: Watch) -> None:
     assert watch.encoded == 2
 
 
-def test_in_the_queue(tiny_checkpoints: dict[str, Path]) -> None:
+def test_in_the_queue(tiny_checkpoints: dict[str, Path], watch: Watch) -> None:
     engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1))
-    watch = Watch(engine)
     running = engine.stream([user("A")], LONG)
     next(running)
     waiting = engine.stream([user(picture(9), "B")], GREEDY)
@@ -110,10 +113,7 @@ def test_in_the_queue(tiny_checkpoints: dict[str, Path]) -> None:
 
 def test_one_of_a_batch(engine: Engine, watch: Watch) -> None:
     """The row is gone from the very next step; the others do not notice."""
-    rows: list[int] = []
-    hook = engine._loaded.model.register_forward_pre_hook(
-        lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
+    rows = watch.rows
     first, second = engine.stream([user("A")], LONG), engine.stream([user("B")], LONG)
     next(first), next(second)
     while not rows or rows[-1] != 2:
@@ -124,5 +124,4 @@ def test_one_of_a_batch(engine: Engine, watch: Watch) -> None:
     while len(rows) < closed_at + 4:
         next(second)
     second.close()
-    hook.remove()
     assert set(rows[closed_at + 2 : closed_at + 4]) == {1}  # one step may have been under way

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.api_engine import StepEngine
 from support.gated import PATIENCE_S, answer, gated, head, soon, wire
+from support.scripted_engine import ScriptedEngine
 from test_api import CHAT, asking
 
 from qwen_vl.config import Settings
@@ -45,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nX-a: "], ids=["nothing", "half"])
 def test_who_sends_no_request_is_cut(sent: bytes) -> None:
-    with gated(StepEngine("a")) as client:
+    with gated(ScriptedEngine("a")) as client:
         waiting = [wire(client) for _ in range(20)]
         for one in waiting:
             one.sendall(sent)
@@ -55,7 +55,7 @@ def test_who_sends_no_request_is_cut(sent: bytes) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_head_that_drips_is_cut_though_something_comes_all_the_time() -> None:
-    with gated(StepEngine("a")) as client, wire(client) as slow:
+    with gated(ScriptedEngine("a")) as client, wire(client) as slow:
         slow.sendall(b"GET /health HTTP/1.1\r\n")
         end_s = time.monotonic() + PATIENCE_S
         with contextlib.suppress(ConnectionError):
@@ -67,7 +67,7 @@ def test_a_head_that_drips_is_cut_though_something_comes_all_the_time() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_body_that_does_not_come_ends_in_words_and_holds_nobody_up() -> None:
-    with gated(StepEngine("a")) as client:
+    with gated(ScriptedEngine("a")) as client:
         waiting = [wire(client) for _ in range(20)]
         for one in waiting:
             one.sendall(head(CHAT, "Content-Length: 1000") + b"{")
@@ -80,7 +80,7 @@ def test_a_body_that_does_not_come_ends_in_words_and_holds_nobody_up() -> None:
 
 def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BASE_S", 0.5)
-    with gated(StepEngine("a")) as client, wire(client) as slow:
+    with gated(ScriptedEngine("a")) as client, wire(client) as slow:
         slow.sendall(head(CHAT, "Content-Length: 100000"))
         end_s = time.monotonic() + PATIENCE_S
         with contextlib.suppress(ConnectionError):
@@ -101,7 +101,7 @@ def large(client: httpx.Client) -> int:
 
 
 def test_bodies_are_bounded_in_sum_and_text_gets_in_all_the_same() -> None:
-    with gated(StepEngine("a"), SMALL) as client:
+    with gated(ScriptedEngine("a"), SMALL) as client:
         assert large(client) == 400  # it is no JSON
         held: list[socket.socket] = []
         while large(client) != 429:  # which of several gives way is up to the network
@@ -115,7 +115,7 @@ def test_bodies_are_bounded_in_sum_and_text_gets_in_all_the_same() -> None:
 
 def test_a_body_that_takes_long_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "LATE_S", 0.0)
-    with gated(StepEngine("a"), SMALL) as client:
+    with gated(ScriptedEngine("a"), SMALL) as client:
         held = [half_sent(client) for _ in range(3)]
         refused, _, _ = select.select(held, [], [], PATIENCE_S)
         assert b" 429 " in refused[0].recv(100)
@@ -124,7 +124,7 @@ def test_a_body_that_takes_long_makes_room(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("impatient")
 def test_who_does_not_read_is_cut_and_its_answer_ends() -> None:
-    engine = StepEngine(*["word " * 2000] * 4000)
+    engine = ScriptedEngine(*["word " * 2000] * 4000)
     with gated(engine) as client, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect((client.base_url.host, client.base_url.port))
@@ -138,7 +138,7 @@ def test_who_does_not_read_is_cut_and_its_answer_ends() -> None:
 def test_a_slow_answer_is_not_idle() -> None:
     gate = threading.Event()
     with (
-        gated(StepEngine("a", gate, "b")) as client,
+        gated(ScriptedEngine("a", gate, "b")) as client,
         client.stream("POST", CHAT, json=asking(stream=True)) as response,
     ):
         lines = response.iter_lines()
@@ -152,7 +152,7 @@ def test_a_newcomer_takes_the_place_of_who_has_been_idle_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server, "MOST", 40)
-    with gated(StepEngine("a")) as client:
+    with gated(ScriptedEngine("a")) as client:
         idle = [wire(client) for _ in range(100)]
         assert client.get("/health").status_code == 200
         cut = [one for one in idle if _is_cut(one)]
@@ -173,7 +173,7 @@ def _is_cut(connection: socket.socket) -> bool:
 def test_busy_connections_are_not_cut_for_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MOST", 4)  # three for one address
     gate = threading.Event()
-    engine = StepEngine("a", gate, "b")
+    engine = ScriptedEngine("a", gate, "b")
     with gated(engine) as client:
         body = json.dumps(asking(stream=True)).encode()
         busy = [wire(client) for _ in range(3)]

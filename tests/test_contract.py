@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
-from support.api_engine import StepEngine
+from support.scripted_engine import ScriptedEngine
 
 from qwen_vl import api
 from qwen_vl.config import Settings
@@ -18,7 +18,7 @@ from qwen_vl.tasks import Jobs
 
 
 def app() -> FastAPI:
-    engine, limits = StepEngine("An ", "answer"), Settings(max_jobs=5)
+    engine, limits = ScriptedEngine("An ", "answer"), Settings(max_jobs=5)
     jobs = Jobs(engine, file=":memory:", keep_s=3600, most=limits.max_jobs)
     routes: list[Any] = api.build_router(engine, limits, jobs, Metrics()).routes
     return FastAPI(routes=routes, openapi_url=None, docs_url=None, redoc_url=None)

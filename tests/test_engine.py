@@ -6,13 +6,16 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import opened
 from PIL import Image
+from support.held import inference_held
 from support.oracle import Oracle
 from support.tiny_models import FAMILIES, control_id
+from support.until import PATIENCE_S, until
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
@@ -116,7 +119,7 @@ def begun_together(
         return plain(loaded, prompts, starts)
 
     monkeypatch.setattr(scheduler, "prefill_together", counted)
-    with engine._wake:  # the inference thread sees none of them before all are there
+    with inference_held(engine):
         answers = [engine.stream(messages, GREEDY) for messages in asked]
     return [list(answer) for answer in answers], sizes
 
@@ -159,7 +162,7 @@ def test_what_fails_together_is_tried_alone(
         raise RuntimeError("no memory for all of them")
 
     monkeypatch.setattr(scheduler, "prefill_together", broken)
-    with fresh._wake:
+    with inference_held(fresh):
         answers = [fresh.stream([system, user(text)], GREEDY) for text in ("A", "B")]
     assert [list(answer)[-1].finish_reason for answer in answers] == ["length"] * 2
     assert "tried alone" in caplog.text
@@ -337,7 +340,7 @@ def test_close_wakes_a_reader_in_another_thread(engines: dict[str, Engine]) -> N
     reader = threading.Thread(target=lambda: got.extend(answer))
     reader.start()
     answer.close()
-    reader.join(timeout=30)
+    reader.join(PATIENCE_S)
     assert not reader.is_alive()
     assert got[-1].finish_reason == "cancelled"
 
@@ -378,8 +381,9 @@ def test_waiting_pictures_are_bounded(
 
 
 def test_time_limit_keeps_the_partial_text(tiny_checkpoints: dict[str, Path]) -> None:
-    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_seconds=0.5))
-    chunks = run(engine, [user("A")], LONG)
+    """Long enough for a first token anywhere, and too short for all of them."""
+    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_seconds=3))
+    chunks = run(engine, [user("A")], replace(LONG, max_new_tokens=30_000))
     engine.close()
     assert chunks[-1].finish_reason == "timeout"
     assert text_of(chunks)
@@ -465,8 +469,7 @@ def test_loading_and_failed_engines_refuse(tmp_path: Path) -> None:
     from qwen_vl.engine.local import LocalEngine
 
     engine = LocalEngine(Settings(model=str(tmp_path)))
-    while engine.status().state == "loading":
-        pass
+    until(lambda: engine.status().state != "loading")
     with pytest.raises(ModelUnavailable, match="not a complete model") as refused:
         engine.stream([user("A")], GREEDY)
     assert not isinstance(refused.value, StillLoading)

@@ -17,6 +17,7 @@ import pytest
 from conftest import opened
 from support.foreign_servers import TINY_MODEL, transformers_serve
 from support.oracle import Oracle
+from support.until import PATIENCE_S
 from test_api import serving
 from test_engine import GREEDY, assistant, picture, run, text_of, user
 
@@ -174,7 +175,7 @@ def test_closing_from_another_thread_ends_one_answer_only(engine: Engine, oracle
     reader.start()
     closed.close()
     closed.close()  # once more does nothing
-    reader.join(timeout=30)
+    reader.join(PATIENCE_S)
     assert not reader.is_alive()
     assert got[-1].finish_reason == "cancelled"
     assert text_of(list(other)) == oracle.text(kept, GREEDY.max_new_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import opened
+from support.held import inference_held
 from support.oracle import Oracle
+from support.until import PATIENCE_S, until
 from test_engine import GREEDY, picture, run, text_of, user
 
 from qwen_vl.config import Settings
@@ -55,9 +58,9 @@ def raising_once(plain: Callable[..., Any], error: Exception, at: Callable[..., 
     return wrapped
 
 
-def both(engine: Any, second: SamplingParams = GREEDY) -> list[list[Chunk] | Exception]:
+def both(engine: Engine, second: SamplingParams = GREEDY) -> list[list[Chunk] | Exception]:
     """Asks both at the same moment, the first first -> what each reader got."""
-    with engine._wake:  # the inference thread sees neither before both are there
+    with inference_held(engine):
         answers = [engine.stream(FIRST, GREEDY), engine.stream(SECOND, second)]
 
     def read(answer: Any) -> list[Chunk] | Exception:
@@ -99,13 +102,17 @@ def test_no_memory_for_a_row_to_join_leaves_the_others_as_they_were(
 def test_a_sampler_that_fails_ends_its_own_answer(
     engine: Engine, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second one's, at its fourth token."""
+    calls: Counter[Sampler] = Counter()
+
     def later(sampler: Sampler, _: torch.Tensor) -> bool:
-        return sampler._params.seed == 13 and sampler._counts.total() == 3
+        calls[sampler] += 1
+        _, *asked = calls  # the first is of the answer that is held
+        return asked[1:] == [sampler] and calls[sampler] == 4
 
     error = ValueError("no such token")
     monkeypatch.setattr(Sampler, "next_token", raising_once(Sampler.next_token, error, later))
-    unlucky = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=24, seed=13)
-    first, second = both(engine, unlucky)
+    first, second = both(engine)
     assert right(first, oracle, FIRST)
     assert isinstance(second, EngineFailed)
     assert right(run(engine, SECOND), oracle, SECOND)
@@ -145,21 +152,17 @@ def test_an_inference_thread_that_dies_says_so_and_leaves_no_reader_waiting(
     def broken(*_: Any) -> None:
         raise RuntimeError("a bug outside of any request")
 
-    monkeypatch.setattr(scheduler.Scheduler, "admit", broken)
+    with inference_held(engine):
+        monkeypatch.setattr(scheduler.Scheduler, "admit", broken)
+        engine.stream(FIRST, GREEDY)  # out of the queue when the thread dies
+        waiting = engine.stream(SECOND, GREEDY)
     with pytest.raises(ModelUnavailable, match="has died"):
-        list(_waiting_behind(engine))
+        list(waiting)
     status = engine.status()
     assert status.state == "failed"
     assert "restart the server" in status.detail
     with pytest.raises(ModelUnavailable):
         engine.stream(FIRST, GREEDY)
-
-
-def _waiting_behind(engine: Any) -> Any:
-    """The second of two answers: the first is out of the queue when the thread dies."""
-    with engine._wake:
-        engine.stream(FIRST, GREEDY)
-        return engine.stream(SECOND, GREEDY)
 
 
 @pytest.fixture
@@ -181,7 +184,7 @@ def test_closing_ends_a_prefill_that_is_under_way(
     engine: Engine, in_prefill: threading.Event
 ) -> None:
     answer = engine.stream(FIRST, GREEDY)
-    assert in_prefill.wait(10)
+    assert in_prefill.wait(PATIENCE_S)
     engine.close()
     assert [chunk.finish_reason for chunk in answer] == ["cancelled"]
 
@@ -196,11 +199,10 @@ def test_closing_gives_up_a_model_that_is_being_loaded(monkeypatch: pytest.Monke
             time.sleep(0.01)
 
     monkeypatch.setattr(checkpoint, "find", endless)
-    engine: Any = open_engine(Settings(model="bundled"))
-    assert begun.wait(10)
+    engine = open_engine(Settings(model="bundled"))
+    assert begun.wait(PATIENCE_S)
     engine.close()
-    engine._thread.join(10)
-    assert not engine._thread.is_alive()
+    until(lambda: engine.status().state != "loading")
     with pytest.raises(ModelUnavailable, match="shutting down"):
         engine.stream(FIRST, GREEDY)
 
@@ -211,7 +213,7 @@ def test_a_request_in_its_prefill_counts_where_nobody_may_wait(
     settings = Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1, max_queue=0)
     engine = opened(settings)
     engine.stream(FIRST, GREEDY)
-    assert in_prefill.wait(10)
+    assert in_prefill.wait(PATIENCE_S)
     with pytest.raises(Busy):
         engine.stream(SECOND, GREEDY)
     engine.close()

@@ -7,13 +7,13 @@ import contextlib
 import gzip
 import http.server
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
-from support.api_engine import StepEngine
+from support.scripted_engine import ScriptedEngine
+from support.until import until
 from test_api import CHAT, asking, encoded, noise, serving
 
 from qwen_vl import fetch
@@ -161,7 +161,7 @@ def test_a_slow_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("here_is_public")
 def test_a_chat_with_a_picture_from_the_web() -> None:
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     picture = encoded(noise(16, 8))
     with (
         web(lambda h: send(h, picture)) as url,
@@ -175,14 +175,13 @@ def test_a_chat_with_a_picture_from_the_web() -> None:
 @pytest.mark.usefixtures("here_is_public")
 @pytest.mark.parametrize("path", ["/stream_chat", "/inference"])
 def test_the_simple_calls_take_pictures_from_the_web_too(path: str) -> None:
-    engine = StepEngine("a")
+    engine = ScriptedEngine("a")
     picture = encoded(noise(16, 8))
     with web(lambda h: send(h, picture)) as url:
         body = {"text": "Hi", "image": f"{url}/a.png"}
         with serving(engine, Settings(allow_image_urls=True)) as client:
             assert client.post(path, json=body).status_code in (200, 202)
-            while not engine.requests:
-                time.sleep(0.005)
+            until(lambda: engine.requests)
         assert engine.requests[0][0][0].images[0].image.size == (16, 8)
         with serving(engine) as client:  # not allowed by default
             response = client.post(path, json=body)

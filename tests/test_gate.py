@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.api_engine import StepEngine
 from support.gated import answer, gated, head, whole_app, wire
+from support.scripted_engine import ScriptedEngine
 from test_api import CHAT, asking, assert_error
 
 from qwen_vl import api
@@ -30,7 +30,7 @@ KEYED = Settings(api_key=("the-key",))
 @pytest.fixture(scope="module")
 def page() -> Iterator[httpx.Client]:
     """The whole app as it starts without any flag."""
-    with whole_app(StepEngine("a"), Settings(port=0)) as client:
+    with whole_app(ScriptedEngine("a"), Settings(port=0)) as client:
         yield client
 
 
@@ -151,7 +151,7 @@ def test_the_servers_own_page_and_programs_pass(page: httpx.Client) -> None:
 
 def test_a_page_behind_a_proxy_that_hides_its_name() -> None:
     settings = Settings(allowed_host=("demo.example.com",))
-    with gated(StepEngine("a"), settings) as client:
+    with gated(ScriptedEngine("a"), settings) as client:
         own = {"Origin": "https://demo.example.com"}
         assert client.post(CHAT, json=asking(), headers=own).status_code == 200
         assert client.post(CHAT, json=asking(), headers=EVIL).status_code == 403
@@ -163,7 +163,7 @@ def test_with_a_key_pages_of_other_sites_use_the_api_without_cookies() -> None:
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
     }
-    with whole_app(StepEngine("a"), KEYED) as client:
+    with whole_app(ScriptedEngine("a"), KEYED) as client:
         yes = client.options(CHAT, headers=asks)
         assert yes.status_code == 204
         assert yes.headers["access-control-allow-origin"] == "*"
@@ -183,7 +183,7 @@ def test_with_a_key_pages_of_other_sites_use_the_api_without_cookies() -> None:
 
 
 def test_every_route_of_the_api_is_known_as_one() -> None:
-    engine, settings, metrics = StepEngine(), Settings(), Metrics()
+    engine, settings, metrics = ScriptedEngine(), Settings(), Metrics()
     jobs = Jobs(engine, file=":memory:", keep_s=1, most=1)
     try:
         for route in api.build_router(engine, settings, jobs, metrics).routes:
@@ -206,9 +206,9 @@ def test_forwarding_headers_are_believed_from_named_proxies_only(page: httpx.Cli
         calls = [client.get("/v1/models", headers={"X-Forwarded-For": hop}) for hop in hops]
         return [call.status_code for call in calls]
 
-    with gated(StepEngine("a"), Settings(rate_limit=2)) as client:
+    with gated(ScriptedEngine("a"), Settings(rate_limit=2)) as client:
         assert codes(client, "10.0.0.1", "10.0.0.2", "10.0.0.3") == [200, 200, 429]
-    with gated(StepEngine("a"), named) as client:
+    with gated(ScriptedEngine("a"), named) as client:
         assert codes(client, "9.9.9.1", "9.9.9.2", "9.9.9.3") == [200, 200, 200]
         # What a client wrote itself stands before what the proxy saw.
         assert codes(client, "1.1.1.1, 8.8.8.8", "2.2.2.2, 8.8.8.8", "3.3.3.3, 8.8.8.8")[2] == 429
@@ -221,14 +221,14 @@ def test_forwarding_headers_are_believed_from_named_proxies_only(page: httpx.Cli
 def test_wrong_keys_slow_down_and_right_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "WRONG_KEYS_PER_MINUTE", 3)
     wrong = {"Authorization": "Bearer no"}
-    with gated(StepEngine("a"), KEYED) as client:
+    with gated(ScriptedEngine("a"), KEYED) as client:
         codes = [client.get("/v1/models", headers=wrong).status_code for _ in range(5)]
         assert codes == [401, 401, 401, 429, 429]
         assert client.get("/v1/models", headers=KEY).status_code == 200
 
 
 def test_wrong_keys_count_for_the_rate_limit() -> None:
-    with gated(StepEngine("a"), Settings(api_key=("k",), rate_limit=2)) as client:
+    with gated(ScriptedEngine("a"), Settings(api_key=("k",), rate_limit=2)) as client:
         assert [client.get("/v1/models").status_code for _ in range(3)] == [401, 401, 429]
 
 
@@ -237,7 +237,7 @@ def test_wrong_passwords_slow_down() -> None:
         form = {"username": "me", "password": password}
         return client.post("/login", data=form).status_code
 
-    with whole_app(StepEngine("a"), Settings(auth="me:secret")) as client:
+    with whole_app(ScriptedEngine("a"), Settings(auth="me:secret")) as client:
         assert {enter("secret") for _ in range(10)} == {200}  # right ones are free
         codes = [enter(f"guess-{i}") for i in range(8)]
         assert codes[:5] == [400] * 5

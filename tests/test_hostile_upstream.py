@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.api_engine import StepEngine
 from support.hostile_upstream import (
     ANSWERED,
     ANSWERS,
@@ -27,6 +26,7 @@ from support.hostile_upstream import (
     replying,
     saying,
 )
+from support.scripted_engine import ScriptedEngine
 from test_api import CHAT, serving
 from test_api import asking as asked
 
@@ -471,12 +471,12 @@ def test_bugs_are_counted_and_refusals_are_not() -> None:
         lines = client.get("/metrics").text.splitlines()
         return next(float(x.split()[1]) for x in lines if 'errors_total{code="bug"}' in x)
 
-    with serving(StepEngine("a", RuntimeError("a bug"))) as client:
+    with serving(ScriptedEngine("a", RuntimeError("a bug"))) as client:
         assert bugs(client) == 0
         assert client.post(CHAT, json=asked()).status_code == 500
         assert bugs(client) == 1
         client.post(CHAT, json=asked(stream=True))
         assert bugs(client) == 2
-    with serving(StepEngine(refusal=Busy("Full."))) as client:
+    with serving(ScriptedEngine(refusal=Busy("Full."))) as client:
         client.post(CHAT, json=asked())
         assert bugs(client) == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.api_engine import StepEngine
+from support.scripted_engine import ScriptedEngine
 from test_api import serving
 
 from qwen_vl import job_store, tasks
@@ -82,7 +82,7 @@ def test_while_the_file_is_locked_jobs_go_on_and_are_written_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "jobs.sqlite"
-    with jobs_of(StepEngine("All of it"), file) as jobs:
+    with jobs_of(ScriptedEngine("All of it"), file) as jobs:
         with locked(file):
             ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(2 * AT_ONCE)]
             assert [finished(jobs, id).text for id in ids] == ["All of it"] * len(ids)
@@ -96,7 +96,7 @@ def test_a_file_that_no_longer_takes_anything_costs_neither_worker_nor_close(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "jobs.sqlite"
-    with jobs_of(StepEngine("a"), file) as jobs:
+    with jobs_of(ScriptedEngine("a"), file) as jobs:
         with contextlib.closing(sqlite3.connect(file)) as db:
             full = "create trigger full{0} before {0} on jobs begin select raise(fail, 'disk'); end"
             for change in ("insert", "update", "delete"):
@@ -109,7 +109,7 @@ def test_a_file_that_no_longer_takes_anything_costs_neither_worker_nor_close(
 
 def test_what_is_forgotten_before_it_was_written_leaves_no_row(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
-    with jobs_of(StepEngine("a"), file, most=3) as jobs:
+    with jobs_of(ScriptedEngine("a"), file, most=3) as jobs:
         first = jobs.submit(ASKED, PARAMS).task_id
         finished(jobs, first)
         with locked(file):
@@ -123,7 +123,7 @@ def test_what_is_forgotten_before_it_was_written_leaves_no_row(tmp_path: Path) -
 
 def test_a_job_that_is_taken_is_in_the_file(tmp_path: Path) -> None:
     file, gate = tmp_path / "jobs.sqlite", threading.Event()
-    with jobs_of(StepEngine("a", gate), file) as jobs:
+    with jobs_of(ScriptedEngine("a", gate), file) as jobs:
         job = jobs.submit(ASKED, PARAMS)
         assert rows(file) == {job.task_id: "processing"}
         gate.set()
@@ -134,7 +134,7 @@ def test_a_job_that_is_taken_is_in_the_file(tmp_path: Path) -> None:
 def test_calls_are_answered_while_the_file_is_locked(tmp_path: Path) -> None:
     file, gate = tmp_path / "jobs.sqlite", threading.Event()
     settings = Settings(job_file=str(file))
-    with serving(StepEngine("Half", gate), settings) as client:
+    with serving(ScriptedEngine("Half", gate), settings) as client:
         first = client.post("/inference", json={"text": "a"}).json()["task_id"]
         with locked(file):
             started_s = time.monotonic()
@@ -171,7 +171,7 @@ class Endless:
         raise RuntimeError("it cannot be closed")
 
 
-class Strange(StepEngine):
+class Strange(ScriptedEngine):
     """An engine whose answers are made by `answer`."""
 
     def __init__(self, answer: Callable[[], object]) -> None:
@@ -236,7 +236,7 @@ def test_waiting_pictures_count_as_files_and_are_abandoned_with_their_job(
 ) -> None:
     monkeypatch.setattr(tasks, "PICTURE_BYTES", 10_000)
     gate = threading.Event()
-    with jobs_of(StepEngine(gate)) as jobs:
+    with jobs_of(ScriptedEngine(gate)) as jobs:
         pictures = [Undecoded() for _ in range(AT_ONCE + 2)]
         ids = [
             jobs.submit([Message("user", (ImagePart(picture),))], PARAMS).task_id
@@ -254,7 +254,7 @@ def test_a_restart_after_a_kill_fails_what_was_under_way(tmp_path: Path) -> None
     file = tmp_path / "jobs.sqlite"
     code = (
         "import sys, threading; from test_job_store import *\n"
-        "with jobs_of(StepEngine('a', threading.Event()), sys.argv[1]) as jobs:\n"
+        "with jobs_of(ScriptedEngine('a', threading.Event()), sys.argv[1]) as jobs:\n"
         "    print(*[jobs.submit(ASKED, PARAMS).task_id for _ in range(6)], flush=True)\n"
         "    threading.Event().wait(60)\n"
     )
@@ -269,19 +269,19 @@ def test_a_restart_after_a_kill_fails_what_was_under_way(tmp_path: Path) -> None
     server.send_signal(signal.SIGKILL)
     server.communicate()
     assert set(rows(file)) == set(ids)
-    with jobs_of(StepEngine("a"), file) as jobs:
+    with jobs_of(ScriptedEngine("a"), file) as jobs:
         assert {jobs.get(id).error_code for id in ids} == {"shutting_down"}
         until(lambda: set(rows(file).values()) == {"failed"})
 
 
 def test_more_results_than_are_kept_shrink_at_the_start(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
-    with jobs_of(StepEngine("a"), file) as jobs:
+    with jobs_of(ScriptedEngine("a"), file) as jobs:
         ids = []
         for _ in range(5):
             ids.append(jobs.submit(ASKED, PARAMS).task_id)
             finished(jobs, ids[-1])
-    with jobs_of(StepEngine("a"), file, most=2) as jobs:
+    with jobs_of(ScriptedEngine("a"), file, most=2) as jobs:
         assert [jobs.get(id) is not None for id in ids] == [False] * 3 + [True] * 2
 
 
@@ -289,7 +289,7 @@ def test_more_results_than_are_kept_shrink_at_the_start(tmp_path: Path) -> None:
 
 
 def sound(file: Path, count: int = 40) -> None:
-    with jobs_of(StepEngine("long " * 200), file, most=1000) as jobs:
+    with jobs_of(ScriptedEngine("long " * 200), file, most=1000) as jobs:
         for _ in range(count):
             last = jobs.submit(ASKED, PARAMS).task_id
         finished(jobs, last)
@@ -336,7 +336,7 @@ def test_a_bad_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     make, words = BAD_FILES[name]
     make(file)
     with pytest.raises(BadJobFile, match=words) as refusal:
-        Jobs(StepEngine(), file=str(file), keep_s=1, most=1)
+        Jobs(ScriptedEngine(), file=str(file), keep_s=1, most=1)
     assert "\n" not in str(refusal.value)
     assert str(file) in str(refusal.value)
 
@@ -346,14 +346,14 @@ def test_a_name_that_cannot_be_a_file_is_refused(
 ) -> None:
     for name, words in (("", "needs the name"), (str(tmp_path / "no" / "x"), "no folder")):
         with pytest.raises(BadJobFile, match=words):
-            Jobs(StepEngine(), file=name, keep_s=1, most=1)
+            Jobs(ScriptedEngine(), file=name, keep_s=1, most=1)
     from qwen_vl import job_file
 
     monkeypatch.setattr(job_file, "OPEN_S", 0.01)
     file = tmp_path / "jobs.sqlite"
     sound(file, 1)
     with locked(file), pytest.raises(BadJobFile, match="locked by another program"):
-        Jobs(StepEngine(), file=str(file), keep_s=1, most=1)
+        Jobs(ScriptedEngine(), file=str(file), keep_s=1, most=1)
 
 
 def test_the_app_ends_with_one_line_and_status_2(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
         journal.chmod(0o644)
         with contextlib.closing(sqlite3.connect(file)) as db:
             db.execute("pragma journal_mode = wal")  # somebody has switched it on
-        with jobs_of(StepEngine("a"), file) as jobs:
+        with jobs_of(ScriptedEngine("a"), file) as jobs:
             finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
@@ -397,7 +397,7 @@ def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
 
 def test_one_owner_leaves_places_to_others() -> None:
     gate = threading.Event()
-    with jobs_of(StepEngine(gate), most=8) as jobs:
+    with jobs_of(ScriptedEngine(gate), most=8) as jobs:
         for _ in range(4):
             jobs.submit(ASKED, PARAMS, "ann")
         with pytest.raises(Busy):
@@ -412,7 +412,7 @@ def test_one_owner_leaves_places_to_others() -> None:
 
 def test_where_nobody_has_a_key_all_places_are_there_for_all() -> None:
     gate = threading.Event()
-    with jobs_of(StepEngine(gate), most=8) as jobs:
+    with jobs_of(ScriptedEngine(gate), most=8) as jobs:
         for _ in range(8):
             jobs.submit(ASKED, PARAMS)
         with pytest.raises(Busy):
@@ -421,7 +421,7 @@ def test_where_nobody_has_a_key_all_places_are_there_for_all() -> None:
 
 
 def test_one_owners_jobs_never_cost_another_his_results() -> None:
-    with jobs_of(StepEngine("a"), most=6) as jobs:
+    with jobs_of(ScriptedEngine("a"), most=6) as jobs:
         mine = jobs.submit(ASKED, PARAMS, "ann").task_id
         finished(jobs, mine, "ann")
         theirs = []
@@ -438,7 +438,7 @@ def test_one_owners_pictures_leave_memory_to_others(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tasks, "PICTURE_BYTES", 4 * size)
     shown = [Message("user", (ImagePart(Image.new("RGB", (100, 100))), TextPart("Hi")))]
     gate = threading.Event()
-    with jobs_of(StepEngine(gate)) as jobs:
+    with jobs_of(ScriptedEngine(gate)) as jobs:
         jobs.submit(shown, PARAMS, "ann")
         jobs.submit(shown, PARAMS, "ann")
         with pytest.raises(Busy, match="memory"):

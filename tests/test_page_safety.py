@@ -225,7 +225,9 @@ def test_every_answer_names_its_policy(address: str) -> None:
         assert headers["referrer-policy"] == "same-origin"
 
 
-@pytest.mark.parametrize(("name", "is_shown"), [("a.png", True), ("a.svg", False), ("a.html", False)])
+@pytest.mark.parametrize(
+    ("name", "is_shown"), [("a.png", True), ("a.svg", False), ("a.html", False)]
+)
 def test_what_was_uploaded_cannot_act(address: str, name: str, is_shown: bool) -> None:
     path = uploaded(address, name, b"<script>alert(1)</script>")
     headers = httpx.get(f"{address}/gradio_api/file={path}").headers

@@ -8,14 +8,15 @@ import json
 import subprocess
 import sys
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from support.api_engine import StepEngine
+from support.scripted_engine import ScriptedEngine
+from support.until import PATIENCE_S, until
 from test_api import serving
 
 from qwen_vl.config import Settings
@@ -34,7 +35,6 @@ from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
 
 HELLO = [Message("user", (TextPart("Hello"),))]
 PARAMS = SamplingParams(temperature=0.5, top_k=7, seed=3, stop=("x",), max_new_tokens=20)
-PATIENCE_S = 20
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -50,8 +50,7 @@ def asking(*urls: str, **more: Any) -> Iterator[Engine]:
     urls = tuple(url.rstrip("/") + "/v1" for url in urls)
     engine = open_engine(Settings(engine="remote", base_url=urls, **more))
     try:
-        while engine.status().state == "loading":
-            time.sleep(0.005)
+        until(lambda: engine.status().state != "loading")
         yield engine
     finally:
         engine.close()
@@ -65,7 +64,7 @@ def text_of(engine: Engine, messages: list[Message] = HELLO) -> str:
 
 
 def test_an_answer_passes_through_with_its_usage_and_end() -> None:
-    upstream = StepEngine("Good ", "morning", finish_reason="repetition")
+    upstream = ScriptedEngine("Good ", "morning", finish_reason="repetition")
     with serving(upstream) as client, asking(str(client.base_url)) as engine:
         assert engine.status().state == "ready"
         assert engine.model_id == upstream.model_id
@@ -83,7 +82,7 @@ def test_an_answer_passes_through_with_its_usage_and_end() -> None:
 
 
 def test_pictures_and_frames_with_their_times_reach_the_model() -> None:
-    upstream = StepEngine("a")
+    upstream = ScriptedEngine("a")
     red, large = Image.new("RGB", (64, 32), "red"), Image.new("RGB", (1600, 1600), "blue")
     message = Message("user", (ImagePart(red, 2.0), TextPart("And this?"), ImagePart(large)))
     with serving(upstream, Settings()) as client, asking(str(client.base_url)) as engine:
@@ -100,14 +99,13 @@ def test_pictures_and_frames_with_their_times_reach_the_model() -> None:
 @pytest.mark.parametrize("steps", [("Half",), ()], ids=["midway", "before its first token"])
 def test_closing_an_answer_closes_it_upstream(steps: tuple[str, ...]) -> None:
     gate = threading.Event()
-    upstream = StepEngine(*steps, gate)
+    upstream = ScriptedEngine(*steps, gate)
     with serving(upstream) as client, asking(str(client.base_url)) as engine:
         answer = engine.stream(HELLO, PARAMS)
         if steps:
             assert next(answer).text == "Half"
         else:
-            while not upstream.answers or not upstream.answers[0].waiting.is_set():
-                time.sleep(0.005)
+            until(lambda: upstream.answers and upstream.answers[0].waiting.is_set())
         answer.close()
         assert [chunk.finish_reason for chunk in answer][-1] == "cancelled"
         assert upstream.answers[0].closed.wait(PATIENCE_S)
@@ -116,8 +114,8 @@ def test_closing_an_answer_closes_it_upstream(steps: tuple[str, ...]) -> None:
 
 def test_time_is_over_here_too() -> None:
     gate = threading.Event()
-    with serving(StepEngine("Half", gate)) as client:
-        with asking(str(client.base_url), max_seconds=0.3) as engine:
+    with serving(ScriptedEngine("Half", gate)) as client:
+        with asking(str(client.base_url), max_seconds=3) as engine:
             chunks = list(engine.stream(HELLO, PARAMS))
         gate.set()
     assert chunks[0].text == "Half"
@@ -134,14 +132,14 @@ def test_time_is_over_here_too() -> None:
     ],
 )
 def test_refusals_reach_the_user_in_words(refusal: UserError, told: type[UserError]) -> None:
-    with serving(StepEngine(refusal=refusal)) as client, asking(str(client.base_url)) as engine:
+    with serving(ScriptedEngine(refusal=refusal)) as client, asking(str(client.base_url)) as engine:
         with pytest.raises(told):
             text_of(engine)
         assert engine.status().state == "ready"  # one question failed, the server is fine
 
 
 def test_an_answer_that_breaks_off_is_not_begun_again() -> None:
-    upstream = StepEngine("Half", EngineFailed("It broke."))
+    upstream = ScriptedEngine("Half", EngineFailed("It broke."))
     with serving(upstream) as client, asking(str(client.base_url)) as engine:
         answer = engine.stream(HELLO, PARAMS)
         assert next(answer).text == "Half"
@@ -152,7 +150,7 @@ def test_an_answer_that_breaks_off_is_not_begun_again() -> None:
 
 def test_a_wrong_key_is_said() -> None:
     settings = Settings(api_key=("right",))
-    with serving(StepEngine("a"), settings) as client:
+    with serving(ScriptedEngine("a"), settings) as client:
         with asking(str(client.base_url), remote_key="wrong") as engine:
             assert engine.status().state == "failed"
             assert "key" in engine.status().detail
@@ -165,7 +163,7 @@ def test_a_wrong_key_is_said() -> None:
 
 def test_the_least_busy_server_is_asked() -> None:
     gate = threading.Event()
-    one, two = StepEngine("a", gate), StepEngine("a", gate)
+    one, two = ScriptedEngine("a", gate), ScriptedEngine("a", gate)
     with serving(one) as first, serving(two) as second:
         with asking(str(first.base_url), str(second.base_url)) as engine:
             answers = [engine.stream(HELLO, PARAMS) for _ in range(4)]
@@ -180,16 +178,15 @@ def test_the_least_busy_server_is_asked() -> None:
 
 
 def test_when_one_server_goes_the_other_answers_and_it_may_come_back() -> None:
-    alive = StepEngine("alive")
+    alive = ScriptedEngine("alive")
     with serving(alive) as second:
-        with serving(StepEngine("first")) as first:
+        with serving(ScriptedEngine("first")) as first:
             url = str(first.base_url)
             engine_of = asking(url, str(second.base_url))
             engine = engine_of.__enter__()
             assert engine.status().state == "ready"
         assert [text_of(engine) for _ in range(3)] == ["alive"] * 3
-        while engine.status().state != "degraded":
-            time.sleep(0.01)
+        until(lambda: engine.status().state == "degraded")
         assert url.rstrip("/") in engine.status().detail
         engine_of.__exit__(None, None, None)
 
@@ -204,7 +201,7 @@ def test_no_server_at_all() -> None:
 def test_more_than_the_bound_is_busy_and_the_end_refuses() -> None:
     gate = threading.Event()
     with (
-        serving(StepEngine(gate)) as client,
+        serving(ScriptedEngine(gate)) as client,
         asking(str(client.base_url), max_batch=1, max_queue=1) as engine,
     ):
         answers = [engine.stream(HELLO, PARAMS) for _ in range(2)]
@@ -221,11 +218,14 @@ def test_more_than_the_bound_is_busy_and_the_end_refuses() -> None:
 
 
 @contextlib.contextmanager
-def strange(answer: Callable[[Any, dict[str, Any]], None]) -> Iterator[str]:
-    """A server whose POST is `answer(handler, body)`."""
+def strange(
+    answer: Callable[[Any, dict[str, Any]], None], looked: Callable[[], object] = lambda: None
+) -> Iterator[str]:
+    """A server whose POST is `answer(handler, body)`, and which tells when it is looked at."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            looked()
             reply(self, 200, {"object": "list", "data": [{"id": "strange", "object": "model"}]})
 
         def do_POST(self) -> None:
@@ -328,23 +328,32 @@ def test_a_server_that_is_not_ready_says_when_to_come_back() -> None:
         assert engine.status().state == "ready"
 
 
-def test_a_server_that_writes_is_asked_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, looks = threading.Event(), []
-    plain = remote.RemoteEngine._check
+def test_a_server_that_writes_is_asked_nothing_else() -> None:
+    """It is left alone while the other server is looked at again and again."""
+    gate, writing = threading.Event(), []
+    looks: Counter[str] = Counter()
 
-    async def counted(engine: Any, up: Any) -> None:
-        looks.append(up.running)
-        await plain(engine, up)
+    def writes(name: str) -> Callable[[Any, Any], None]:
+        def answer(handler: Any, _: Any) -> None:
+            writing.append(name)
+            send_events(handler, {"content": "Half"}, end=None)
+            gate.wait(PATIENCE_S)
 
-    monkeypatch.setattr(remote.RemoteEngine, "_check", counted)
-    with serving(StepEngine("Half", gate)) as client, asking(str(client.base_url)) as engine:
+        return answer
+
+    with (
+        strange(writes("one"), lambda: looks.update(["one"])) as one,
+        strange(writes("two"), lambda: looks.update(["two"])) as two,
+        asking(one, two) as engine,
+    ):
         answer = engine.stream(HELLO, PARAMS)
         assert next(answer).text == "Half"
-        time.sleep(5 * remote.CHECK_S)
+        before = looks.copy()
+        other = "two" if writing == ["one"] else "one"
+        until(lambda: looks[other] >= before[other] + 4)
+        assert looks[writing[0]] <= before[writing[0]] + 1  # one may have been under way
+        answer.close()
         gate.set()
-        list(answer)
-    assert looks
-    assert not any(looks)
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.api_engine import StepEngine
+from support.scripted_engine import ScriptedEngine
+from support.until import until
 
 from qwen_vl.errors import Busy, ModelUnavailable, ShuttingDown
 from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
@@ -20,31 +20,24 @@ from qwen_vl.tasks import AT_ONCE, Jobs, JobView
 
 ASKED = [Message("user", (TextPart("Hi"),))]
 PARAMS = SamplingParams()
-PATIENCE_S = 20
 TESTS = Path(__file__).parent
 
 
-def jobs_of(engine: StepEngine, file: Path | str = ":memory:", **options: float) -> Jobs:
+def jobs_of(engine: ScriptedEngine, file: Path | str = ":memory:", **options: float) -> Jobs:
     return Jobs(engine, file=str(file), **{"keep_s": 3600, "most": 100, **options})
 
 
 def finished(jobs: Jobs, task_id: str) -> JobView:
-    end_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end_s:
-        job = jobs.get(task_id)
-        assert job is not None
-        if job.status != "processing":
-            return job
-        time.sleep(0.005)
-    raise AssertionError("the job does not end")
+    until(lambda: jobs.get(task_id).status != "processing")
+    return jobs.get(task_id)
 
 
 def test_results_survive_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
-    first = jobs_of(StepEngine("All ", "of it"), file)
+    first = jobs_of(ScriptedEngine("All ", "of it"), file)
     before = finished(first, first.submit(ASKED, PARAMS).task_id)
     first.close()
-    second = jobs_of(StepEngine(), file)
+    second = jobs_of(ScriptedEngine(), file)
     after = second.get(before.task_id)
     second.close()
     assert after == before
@@ -56,7 +49,7 @@ def test_jobs_of_a_killed_server_come_back_as_failed(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
     code = (
         "import sys, threading, time; from test_tasks import *\n"
-        "jobs = jobs_of(StepEngine('Half', threading.Event()), sys.argv[1])\n"
+        "jobs = jobs_of(ScriptedEngine('Half', threading.Event()), sys.argv[1])\n"
         "ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE + 1)]\n"
         "while jobs.get(ids[0]).text != 'Half': time.sleep(0.01)\n"
         "print(*ids, flush=True); time.sleep(60)\n"
@@ -73,7 +66,7 @@ def test_jobs_of_a_killed_server_come_back_as_failed(tmp_path: Path) -> None:
     server.wait()
     server.stdout.close()
     assert len(ids) == AT_ONCE + 1
-    jobs = jobs_of(StepEngine(), file)
+    jobs = jobs_of(ScriptedEngine(), file)
     for task_id in ids:  # the one that was waiting, too
         job = jobs.get(task_id)
         assert (job.status, job.error_code) == ("failed", "shutting_down")
@@ -83,27 +76,26 @@ def test_jobs_of_a_killed_server_come_back_as_failed(tmp_path: Path) -> None:
 
 
 def test_closing_ends_what_waits_and_what_runs() -> None:
-    jobs = jobs_of(StepEngine("Half", threading.Event()))
-    ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE + 2)]
-    while jobs.counts() != (2, AT_ONCE):
-        time.sleep(0.005)
+    jobs = jobs_of(ScriptedEngine("Half", threading.Event()))
+    for _ in range(AT_ONCE + 2):
+        jobs.submit(ASKED, PARAMS)
+    until(lambda: jobs.counts() == (2, AT_ONCE))
     jobs.close()
     assert jobs.counts() == (0, 0)
     with pytest.raises(ShuttingDown):
         jobs.submit(ASKED, PARAMS)
-    assert len(set(ids)) == AT_ONCE + 2
 
 
 def test_a_full_engine_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from qwen_vl import tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
-    engine = StepEngine("Now", refusal=Busy("Full."))
+    engine = ScriptedEngine("Now", refusal=Busy("Full."))
     jobs = jobs_of(engine)
     task_id = jobs.submit(ASKED, PARAMS).task_id
-    time.sleep(0.05)
+    until(lambda: len(engine.requests) >= 3)
     assert jobs.get(task_id).status == "processing"
-    engine._refusal = None
+    engine.refusal = None
     assert finished(jobs, task_id).text == "Now"
     jobs.close()
 
@@ -114,15 +106,12 @@ def test_an_answer_that_is_sent_back_unread_is_asked_again(
     from qwen_vl import tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
-    steps: list[object] = [Busy("The server behind this one is busy.")]
-    engine = StepEngine("Now")
-    engine._steps = steps
+    engine = ScriptedEngine(Busy("The server behind this one is busy."))
     jobs = jobs_of(engine)
     task_id = jobs.submit(ASKED, PARAMS).task_id
-    while len(engine.requests) < 3:
-        time.sleep(0.005)
+    until(lambda: len(engine.requests) >= 3)
     assert jobs.get(task_id).status == "processing"
-    steps[:] = ["Now"]
+    engine.steps = ["Now"]
     assert finished(jobs, task_id).text == "Now"
     jobs.close()
 
@@ -134,21 +123,21 @@ def test_a_model_that_stays_away_fails_the_job_in_the_end(monkeypatch: pytest.Mo
     monkeypatch.setattr(tasks, "PATIENCE_S", 0.1)
     gone = ModelUnavailable("No server answers.")
     gone.retry_after_s = 5
-    jobs = jobs_of(StepEngine(refusal=gone))
+    jobs = jobs_of(ScriptedEngine(refusal=gone))
     job = finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
     assert (job.status, job.error_code) == ("failed", "model_unavailable")
     jobs.close()
 
 
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark() -> None:
-    jobs = jobs_of(StepEngine("a\ud800"))
+    jobs = jobs_of(ScriptedEngine("a\ud800"))
     assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).text == "a?"
     jobs.close()
 
 
 def test_before_the_end_no_more_is_taken() -> None:
     gate = threading.Event()
-    jobs = jobs_of(StepEngine("a", gate))
+    jobs = jobs_of(ScriptedEngine("a", gate))
     task_id = jobs.submit(ASKED, PARAMS).task_id
     jobs.refuse_more()
     with pytest.raises(ShuttingDown):
@@ -162,7 +151,7 @@ def test_a_job_that_waits_for_the_engine_can_be_cancelled(monkeypatch: pytest.Mo
     from qwen_vl import tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
-    jobs = jobs_of(StepEngine(refusal=Busy("Full.")))
+    jobs = jobs_of(ScriptedEngine(refusal=Busy("Full.")))
     task_id = jobs.submit(ASKED, PARAMS).task_id
     jobs.cancel(task_id)
     assert finished(jobs, task_id).status == "cancelled"
@@ -174,7 +163,7 @@ def test_waiting_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tasks, "PICTURE_BYTES", 3 * 100 * 100 * 2)
     gate = threading.Event()
-    jobs = jobs_of(StepEngine("a", gate))
+    jobs = jobs_of(ScriptedEngine("a", gate))
     shown = [Message("user", (ImagePart(Image.new("RGB", (100, 100))), TextPart("Hi")))]
     ids = [jobs.submit(shown, PARAMS).task_id for _ in range(2)]
     with pytest.raises(Busy, match="memory"):
@@ -187,27 +176,26 @@ def test_waiting_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_results_expire_and_are_bounded() -> None:
-    jobs = jobs_of(StepEngine("a"), most=3)
+    jobs = jobs_of(ScriptedEngine("a"), most=3)
     ids = []
     for _ in range(5):
         ids.append(jobs.submit(ASKED, PARAMS).task_id)
         finished(jobs, ids[-1])
     assert [jobs.get(task_id) is not None for task_id in ids] == [False, False, True, True, True]
     jobs.close()
-    jobs = jobs_of(StepEngine("a"), keep_s=-1)
+    jobs = jobs_of(ScriptedEngine("a"), keep_s=-1)
     task_id = jobs.submit(ASKED, PARAMS).task_id
-    while jobs.get(task_id) is not None:
-        time.sleep(0.005)
+    until(lambda: jobs.get(task_id) is None)
     jobs.close()
 
 
 def test_a_bug_in_one_job_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    engine = StepEngine("a", RuntimeError("a bug"))
+    engine = ScriptedEngine("a", RuntimeError("a bug"))
     jobs = jobs_of(engine)
     job = finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
     assert (job.status, job.error_code) == ("failed", "engine_failed")
     assert "a bug" not in job.error
     assert "a bug" in caplog.text
-    engine._steps = ("b",)
+    engine.steps = ("b",)
     assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).status == "done"
     jobs.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from support.scripted_engine import SPEED, ScriptedEngine
+from support.scripted_engine import READY, SPEED, USAGE, ScriptedEngine, echo
+from support.until import PATIENCE_S, until
 
 from qwen_vl.config import BUNDLED_MODEL_ID, Settings
 from qwen_vl.errors import Busy, TooLarge
@@ -126,7 +128,7 @@ def test_an_answer_streams_as_growing_text_and_ends_with_its_statistics() -> Non
     assert f"{SPEED} tokens/s" in line
     assert "6 new tokens" in line
     assert "first token" in line
-    assert "1 prompt tokens" in line
+    assert f"{USAGE.prompt_tokens} prompt tokens" in line
 
 
 def test_pictures_of_all_turns_and_only_real_turns_reach_the_model(uploads: Path) -> None:
@@ -135,7 +137,7 @@ def test_pictures_of_all_turns_and_only_real_turns_reach_the_model(uploads: Path
     history = send(chat, [], "first", picture(uploads, "1.png"), picture(uploads, "2.png"))
     history = send(chat, history, "second")
     history = send(chat, history, "third", picture(uploads, "3.png"))
-    messages, _ = engine.calls[-1]
+    messages, _ = engine.requests[-1]
     assert [message.role for message in messages] == ["user", "assistant"] * 2 + ["user"]
     assert [len(message.images) for message in messages] == [2, 0, 0, 0, 1]
     assert not any("tokens/s" in message.text for message in messages)
@@ -149,7 +151,7 @@ def test_the_sidebar_reaches_the_engine() -> None:
     chat.begin(request())
     values = (0.3, 0.9, 11, 1.1, -0.5, 77, 5, 320)
     last(chat.answer(user_turns("hi", []), "Be brief.", *values, request()))
-    messages, params = engine.calls[-1]
+    messages, params = engine.requests[-1]
     assert messages[0].role == "system"
     assert messages[0].text == "Be brief."
     assert (params.temperature, params.top_p, params.top_k) == (0.3, 0.9, 11)
@@ -167,7 +169,7 @@ def test_nothing_is_answered_that_was_not_announced() -> None:
     assert list(chat_with(engine).answer(user_turns("hi", []), "", *KNOBS, request())) == [
         (gr.skip(), gr.skip())
     ]
-    assert engine.calls == []
+    assert engine.requests == []
 
 
 # --- stopping ---
@@ -187,7 +189,7 @@ def test_stop_keeps_the_partial_text_and_cancels_the_request() -> None:
     line = notes(shown)[-1]
     assert line.endswith("stopped")
     assert f"{len(kept.split())} new tokens" in line
-    wait_for(lambda: engine.cancelled == 1)
+    until(lambda: engine.cancelled == 1)
     engine.delay_s = 0.0
     assert spoken(send(chat, shown, "next"))[1] == kept  # it stays
 
@@ -198,12 +200,11 @@ def test_stop_before_the_answer_has_begun_to_stream_ends_it() -> None:
     _, asked = chat.send(box("go"), [], "", request())
     chat.stop(request())  # the run is still queued
     assert spoken(last(chat.answer(asked, "", *KNOBS, request()))) == ["go"]
-    assert engine.calls == []
+    assert engine.requests == []
 
 
 def test_stop_works_while_the_engine_is_silent_in_a_long_prefill() -> None:
-    hold = threading.Event()
-    engine = ScriptedEngine(hold=hold)
+    engine = ScriptedEngine(threading.Event())
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
     titles: list[str] = []
@@ -212,7 +213,7 @@ def test_stop_works_while_the_engine_is_silent_in_a_long_prefill() -> None:
         if any("Waiting" in title for title in titles):
             chat.stop(request())
     assert titles[-1].endswith("stopped")
-    wait_for(lambda: engine.cancelled == 1)
+    until(lambda: engine.cancelled == 1)
 
 
 def test_two_people_neither_see_nor_stop_each_other() -> None:
@@ -241,20 +242,19 @@ def test_a_closed_tab_cancels_its_request() -> None:
     while len(spoken(next(answer)[0])) < 2:
         pass
     answer.close()
-    wait_for(lambda: engine.cancelled == 1)
+    until(lambda: engine.cancelled == 1)
     assert not chat.is_wanted(request())
 
 
 def test_leaving_the_page_cancels_what_waits_for_its_first_word() -> None:
-    hold = threading.Event()
-    engine = ScriptedEngine(hold=hold)
+    engine = ScriptedEngine(threading.Event())
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
     answer = chat.answer(asked, "", *KNOBS, request())
-    while not engine.calls:
+    while not engine.requests:
         next(answer)
     chat.leave(request())
-    wait_for(lambda: engine.cancelled == 1)
+    until(lambda: engine.cancelled == 1)
     assert list(answer) == [(gr.skip(), gr.skip())]  # changes nothing on the page
 
 
@@ -287,7 +287,7 @@ def test_retry_asks_the_same_again(uploads: Path) -> None:
     _, asked = chat.retry(history, event(len(history) - 1), request())
     again = last(chat.answer(asked, "", *KNOBS, request()))
     assert spoken(again) == spoken(history)
-    assert engine.calls[-1][0] == engine.calls[-2][0]
+    assert engine.requests[-1][0] == engine.requests[-2][0]
 
 
 def test_undo_puts_text_and_pictures_back_into_the_box(uploads: Path) -> None:
@@ -304,7 +304,7 @@ def test_edit_drops_what_came_after_and_keeps_the_picture(uploads: Path) -> None
     _, asked = chat.edit(history, event(1, "changed"), request())
     edited = last(chat.answer(asked, "", *KNOBS, request()))
     assert spoken(edited)[-1] == "You said: changed [1 pictures, 1 messages]"
-    assert len(engine.calls[-1][0]) == 1
+    assert len(engine.requests[-1][0]) == 1
 
 
 def test_an_empty_edit_changes_nothing(uploads: Path, toasts: list[str]) -> None:
@@ -320,7 +320,7 @@ def test_html_in_a_question_is_shown_and_reaches_the_model_as_it_was() -> None:
     chat = chat_with(engine)
     history = send(chat, [], asked)
     assert "<script>" not in text_of(history[0])
-    assert engine.calls[-1][0][0].text == asked
+    assert engine.requests[-1][0][0].text == asked
     update, _ = chat.undo(history, event(len(history) - 1), request())
     assert update.constructor_args["value"] == box(asked)
     _, edited = chat.edit(history, event(0, text_of(history[0]) + "!"), request())
@@ -328,11 +328,11 @@ def test_html_in_a_question_is_shown_and_reaches_the_model_as_it_was() -> None:
 
 
 def test_an_unanswered_question_stays_apart_from_the_next() -> None:
-    engine = ScriptedEngine(error=Busy("Try again later."))
+    engine = ScriptedEngine(Busy("Try again later."))
     chat = chat_with(engine)
     history = send(chat, [], "What colour is it?")
     send(chat, history, "How many are there?")
-    (message,) = engine.calls[-1][0]
+    (message,) = engine.requests[-1][0]
     assert message.text == "What colour is it?\n\nHow many are there?"
 
 
@@ -345,12 +345,12 @@ def test_clear_ends_a_running_answer_which_shows_nothing_more() -> None:
     late: list[Any] = []
     reader = threading.Thread(target=lambda: late.extend(answer))
     reader.start()
-    wait_for(lambda: len(late) > 0)
+    until(lambda: len(late) > 0)
     assert chat.clear(request()) == []
     shown_by_then = len(late)
-    reader.join(5)
+    reader.join(PATIENCE_S)
     assert len(late) == shown_by_then
-    wait_for(lambda: engine.cancelled == 1)
+    until(lambda: engine.cancelled == 1)
 
 
 def test_an_example_runs_by_its_number_alone(uploads: Path) -> None:
@@ -409,7 +409,7 @@ def test_a_path_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list
     history = last(chat.answer(forged, "", *KNOBS, request()))
     assert history == []
     assert "not uploaded here" in toasts[-1]
-    assert chat.engine.calls == []  # type: ignore[attr-defined]
+    assert chat.engine.requests == []  # type: ignore[attr-defined]
 
 
 def test_an_empty_question_is_not_sent(toasts: list[str]) -> None:
@@ -418,19 +418,19 @@ def test_an_empty_question_is_not_sent(toasts: list[str]) -> None:
 
 
 def test_busy_keeps_the_question_in_the_chat_for_retry() -> None:
-    engine = ScriptedEngine(error=Busy("The queue is full: try again in 5 seconds."))
+    engine = ScriptedEngine(Busy("The queue is full: try again in 5 seconds."))
     chat = chat_with(engine)
     history = send(chat, [], "hello")
     assert spoken(history) == ["hello"]
     assert "The queue is full: try again in 5 seconds." in notes(history)[-1]
-    engine.error = None
+    engine.steps = [echo]
     _, asked = chat.retry(history, event(len(history) - 1), request())
     assert spoken(last(chat.answer(asked, "", *KNOBS, request())))[-1].startswith("You said: hello")
 
 
 def test_a_question_that_is_too_long_goes_back_to_the_box(uploads: Path, toasts: list[str]) -> None:
     chat, engine, before = conversation(uploads)
-    engine.error = TooLarge("Too many tokens: shorten the text.")
+    engine.steps = [TooLarge("Too many tokens: shorten the text.")]
     path = picture(uploads)
     _, asked = chat.send(box("hello", path), before, "", request())
     *_, (history, back) = chat.answer(asked, "", *KNOBS, request())
@@ -440,7 +440,7 @@ def test_a_question_that_is_too_long_goes_back_to_the_box(uploads: Path, toasts:
 
 
 def test_an_error_midway_keeps_the_text_so_far() -> None:
-    engine = ScriptedEngine(lambda _: "one two three four", error=Busy("Later."), fail_after=2)
+    engine = ScriptedEngine("one", " two", Busy("Later."))
     history = send(chat_with(engine), [], "go")
     assert spoken(history) == ["go", "one two"]
     assert "Later." in notes(history)[-1]
@@ -449,7 +449,7 @@ def test_an_error_midway_keeps_the_text_so_far() -> None:
 def test_a_bug_in_the_engine_is_logged_and_told_without_its_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = ScriptedEngine(error=RuntimeError("secret detail"))
+    engine = ScriptedEngine(RuntimeError("secret detail"))
     history = send(chat_with(engine), [], "go")
     assert spoken(history) == ["go"]
     assert EN["broken"] in notes(history)[-1]
@@ -551,7 +551,8 @@ def test_reset_follows_the_conversation(uploads: Path) -> None:
 
 def test_thoughts_are_shown_apart_and_not_sent_back() -> None:
     engine = ScriptedEngine(
-        lambda _: "let me see </think> The answer.", model_id="Qwen/Qwen3-VL-2B-Thinking"
+        lambda _: "let me see </think> The answer.",
+        status=replace(READY, model_id="Qwen/Qwen3-VL-2B-Thinking"),
     )
     chat = chat_with(engine)
     history = send(chat, [], "why?")
@@ -559,7 +560,7 @@ def test_thoughts_are_shown_apart_and_not_sent_back() -> None:
     thought = next(turn for turn in history if turn.get("metadata", {}).get("title") == "Thoughts")
     assert text_of(thought) == "let me see"
     send(chat, history, "and?")
-    assert "let me see" not in "".join(message.text for message in engine.calls[-1][0])
+    assert "let me see" not in "".join(message.text for message in engine.requests[-1][0])
 
 
 def test_an_answer_of_blanks_alone_says_so() -> None:
@@ -587,8 +588,8 @@ def test_places_in_an_answer_are_drawn_and_not_sent_back(uploads: Path) -> None:
         assert image.convert("RGB").getpixel((32, 24)) == pytest.approx((255, 0, 0), abs=12)
         assert len(image.convert("RGB").getcolors(maxcolors=64 * 48) or []) > 1
     send(chat, history, "thanks")
-    assert sum(len(message.images) for message in engine.calls[-1][0]) == 1
-    assert engine.calls[-1][0][1].text == answer
+    assert sum(len(message.images) for message in engine.requests[-1][0]) == 1
+    assert engine.requests[-1][0][1].text == answer
 
 
 @pytest.mark.parametrize(
@@ -615,7 +616,7 @@ def test_the_model_gets_its_own_html_back_unchanged() -> None:
     history = send(chat, [], "how?")
     assert text_of(history[1]) == to_page("Use <br> & `<p>`.")
     send(chat, history, "thanks")
-    assert engine.calls[-1][0][1].text == "Use <br> & `<p>`."
+    assert engine.requests[-1][0][1].text == "Use <br> & `<p>`."
 
 
 def test_a_webcam_picture_joins_what_is_in_the_box() -> None:
@@ -708,7 +709,7 @@ def test_the_chosen_frames_go_first_in_order_with_their_times(uploads: Path) -> 
     kept = [4, 0, 2]  # ticked in any order
     history = ask(video, [], "What happens?", frames, kept)
     history = ask(video, history, "And then?", frames, kept)
-    messages, params = engine.calls[-1]
+    messages, params = engine.requests[-1]
     assert [part.time_s for part in messages[0].images] == pytest.approx([0, 4, 8])
     assert [second_of(part.image) for part in messages[0].images] == [0, 4, 8]
     assert messages[0].text == "What happens?"
@@ -752,7 +753,7 @@ def test_another_clip_ends_the_reading_of_the_old_one(
 
     def slowly(*_: Any, should_stop: Any, **__: Any) -> list[Any]:
         begun.set()
-        wait_for(should_stop)
+        until(should_stop)
         return []
 
     monkeypatch.setattr("qwen_vl.ui.video.extract_keyframes", slowly)
@@ -761,10 +762,10 @@ def test_another_clip_ends_the_reading_of_the_old_one(
         target=lambda: reads.append(video.extract(path, "interval", 5, 8, 16, request()))
     )
     reader.start()
-    assert begun.wait(5)
+    assert begun.wait(PATIENCE_S)
     *_, frames, gallery, kept, note = video.new_clip(request())
     assert (frames, gallery, kept.constructor_args["value"], note) == ([], [], [], "")
-    reader.join(5)
+    reader.join(PATIENCE_S)
     assert reads == [(gr.skip(),) * 4]
 
 
@@ -811,16 +812,6 @@ def test_too_many_frames_for_a_conversation_are_told(uploads: Path, toasts: list
     history = ask(video, [], "what?", frames, [0, 1, 2])
     assert "limit of 2" in toasts[-1]
     assert history == []
-
-
-def wait_for(condition: Any, seconds: float = 5.0) -> None:
-    """Waits until `condition()` holds; fails after `seconds`."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    assert condition()
 
 
 def test_history_helpers_keep_indentation_and_titles() -> None:

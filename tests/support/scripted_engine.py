@@ -1,21 +1,31 @@
-"""A scripted stand-in for a model, for tests of the page and the API. It is never shipped.
+"""A scripted stand-in for a model, for tests of everything above the engine. It is never shipped.
 
-It follows the Engine protocol: deltas, a last chunk with usage, cancellation by closing, errors
-from the family. What it says is a function of the messages, so tests know the answer beforehand.
+It keeps the contract of `qwen_vl.engine`, closing from any thread included. What it says is known
+beforehand, so tests can hold an answer anywhere, break it there, and see which ones were closed.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams, Usage
+from qwen_vl.errors import Unsupported
+from qwen_vl.schema import (
+    Chunk,
+    EngineStats,
+    EngineStatus,
+    FinishReason,
+    Message,
+    SamplingParams,
+    Usage,
+)
+
+Step = str | threading.Event | Exception | Callable[[Sequence[Message]], str]
 
 SPEED = 12.5  # tokens per second, as it says
-
-Script = Callable[[Sequence[Message]], str]
+READY = EngineStatus("ready", "Qwen/Qwen3-VL-Scripted", device="cpu", dtype="float32")
+USAGE = Usage(prompt_tokens=11, completion_tokens=0, ttft_s=0.25, tokens_per_s=SPEED)
 
 
 def echo(messages: Sequence[Message]) -> str:
@@ -25,17 +35,16 @@ def echo(messages: Sequence[Message]) -> str:
 
 
 class ScriptedAnswer:
-    """One answer under way; `close` may come from any thread."""
+    """One answer under way. `waiting` is set while it waits for an event of its steps."""
 
     def __init__(self, engine: ScriptedEngine, messages: Sequence[Message]) -> None:
         self._engine = engine
-        self._words = engine.script(messages).split(" ")
-        self._prompt = sum(len(m.text.split()) + 64 * len(m.images) for m in messages)
+        self._steps = _played(tuple(engine.steps), messages)
         self._said = 0
         self._ended = False
-        self._closed = threading.Event()
-        self._started = time.monotonic()
-        self._first_s: float | None = None
+        self.waiting = threading.Event()
+        self.closed = threading.Event()
+        self.cancelled = False  # closed before its end
 
     def __iter__(self) -> ScriptedAnswer:
         return self
@@ -43,58 +52,89 @@ class ScriptedAnswer:
     def __next__(self) -> Chunk:
         if self._ended:
             raise StopIteration
-        hold, error = self._engine.hold, self._engine.error
-        while hold is not None and not (hold.wait(0.005) or self._closed.is_set()):
-            pass
-        if error is not None and self._said == (self._engine.fail_after or 0):
-            self._ended = True
-            raise error
-        if self._said < len(self._words) and not self._closed.wait(self._engine.delay_s):
-            self._first_s = self._first_s or time.monotonic() - self._started
-            word = self._words[self._said]
-            self._said += 1
-            return Chunk(word if self._said == 1 else f" {word}")
+        for step in self._steps:
+            if self.closed.is_set():
+                break
+            if isinstance(step, Exception):
+                self._ended = True
+                raise step
+            if isinstance(step, threading.Event):
+                self.waiting.set()
+                while not (step.wait(0.005) or self.closed.is_set()):
+                    pass
+            elif not self.closed.wait(self._engine.delay_s):
+                self._said += 1
+                return Chunk(step)
         self._ended = True
-        usage = Usage(self._prompt, self._said, 0, self._first_s or 0.0, SPEED)
-        return Chunk("", "cancelled" if self._closed.is_set() else "stop", usage)
+        reason = "cancelled" if self.closed.is_set() else self._engine.finish_reason
+        if reason is None:
+            raise StopIteration
+        usage = replace(self._engine.usage, completion_tokens=self._said)
+        return Chunk(finish_reason=reason, usage=usage)
 
     def close(self) -> None:
-        if not self._ended and not self._closed.is_set():
-            self._closed.set()
-            self._engine.cancelled += 1
+        if not self._ended:
+            self.cancelled = True
+        self.closed.set()
+
+
+def _played(
+    steps: Sequence[Step], messages: Sequence[Message]
+) -> Iterator[str | threading.Event | Exception]:
+    """The steps, with the words of what a function says one by one."""
+    for step in steps:
+        if callable(step):
+            first, *rest = step(messages).split(" ")
+            yield first
+            yield from (f" {word}" for word in rest)
+        else:
+            yield step
 
 
 class ScriptedEngine:
-    """`delay_s` is the time per word; `hold`, when given, blocks before the first word."""
+    """Every answer plays `steps`, which may change between two answers; without any it echoes.
+
+    A text is said, an event waited for, an exception raised; a function of the messages is asked
+    for a text, which is said word by word. `refusal` is raised by `stream` itself. `delay_s` is the
+    time before each piece of text. Without a `finish_reason` answers end without a last chunk.
+    `requests`, `scopes` and `answers` keep what came in and what went out, oldest first.
+    """
 
     def __init__(
         self,
-        script: Script = echo,
-        *,
-        model_id: str = "Qwen/Qwen3-VL-Scripted",
+        *steps: Step,
+        refusal: Exception | None = None,
+        finish_reason: FinishReason | None = "stop",
+        usage: Usage = USAGE,  # what was said is counted
+        status: EngineStatus = READY,
+        stats: EngineStats | None = None,
         delay_s: float = 0.0,
-        hold: threading.Event | None = None,
-        error: Exception | None = None,
-        fail_after: int | None = None,
     ) -> None:
-        self.script = script
+        self.steps: Sequence[Step] = steps or (echo,)
+        self.refusal = refusal
+        self.finish_reason = finish_reason
+        self.usage = usage
         self.delay_s = delay_s
-        self.hold = hold
-        self.error = error
-        self.fail_after = fail_after  # words before `error`; None: before the first
-        self.calls: list[tuple[list[Message], SamplingParams]] = []
-        self.cancelled = 0
-        self._status = EngineStatus("ready", model_id, device="cpu", dtype="float32")
+        self.requests: list[tuple[tuple[Message, ...], SamplingParams]] = []
+        self.scopes: list[str] = []
+        self.answers: list[ScriptedAnswer] = []
+        self._status = status
+        self._stats = stats or EngineStats()
 
     @property
     def model_id(self) -> str:
         return self._status.model_id
 
+    @property
+    def cancelled(self) -> int:
+        """How many answers were closed before their end."""
+        return sum(answer.cancelled for answer in self.answers)
+
     def drain(self, seconds: float) -> None:
         pass
 
     def stats(self) -> EngineStats:
-        return EngineStats()
+        return self._stats
 
     def status(self) -> EngineStatus:
         return self._status
@@ -105,8 +145,15 @@ class ScriptedEngine:
     def stream(
         self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
     ) -> ScriptedAnswer:
-        self.calls.append((list(messages), params))
-        return ScriptedAnswer(self, messages)
+        if not self._status.accepts_images and any(message.images for message in messages):
+            raise Unsupported("This model reads text only: remove the pictures.")
+        self.requests.append((tuple(messages), params))
+        self.scopes.append(scope)
+        if self.refusal is not None:
+            raise self.refusal
+        self.answers.append(ScriptedAnswer(self, messages))
+        return self.answers[-1]
 
     def close(self) -> None:
-        return None
+        for answer in self.answers:
+            answer.close()
