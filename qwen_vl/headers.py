@@ -171,9 +171,10 @@ def _jpeg(data: bytes) -> Header:
             if bits != 8:
                 raise UnsupportedMedia(not_read(f"A JPEG with {bits} bits for each colour"))
             size = width, height
+            cost = 1.0 if data[start + 9] == 1 else 4.0  # grey or colours
             if marker in (0xC2, 0xC6, 0xCA):  # progressive: all coefficients are kept, 2 bytes each
-                sampling = [n >> 4 and (n >> 4) * (n & 15) for n in data[start + 11 : end : 3]]
-                cost += 2 * sum(sampling) / max(sampling, default=1)
+                sampling = [(n >> 4) * (n & 15) for n in data[start + 11 : end : 3]]
+                cost += 2 * sum(sampling) / max(1, *sampling)
         elif marker == 0xE1 and not found:
             body = data[start + 4 : end]
             if body.startswith(b"Exif\0"):
