@@ -229,6 +229,16 @@ def test_pictures_do_not_wait_for_clips_and_stopping_ends_a_frame(tmp_path):
         extract_keyframes(path, "even", limited)
 
 
+def test_closing_ends_what_is_under_way():
+    call = Call(open_image(SLOW, SETTINGS).decode)
+    wait_for(decoding)
+    POOL.close()
+    call.join(PATIENCE_S)
+    assert isinstance(call.error, Abandoned)
+    assert workers() == []
+    assert load_image(SMALL, SETTINGS)
+
+
 def test_many_threads_get_their_own_pixels():
     colours = [(i * 7 % 256, i * 31 % 256, i * 101 % 256) for i in range(40)]
     calls = []

@@ -102,7 +102,17 @@ def test_jpeg_with_broken_metadata(photo):
         assert load_image(data, SETTINGS).tobytes() == seen
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["WEBP", "AVIF"])
+def test_broken_exif_in_other_formats(photo, form):
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    data = encode(photo, form, exif=exif)
+    hurt = data.replace(b"II*\0", b"\xff\xff\xff\xff").replace(b"MM\0*", b"\xff\xff\xff\xff")
+    assert hurt != data
+    assert load_image(hurt, SETTINGS).tobytes() == load_image(data, SETTINGS).tobytes()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_turned_pictures_have_their_size_before_they_are_decoded(photo, form):
     exif = Image.Exif()
     exif[0x0112] = 6
