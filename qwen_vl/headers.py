@@ -19,6 +19,8 @@ FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 CONTAINERS_TEXT = "MP4, MOV, WebM, MKV or AVI"
 MAX_STEPS = 5_000  # chunks, segments or tags that are looked at; a large PNG has some 1,300
 MAX_METADATA_BYTES = 1 << 18  # of EXIF or XMP that are looked at
+MAX_TEXTS = 50  # of a PNG, in which an orientation is looked for
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xda-\xfe]")  # of a JPEG, with a segment behind it
 _ORIENTATION_TAG = 0x0112
 _WEBP_COST = 16.0
 _TIFF_COST, _TURNED_TIFF_COST = 5.0, 9.0
@@ -87,17 +89,13 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     `start` is where its 0xFF stands. Bytes between segments are skipped, as decoders do.
     """
     at = 2
-    while True:
-        at = data.find(b"\xff", at)
-        if at < 0 or at + 4 > len(data):
-            return
-        marker = data[at + 1]
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.start() + 1], found.start()
         if marker == 0xDA:
             yield marker, at, len(data)
             return
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:
-            at += 1 if marker == 0xFF else 2
-            continue
+        if at + 4 > len(data):
+            return
         end = at + 2 + max(2, struct.unpack_from(">H", data, at + 2)[0])
         yield marker, at, end
         at = end
@@ -126,11 +124,12 @@ def _png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise BadRequest(damaged())
     width, height = struct.unpack_from(">II", data, 16)
-    found = 1
+    found, texts = 1, 0
     for kind, start, end in _first(png_chunks(data)):
         if kind == b"eXIf":
             found = _exif(data[start + 8 : end - 4]) or found
-        elif kind in (b"iTXt", b"tEXt", b"zTXt") and found == 1:
+        elif kind in (b"iTXt", b"tEXt", b"zTXt") and found == 1 and texts < MAX_TEXTS:
+            texts += 1
             found = _png_text(data[start + 8 : min(end - 4, start + MAX_METADATA_BYTES)])
         elif kind == b"IEND":
             break
@@ -171,9 +170,10 @@ def _jpeg(data: bytes) -> Header:
             if bits != 8:
                 raise UnsupportedMedia(not_read(f"A JPEG with {bits} bits for each colour"))
             size = width, height
+            cost = 1.0 if data[start + 9] == 1 else 4.0  # grey or colours
             if marker in (0xC2, 0xC6, 0xCA):  # progressive: all coefficients are kept, 2 bytes each
-                sampling = [n >> 4 and (n >> 4) * (n & 15) for n in data[start + 11 : end : 3]]
-                cost += 2 * sum(sampling) / max(sampling, default=1)
+                sampling = [(n >> 4) * (n & 15) for n in data[start + 11 : end : 3]]
+                cost += 2 * sum(sampling) / max([1, *sampling])
         elif marker == 0xE1 and not found:
             body = data[start + 4 : end]
             if body.startswith(b"Exif\0"):
@@ -268,8 +268,8 @@ def _tags(data: bytes) -> dict[int, int]:
 
 def _exif(body: bytes) -> int:
     """The orientation, 1 to 8; 0 where there is none or the EXIF cannot be read."""
-    while body.startswith(b"Exif\0\0"):
-        body = body[6:]
+    for _ in range(2):  # some programs write it twice
+        body = body.removeprefix(b"Exif\0\0")
     if body[:4] not in (b"II*\0", b"MM\0*"):
         return 0
     try:

@@ -45,6 +45,7 @@ class Decoders:
         self._changed = threading.Condition()
         self._line: list[tuple[str, object]] = []  # (lane, ticket), first come first
         self._busy: list[str] = []  # the lanes of what is being decoded
+        self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
 
     def run(
@@ -77,17 +78,21 @@ class Decoders:
                 while not (message := worker.hear())[0].get("end"):
                     on_message(*message)
             except _WorkerDied:
-                cause = watch.cause or _cause_of(worker.end())
+                cause = watch.cause or "stop" * worker.was_closed or _cause_of(worker.end())
                 raise _refusal(cause, what, limit_s) from None
         if "error" in message[0]:
             raise _told(message[0])
 
     def close(self) -> None:
-        """Ends the workers that have nothing to do; those at work end with their callers."""
+        """Ends all workers; who waits for one gets Abandoned. A later call starts new ones."""
         with self._changed:
-            idle, self._idle = self._idle, []
+            workers, idle, self._idle = list(self._workers), self._idle, []
+        for worker in workers:
+            if worker not in idle:
+                worker.was_closed = True
+                worker.kill()
         for worker in idle:
-            worker.end()
+            self._forget(worker)
 
     @contextmanager
     def _place(self, lane: str, should_stop: Callable[[], bool]) -> Iterator[None]:
@@ -126,8 +131,12 @@ class Decoders:
         """A worker that is kept afterwards, if it is fit for another file."""
         with self._changed:
             worker = self._idle.pop() if self._idle else None
-        if worker is None or not worker.is_alive:
+        if worker is not None and not worker.is_alive:
+            self._forget(worker)
+            worker = None
+        if worker is None:
             worker = _Worker()
+            self._workers.add(worker)
         try:
             yield worker
         finally:
@@ -136,7 +145,11 @@ class Decoders:
                     self._idle.append(worker)
             else:
                 worker.kill()
-                worker.end()
+                self._forget(worker)
+
+    def _forget(self, worker: _Worker) -> None:
+        worker.end()
+        self._workers.discard(worker)
 
 
 class _Worker:
@@ -155,6 +168,7 @@ class _Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self.was_closed = False
         self.is_free = True  # whether it has finished what it was told to do
 
     @property
