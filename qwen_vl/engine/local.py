@@ -20,7 +20,7 @@ from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Setti
 from qwen_vl.engine import checkpoint, machine, preparation
 from qwen_vl.engine.detokenize import TextStream
 from qwen_vl.engine.model import LoadedModel, has_experts, is_tiny, load
-from qwen_vl.engine.prefill import fit_together, prefill, result_of
+from qwen_vl.engine.prefill import read_own_texts
 from qwen_vl.engine.prefix import PrefixStore, token_keys
 from qwen_vl.engine.preparation import Prepared
 from qwen_vl.engine.prompt import Prompt
@@ -41,7 +41,6 @@ from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 MB = 2**20
 WAITING_BYTES = 256 * MB  # of the pixels of waiting requests: 60 or so of full HD
-SHARED_TOKENS = 8  # a shorter beginning that all prompts have is not worth keeping
 CLOSE_S = 60.0  # for the part of a prefill that is under way
 DEGRADED_S = 60.0  # how long a failed request shows in the status
 
@@ -275,60 +274,25 @@ class LocalEngine:
             self._quick_ones,
         )
         self._vision.examples = keys_of_examples(self._settings)
-        self._read_own_texts(self._loaded)
+        read_own_texts(self._loaded, self._settings.system_prompt, self._prefixes)
         while not self._closing:
             with self._wake:
                 while not (scheduler.running or self._waiting or self._closing):
                     self._wake.wait()
                 # Before anybody asks `_busy_now`.
-                self._admitting = self._next_waiting(scheduler)
+                self._admitting = [] if self._closing else self._waiting.take(scheduler)
             scheduler.admit(self._admitting)
             self._admitting = []
             scheduler.step()
 
-    def _read_own_texts(self, loaded: LoadedModel) -> None:
-        """What every prompt begins with is run once, for all scopes: the server's system prompt,
-        and what the template says where there is none.
-        """
-        for system_prompt in dict.fromkeys((self._settings.system_prompt, "")):
-            head = Prompt(loaded.prompts.head(system_prompt), [])
-            if len(head.token_ids) >= SHARED_TOKENS:
-                done = result_of(prefill(loaded, head, [], lambda _: []))
-                states = [(layer.keys, layer.values) for layer in done.cache.layers]
-                self._prefixes.share(token_keys(head, loaded.image_token_id), states)
-
-    def _next_waiting(self, scheduler: Scheduler) -> list[Request]:
-        """The request whose turn it is, and those after it that can be prefilled with it."""
-        if self._closing or not self._waiting or not scheduler.room:
-            return []
-        running = scheduler.running_by_scope
-        taken = [self._waiting.next(running)]
-        self._waiting.remove(taken[0])
-        keys, found = [taken[0].keys], [scheduler.found(taken[0])]
-        running[taken[0].scope] += 1
-        for request in self._waiting.in_order(running) if fit_together(keys, found) else []:
-            keys.append(request.keys)
-            found.append(scheduler.found(request))
-            if len(taken) >= scheduler.room or not fit_together(keys, found):
-                break
-            taken.append(request)
-            self._waiting.remove(request)
-        return taken
-
     def _quick_ones(self) -> list[Request]:
-        """Waiting requests that can be prefilled in one pass, while a longer one is under way."""
+        """One waiting request that takes no time, while a longer prefill is under way."""
         scheduler = self._scheduler
         assert scheduler is not None
         with self._wake:
-            if not self._waiting or not scheduler.room:
-                return []
-            order = self._waiting.in_order(scheduler.running_by_scope)
-            first = next((one for one in order if scheduler.is_quick(one)), None)
-            if first is None:
-                return []
-            self._waiting.remove(first)
-            self._admitting = [*self._admitting, first]
-            return [first]
+            taken = self._waiting.take_quick(scheduler)
+            self._admitting = [*self._admitting, *taken]
+            return taken
 
     def _failed(self, told: str) -> None:
         self._failed_s, self._failure = time.monotonic(), f"A request failed ({told})"

@@ -16,13 +16,14 @@ import torch
 
 from qwen_vl.engine.batching import Row, columns_in_use, new_cache, stack
 from qwen_vl.engine.model import LoadedModel
-from qwen_vl.engine.prefix import LayerStates
+from qwen_vl.engine.prefix import LayerStates, PrefixStore, token_keys
 from qwen_vl.engine.prompt import Prompt
 from qwen_vl.engine.vision import Features
 
 # A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
 CHUNK_TOKENS_CPU = 256
 CHUNK_TOKENS_GPU = 2048
+SHARED_TOKENS = 8  # a shorter beginning that all prompts have is not worth keeping
 SHORT_TOKENS = 64  # what is left of a prompt whose system prompt or picture was seen before
 
 
@@ -92,11 +93,19 @@ def next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
     return None
 
 
-def result_of(parts: Generator[None, None, Prefilled]) -> Prefilled:
-    """Runs all parts of a prefill."""
-    while (result := next_part(parts)) is None:
-        pass
-    return result
+def read_own_texts(loaded: LoadedModel, system_prompt: str, prefixes: PrefixStore) -> None:
+    """Runs what prompts begin with whoever asks, and shares it with all scopes: the server's system
+    prompt, and what the template says where there is none.
+    """
+    for own in dict.fromkeys((system_prompt, "")):
+        head = Prompt(loaded.prompts.head(own), [])
+        if len(head.token_ids) < SHARED_TOKENS:
+            continue
+        parts = prefill(loaded, head, [], lambda _: [])
+        while (done := next_part(parts)) is None:
+            pass
+        states = [(layer.keys, layer.values) for layer in done.cache.layers]
+        prefixes.share(token_keys(head, loaded.image_token_id), states)
 
 
 def fit_together(keys: Sequence[np.ndarray], found: Sequence[int]) -> bool:

@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from qwen_vl.engine.prefill import fit_together
 from qwen_vl.engine.request import Answer
-from qwen_vl.engine.scheduler import Request
+from qwen_vl.engine.scheduler import Request, Scheduler
 from qwen_vl.engine.turns import is_full
 
 PATIENCE_S = 10.0
@@ -52,6 +53,34 @@ class WaitingRequests:
 
     def clear(self) -> None:
         self._requests = []
+
+    def take(self, scheduler: Scheduler) -> list[Request]:
+        """The request whose turn it is, and those after it that can be prefilled with it."""
+        if not self._requests or not scheduler.room:
+            return []
+        running = scheduler.running_by_scope
+        taken = [self.next(running)]
+        self.remove(taken[0])
+        running[taken[0].scope] += 1
+        keys, found = [taken[0].keys], [scheduler.found(taken[0])]
+        for request in self.in_order(running) if fit_together(keys, found) else []:
+            keys.append(request.keys)
+            found.append(scheduler.found(request))
+            if len(taken) >= scheduler.room or not fit_together(keys, found):
+                break
+            taken.append(request)
+            self.remove(request)
+        return taken
+
+    def take_quick(self, scheduler: Scheduler) -> list[Request]:
+        """The first that can be prefilled in one pass, if there is one and a row for it."""
+        if not self._requests or not scheduler.room:
+            return []
+        for request in self.in_order(scheduler.running_by_scope):
+            if scheduler.is_quick(request):
+                self.remove(request)
+                return [request]
+        return []
 
     def next(self, running: Mapping[str, int]) -> Request:
         """Whose turn it is; `running` counts the answers of each scope. Does not remove it."""
