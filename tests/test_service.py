@@ -442,7 +442,7 @@ _CLIP = as_uri(b"any", "video/mp4")
         ({"type": "video_url"}, 400),
         ({"type": "video_url", "video_url": {"url": "http://example.com/a.mp4"}}, 400),
         ({"type": "video_url", "video_url": {"url": as_uri(b"no clip", "video/mp4")}}, 415),
-        ({"type": "video_url", "video_url": {"url": _FRAME}}, 400),
+        ({"type": "video_url", "video_url": {"url": _FRAME}}, 415),
         ({"type": "video_url", "video_url": {"url": "x"}, "every_s": 0}, 400),
         ({"type": "video_url", "video_url": {"url": _CLIP}, "every_s": 10**400}, 400),
         ({"type": "video_url", "video_url": {"url": as_uri(b"x" * 300_000, "video/mp4")}}, 413),

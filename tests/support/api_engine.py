@@ -108,6 +108,9 @@ class StepEngine:
             raise self._refusal
         if not self._status.accepts_images and any(message.images for message in messages):
             raise Unsupported("This model reads text only: remove the pictures.")
+        for message in messages:
+            for part in message.images:
+                part.image.load()  # as engines do before they answer
         self.requests.append((tuple(messages), params))
         self.answers.append(StepAnswer(self._steps, self._finish_reason, self._usage))
         return self.answers[-1]
