@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import anyio
 import pytest
 from PIL import Image
-from support.gated import PATIENCE_S, gated, head, soon, wire
-from support.scripted_engine import ScriptedEngine, StepAnswer
+from support.gated import PATIENCE_S, gated, head, soon, whole_app, wire
+from support.scripted_engine import ScriptedEngine
 from test_api import CHAT, as_uri, asking, assert_error, encoded, noise, showing
 from test_fetch import here_is_public, web
 from test_service import bearer
@@ -22,7 +21,7 @@ from qwen_vl import fetch
 from qwen_vl.api import sessions
 from qwen_vl.config import Settings
 from qwen_vl.errors import UserError
-from qwen_vl.schema import Message, SamplingParams
+from qwen_vl.schema import Message
 
 __all__ = ["here_is_public"]  # a fixture
 
@@ -46,23 +45,6 @@ class SlowPicture:
 
     def abandon(self) -> None:
         self.abandoned.set()
-
-
-class DecodingEngine(ScriptedEngine):
-    """Decodes pictures before it answers, as engines do. `scopes` keeps who asked."""
-
-    def __init__(self, *steps: Any) -> None:
-        super().__init__(*steps)
-        self.scopes: list[str] = []
-
-    def stream(
-        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
-    ) -> StepAnswer:
-        self.scopes.append(scope)
-        for message in messages:
-            for part in message.images:
-                part.image.load()
-        return super().stream(messages, params, scope)
 
 
 # --- counted before it is read ---
@@ -137,7 +119,7 @@ def test_pictures_hold_no_text_up_and_end_with_their_clients(
 
     monkeypatch.setattr("qwen_vl.messages.open_data_uri", open_slow)
     body = json.dumps(asking(showing(PICTURE))).encode()
-    with gated(DecodingEngine("a")) as client:
+    with gated(ScriptedEngine("a")) as client:
         asked = [wire(client) for _ in range(4)]
         for one in asked:
             one.sendall(head(CHAT, f"Content-Length: {len(body)}") + body)
@@ -156,7 +138,7 @@ def test_as_many_pictures_wait_as_may_and_the_rest_is_told_to_come_back(
     picture = SlowPicture()
     monkeypatch.setattr("qwen_vl.messages.open_data_uri", lambda *_: picture)
     body = asking(showing(PICTURE))
-    engine = DecodingEngine("a")
+    engine = ScriptedEngine("a")
     with gated(engine, Settings(max_queue=0)) as client, ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(client.post, CHAT, json=body) for _ in range(5)]
         assert soon(lambda: any(call.done() for call in calls))
@@ -169,7 +151,7 @@ def test_as_many_pictures_wait_as_may_and_the_rest_is_told_to_come_back(
 
 
 def test_a_salt_divides_what_is_cached_for_one_caller() -> None:
-    engine = DecodingEngine("a")
+    engine = ScriptedEngine("a")
     with gated(engine, TWO_KEYS) as client:
         for key, salt in (("first", "x"), ("first", "y"), ("first", None), ("second", "x")):
             body = asking(cache_salt=salt)
@@ -187,7 +169,7 @@ def test_a_salt_divides_what_is_cached_for_one_caller() -> None:
 
 
 def test_without_keys_an_address_is_a_caller() -> None:
-    engine = DecodingEngine("a")
+    engine = ScriptedEngine("a")
     settings = Settings(trusted_proxy=("127.0.0.1",))
     with gated(engine, settings) as client:
         for address in ("9.9.9.9", "8.8.8.8", "9.9.9.9"):
@@ -267,6 +249,20 @@ def test_health_says_that_the_server_is_stopping() -> None:
         health = client.get("/health")
     assert health.status_code == 503
     assert (health.json()["status"], health.json()["ready"]) == ("draining", False)
+
+
+def test_every_client_gets_an_end_when_the_server_stops() -> None:
+    stop, never = threading.Event(), threading.Event()
+    engine = ScriptedEngine("Half", never)
+    settings = Settings(shutdown_seconds=0)
+    with whole_app(engine, settings, stop) as client, ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(client.post, CHAT, json=asking(stream=i < 3)) for i in range(6)]
+        assert soon(lambda: len(engine.answers) == 6)
+        assert soon(lambda: all(one.waiting.is_set() for one in engine.answers))
+        stop.set()
+        texts = [call.result().text for call in calls]
+    assert all("Half" in text and '"cancelled"' in text for text in texts)
+    assert all(text.endswith("data: [DONE]\n\n") for text in texts[:3])
 
 
 def test_the_wait_for_a_place_is_bounded() -> None:

@@ -100,7 +100,10 @@ def large(client: httpx.Client) -> int:
     return client.post(CHAT, content=b" " * ANNOUNCED).status_code
 
 
-def test_bodies_are_bounded_in_sum_and_text_gets_in_all_the_same() -> None:
+def test_bodies_are_bounded_in_sum_and_text_gets_in_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bodies, "SILENT_S", PATIENCE_S)
     with gated(ScriptedEngine("a"), SMALL) as client:
         assert large(client) == 400  # it is no JSON
         held: list[socket.socket] = []
@@ -120,6 +123,8 @@ def test_a_body_that_takes_long_makes_room(monkeypatch: pytest.MonkeyPatch) -> N
         refused, _, _ = select.select(held, [], [], PATIENCE_S)
         assert b" 429 " in refused[0].recv(100)
         assert large(client) == 400
+        for one in held:
+            one.close()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -51,6 +51,11 @@ _SAMPLING: dict[str, Schema] = {
     },
     "max_image_tokens": _integer(4, 16384, "visual tokens per picture"),
 }
+_SALT: Schema = {
+    "type": ["string", "null"],
+    "maxLength": 200,
+    "description": "what requests with one salt leave in caches serves no other salt; not for jobs",
+}
 
 
 def _part(kind: str, required: list[str], **properties: Schema) -> Schema:
@@ -104,6 +109,7 @@ _CHAT = {
             "properties": {"type": {"enum": ["text", "json_object"]}},
             "description": "json_object is best effort: the model is told to write JSON",
         },
+        "cache_salt": _SALT,
         **_SAMPLING,
     },
     "required": ["messages"],
@@ -117,8 +123,9 @@ _SIMPLE = {
             "type": ["string", "null"],
             "maxLength": 200,
             "description": "the server remembers the conversation under this name; without API "
-            "keys whoever knows it can go on with it, so use a random one",
+            "keys whoever knows it and calls from the same address can go on with it",
         },
+        "cache_salt": _SALT,
         **_SAMPLING,
     },
     "required": ["text"],

@@ -15,7 +15,7 @@ import uvicorn
 
 from qwen_vl.gate.connections import MOST, Connection, Room, raise_file_limit
 
-START_S = 10.0
+START_S = 60.0
 END_S = 5.0  # for last words to clients; pages' event streams never end by themselves
 
 

@@ -46,18 +46,19 @@ def gated(
 
 
 @contextlib.contextmanager
-def whole_app(engine: Engine, settings: Settings) -> Iterator[httpx.Client]:
-    """Page and API as `app.py` starts them, in this process."""
+def whole_app(
+    engine: Engine, settings: Settings, stop: threading.Event | None = None
+) -> Iterator[httpx.Client]:
+    """Page and API as `app.py` starts them, in this process, until `stop` is set or it is left."""
     import app
 
-    sockets, stop = listen(settings.host, 0), threading.Event()
+    sockets, stop = listen(settings.host, 0), stop or threading.Event()
     thread = threading.Thread(target=app.serve, args=(settings, engine, stop, sockets), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
-            assert client.get("/health").status_code == 200
-            # Requests wait until the server listens; the page is there once Gradio has asked it.
+            assert client.get("/health").status_code == 200  # waits until the server takes it
             yield client
     finally:
         stop.set()

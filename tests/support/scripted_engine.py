@@ -151,6 +151,9 @@ class ScriptedEngine:
         self.scopes.append(scope)
         if self.refusal is not None:
             raise self.refusal
+        for message in messages:
+            for part in message.images:
+                part.image.load()  # as engines do before they answer
         self.answers.append(ScriptedAnswer(self, messages))
         return self.answers[-1]
 
