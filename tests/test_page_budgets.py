@@ -161,6 +161,15 @@ def test_too_large_an_upload_is_refused_before_it_comes(address: str) -> None:
         assert b" 413 " in client.recv(1000)
 
 
+@pytest.mark.parametrize(("name", "status"), [("x.png", 413), ("x.JPG", 413), ("x.mkv", 200)])
+def test_only_clips_may_be_as_large_as_clips(address: str, name: str, status: int) -> None:
+    data = os.urandom(int((Settings().max_image_mb + 1) * 1024 * 1024))
+    reply = httpx.post(f"{address}/gradio_api/upload", files={"files": (name, data)}, timeout=60)
+    assert reply.status_code == status
+    named = [path.name for path in whole_files(Path(gr.utils.get_upload_folder()))]
+    assert (name in named) == (status == 200)
+
+
 def kept(folder: Path, name: str, age_s: float) -> Path:
     path = folder / name / "x.png"
     path.parent.mkdir()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -29,6 +30,8 @@ USED = (
 )
 OFF = ("/monitoring", "/svelte", "/pwa_icon")
 UPLOAD = f"{GRADIO}upload"
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 BODY_BYTES = 2 * 1024**2  # of a request, besides the texts that the settings allow
 BODIES_BYTES = 64 * 1024**2  # of all requests that are being received
@@ -95,10 +98,31 @@ class PageGuard:
         ticket = await run_in_threadpool(self.uploads.begin, size_bytes)
         if ticket is None:
             raise Refused(503, "There is no room for uploads now: try again later.")
+        reply: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            reply.append(message)
+
         try:
-            await self.app(scope, promptly(receive), send)
+            await self.app(scope, promptly(receive), keep)
         finally:
             await run_in_threadpool(self.uploads.end, ticket)
+        if await run_in_threadpool(self._drop_large_pictures, reply):
+            raise Refused(413, f"A picture may have at most {self.settings.max_image_mb:g} MB.")
+        for message in reply:
+            await send(message)
+
+    def _drop_large_pictures(self, reply: list[Message]) -> bool:
+        """Whether Gradio, whose one limit is that of clips, took too large a picture: it goes."""
+        if not reply or reply[0].get("status") != 200:
+            return False
+        named = json.loads(b"".join(message.get("body", b"") for message in reply))
+        pictures = [path for path in map(Path, named) if path.suffix.lower() in PICTURES]
+        most = self.settings.max_image_mb * MB
+        large = [path for path in pictures if path.is_file() and path.stat().st_size > most]
+        for path in large:
+            path.unlink(missing_ok=True)
+        return bool(large)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a call of a handler on as it was understood here."""
