@@ -263,7 +263,7 @@ def _logit_bias(raw: Any, default: tuple[tuple[int, float], ...]) -> tuple[tuple
 
 # --- Gradio's Chatbot ---
 
-TURNS_PER_MESSAGE = 4  # pictures and text are turns of their own; a question may go unanswered
+PARTS_PER_MESSAGE = 4  # on average: pictures and text are apart; a question may go unanswered
 
 # Gives the picture of a file that the page keeps; opens it, decodes nothing.
 PictureOpener = Callable[[Path], Undecoded]
@@ -283,7 +283,7 @@ def from_chatbot(
     """
     turns = [turn for turn in history if not (turn.get("metadata") or {}).get("title")]
     blocks = [block for turn in turns for block in _blocks(turn["content"])]
-    _check_message_count(len(turns) // TURNS_PER_MESSAGE, settings)
+    _check_message_count(max(len(turns), len(blocks)) // PARTS_PER_MESSAGE, settings)
     _check_image_count(sum(_is_file(block) for block in blocks), settings)
     chars = len(system_prompt) + sum(len(_chatbot_text(block)) for block in blocks)
     _check_chars(chars, settings)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Request
+from playwright.sync_api import Page, Route
 from support.browser_app import Tab, chromium, running_page
-from support.picture_server import serve_pictures
 from support.scripted_engine import ScriptedEngine
 
 from qwen_vl.errors import BadRequest
@@ -115,11 +115,11 @@ def seen() -> Iterator[Seen]:
         context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
         found = Seen(Tab(context.new_page(), url), engine, says)
 
-        def note(request: Request) -> None:
-            if not request.url.startswith((url, "data:", "blob:")):
-                found.foreign.append(request.url)
+        def note(route: Route) -> None:  # what the browser itself refuses never comes here
+            found.foreign.append(route.request.url)
+            route.abort()
 
-        found.page.on("request", note)
+        context.route(lambda asked: not asked.startswith((url, "data:", "blob:")), note)
         found.tab.open()
         yield found
 
@@ -148,9 +148,8 @@ def test_code_and_formulas_are_rendered_and_copies_are_what_was_written(seen: Se
     answer = "$$a<b$$\n\n```html\n<p>x</p>\n```\n\n**bold** <i>"
     _, shown = seen.shown("q", answer)
     assert "<p>x</p>" in shown
-    assert "bold <" in shown.replace("\ufeff", "")
+    assert "bold <i>" in shown
     assert seen.page.locator("#chat .bot .katex").count() == 1
-    seen.page.locator("#chat button[title='Copy message'], #chat button[aria-label='Copy message']")
     seen.page.get_by_label("Copy message").last.click()
     assert seen.page.evaluate("navigator.clipboard.readText()") == answer
 
@@ -182,7 +181,6 @@ def test_an_error_of_another_server_is_shown_as_text(seen: Seen) -> None:
         "document.body.append(Object.assign(document.createElement('iframe'), {src: there}))",
         "document.body.append(Object.assign(document.createElement('object'), {data: there}))",
         "document.body.append(Object.assign(document.createElement('script'), {src: there}))",
-        "document.head.append(Object.assign(document.createElement('base'), {href: there}))",
         "navigator.sendBeacon(there)",
         "new FontFace('x', `url(${there})`).load().catch(() => 0)",
         "{ const f = document.createElement('form'); f.action = there; f.method = 'post';"
@@ -253,20 +251,25 @@ def test_routes_that_the_page_does_not_use_are_off(address: str, path: str) -> N
     assert httpx.get(address + path).status_code == 404
 
 
-def test_nothing_is_fetched_from_the_web(address: str) -> None:
-    with serve_pictures() as pictures:
-        there = f"{pictures.url}/ok.png"
-        assert httpx.get(f"{address}/gradio_api/file={there}").status_code == 404
-        file = {"path": there, "meta": {"_type": "gradio.FileData"}}
-        history = [{"role": "user", "content": [{"type": "file", "file": file}]}]
-        for box, turns in (({"text": "x", "files": [file]}, []), ({"text": "x"}, history)):
-            body = {"data": [box, turns, ""], "fn_index": 0, "session_hash": "a"}
-            for text in (httpx.Request("POST", address, json=body).content.decode(),):
-                for form in (text, text.replace("http:", "\\u0068ttp:")):
-                    reply = httpx.post(
-                        f"{address}/gradio_api/queue/join",
-                        content=form,
-                        headers={"Content-Type": "application/json"},
-                    )
-                    assert reply.status_code == 400, reply.text
-        assert pictures.asked == []
+@pytest.mark.parametrize(
+    "write", [lambda text: text, lambda text: text.replace("http:", "\\u0068ttp:")]
+)
+def test_nothing_is_fetched_from_the_web(address: str, write: Callable[[str], str]) -> None:
+    there = f"{ELSEWHERE}/ok.png"
+    assert httpx.get(f"{address}/gradio_api/file={there}").status_code == 404
+    file = {"path": there, "meta": {"_type": "gradio.FileData"}}
+    history = [{"role": "user", "content": [{"type": "file", "file": file}]}]
+    for box, turns in (({"text": "x", "files": [file]}, []), ({"text": "x"}, history)):
+        call = {"data": [box, turns, ""], "fn_index": 0, "session_hash": "a"}
+        assert joined(address, write(json.dumps(call))).status_code == 400
+
+
+def test_a_component_as_a_message_is_never_built(address: str) -> None:
+    part = {"type": "component", "component": "image", "value": None, "constructor_args": {}}
+    call = {"data": [{"text": "x"}, [{"role": "user", "content": [part]}], ""], "fn_index": 0}
+    assert joined(address, json.dumps({**call, "session_hash": "a"})).status_code == 400
+
+
+def joined(address: str, body: str) -> httpx.Response:
+    headers = {"Content-Type": "application/json"}
+    return httpx.post(f"{address}/gradio_api/queue/join", content=body, headers=headers)

@@ -10,26 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
-from anyio import to_thread
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vl.config import Settings
+from qwen_vl.ui.headers import GRADIO, page_policy, with_headers
 from qwen_vl.ui.uploads import Uploads
 
-GRADIO = "/gradio_api/"
 # What the page's own script asks for; everything else of Gradio is switched off.
 USED = (
     *("queue/join", "queue/data", "run/predict", "cancel", "reset", "heartbeat/", "startup-events"),
     *("upload", "upload_progress", "file=", "info", "theme.css", "app_id", "login_check", "user"),
 )
 OFF = ("/monitoring", "/svelte", "/pwa_icon")
-FILE = f"{GRADIO}file="
 UPLOAD = f"{GRADIO}upload"
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 BODY_BYTES = 2 * 1024**2  # of a request, besides the texts that the settings allow
 BODIES_BYTES = 64 * 1024**2  # of all requests that are being received
@@ -39,26 +41,6 @@ MAX_DEPTH = 32
 MAX_SESSION_CHARS = 64
 RECEIVE_S = 30.0  # between two pieces of a body
 MB = 1024 * 1024
-
-SELF = "default-src 'self'; base-uri 'self'; object-src 'none'; frame-src 'none'"
-FILES_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
-SHARE_HOST = "https://gradio.s3-us-west-2.amazonaws.com"  # share links load Gradio's script there
-
-
-def page_policy(share: bool) -> str:
-    """The Content-Security-Policy of the page: nothing is loaded from or sent to anybody else.
-
-    Gradio has inline scripts and styles and makes functions of strings. With a share link its
-    script comes from a server of Gradio's.
-    """
-    more = f" {SHARE_HOST}" if share else ""
-    return (
-        f"{SELF}; script-src 'self' 'unsafe-inline' 'unsafe-eval'{more}; "
-        f"style-src 'self' 'unsafe-inline'{more}; font-src 'self' data:{more}; "
-        f"img-src 'self' data: blob:{more}; media-src 'self' data: blob:; "
-        f"connect-src 'self' data: blob:{more}; worker-src 'self' blob:; form-action 'self'; "
-        "frame-ancestors 'self' https://huggingface.co https://*.hf.space"
-    )
 
 
 class Refused(Exception):
@@ -113,13 +95,34 @@ class PageGuard:
         most_mb = max(pictures_mb, self.settings.max_video_mb)
         if size_bytes > most_mb * MB + BODY_BYTES:
             raise Refused(413, f"Upload at most {most_mb:g} MB at once.")
-        ticket = await to_thread.run_sync(self.uploads.begin, size_bytes)
+        ticket = await run_in_threadpool(self.uploads.begin, size_bytes)
         if ticket is None:
             raise Refused(503, "There is no room for uploads now: try again later.")
+        reply: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            reply.append(message)
+
         try:
-            await self.app(scope, promptly(receive), send)
+            await self.app(scope, promptly(receive), keep)
         finally:
-            await to_thread.run_sync(self.uploads.end, ticket)
+            await run_in_threadpool(self.uploads.end, ticket)
+        if await run_in_threadpool(self._drop_large_pictures, reply):
+            raise Refused(413, f"A picture may have at most {self.settings.max_image_mb:g} MB.")
+        for message in reply:
+            await send(message)
+
+    def _drop_large_pictures(self, reply: list[Message]) -> bool:
+        """Whether Gradio, whose one limit is that of clips, took too large a picture: it goes."""
+        if not reply or reply[0].get("status") != 200:
+            return False
+        named = json.loads(b"".join(message.get("body", b"") for message in reply))
+        pictures = [path for path in map(Path, named) if path.suffix.lower() in PICTURES]
+        most = self.settings.max_image_mb * MB
+        large = [path for path in pictures if path.is_file() and path.stat().st_size > most]
+        for path in large:
+            path.unlink(missing_ok=True)
+        return bool(large)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a call of a handler on as it was understood here."""
@@ -149,26 +152,6 @@ def is_used(path: str) -> bool:
         rest = path.removeprefix(GRADIO)
         return rest.startswith(USED) and "://" not in rest
     return not path.startswith(OFF)
-
-
-def with_headers(send: Send, path: str, policy: str) -> Send:
-    """`send` that adds the headers to the response's start, where it has none of its own."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers.setdefault("X-Content-Type-Options", "nosniff")
-            headers.setdefault("Referrer-Policy", "same-origin")
-            if path.startswith(FILE):
-                headers["Content-Security-Policy"] = FILES_POLICY
-                kind = headers.get("content-type", "").partition(";")[0]
-                if not kind.startswith(("image/", "video/")) or kind == "image/svg+xml":
-                    headers["Content-Disposition"] = "attachment"
-            else:
-                headers.setdefault("Content-Security-Policy", policy)
-        await send(message)
-
-    return sending
 
 
 def announced_bytes(scope: Scope) -> int | None:

@@ -1,14 +1,15 @@
 // An invisible letter keeps text from turning into markup (see markup.py). It goes once the browser
-// has made its mind up: out of a user's own words as they are shown, and out of all that is copied.
+// has made its mind up: out of what is shown, and out of all that is copied.
 const written = (text) => text.replaceAll("\ufeff", "");
 
 const clean = (root) => {
 	const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
 	while (texts.nextNode()) {
 		const text = texts.currentNode;
+		if (!text.data.includes("\ufeff")) continue;
 		const parent = text.parentElement;
-		// Code stays as it is: other scripts, which colour it or draw it, read it later.
-		if (text.data.includes("\ufeff") && parent?.closest(".user") && !parent.closest("pre, code"))
+		// A drawing's source is read and parsed once more, by the script that draws it.
+		if (parent?.closest(".message") && !parent.closest(".mermaid, .language-mermaid"))
 			text.data = written(text.data);
 	}
 };
