@@ -270,7 +270,7 @@ def test_a_closed_tab_cancels_its_answer(
     other.ask(f"{LONG} gone")
     other.wait_text("#chat .bot", "gone5")
     other.page.context.close()
-    for _ in range(100):
+    for _ in range(600):
         if engine.cancelled == cancelled + 1:
             break
         tab.page.wait_for_timeout(100)

@@ -41,7 +41,7 @@ def speeds(bfloat16: tuple[float, float], int8: tuple[float, float]) -> machine.
 def test_bfloat16_must_win_in_both_phases(
     bfloat16: tuple[float, float], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_measure", lambda _: speeds(bfloat16, (1.0, 4.0)))
+    monkeypatch.setattr(machine, "measure", lambda _: speeds(bfloat16, (1.0, 4.0)))
     choice = machine.choose(Settings(device="cpu", quantize="none"))
     assert (choice.dtype, choice.quantize) == (expected, "none")
     assert "measured" in choice.reason
@@ -54,7 +54,7 @@ def test_bfloat16_must_win_in_both_phases(
 def test_auto_takes_int8_where_it_is_faster(
     int8_decode: float, has_experts: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_measure", lambda _: speeds((0.5, 0.5), (1.0, int8_decode)))
+    monkeypatch.setattr(machine, "measure", lambda _: speeds((0.5, 0.5), (1.0, int8_decode)))
     choice = machine.choose(Settings(device="cpu"), has_experts=has_experts)
     assert (choice.quantize, choice.dtype) == (expected, torch.float32)
     assert choice.precision == {"none": "float32"}.get(expected, expected)
@@ -62,12 +62,12 @@ def test_auto_takes_int8_where_it_is_faster(
 
 def test_prefill_multiplies_in_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for gain, expected in ((2.0, torch.bfloat16), (0.3, torch.float32)):
-        monkeypatch.setattr(machine, "_measure", lambda _, g=gain: speeds((g, 1.0), (1.0, 4.0)))
+        monkeypatch.setattr(machine, "measure", lambda _, g=gain: speeds((g, 1.0), (1.0, 4.0)))
         assert machine.choose(Settings(device="cpu")).product_dtype == expected
 
 
 def test_the_probe_measures() -> None:
-    measured = machine._measure(machine.usable_cores())
+    measured = machine.measure(machine.usable_cores())
     assert set(measured.decode) == {"float32", "bfloat16", "int8", "int4"}
     assert all(gain > 0 for gain in (*measured.decode.values(), *measured.prefill.values()))
 
@@ -93,8 +93,8 @@ def test_a_device_that_is_not_there(device: str) -> None:
 )
 def test_container_quota(quota: str, cores: int | None, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert machine._cgroup_cores(tmp_path / "cpu.max") == cores
-    assert machine._cgroup_cores(tmp_path / "missing") is None
+    assert machine.cgroup_cores(tmp_path / "cpu.max") == cores
+    assert machine.cgroup_cores(tmp_path / "missing") is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heaps")

@@ -65,7 +65,7 @@ def encoder(prepared: processor.PictureProcessor) -> encode.Encoder:
 def as_inputs(prepared: processor.PictureProcessor, sample: dialogues.Sample):
     """What the processor makes of a whole conversation."""
     return prepared.apply_chat_template(
-        [processor._as_parts(message) for message in sample.messages],
+        [processor.as_parts(message) for message in sample.messages],
         tokenize=True,
         return_dict=True,
         return_tensors="pt",

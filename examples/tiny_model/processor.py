@@ -37,7 +37,7 @@ class Asked:
     def answer(self, conversations: list[list[dict]], max_new_tokens: int = 400) -> list[str]:
         """The next assistant turn of each conversation, generated as one batch."""
         inputs = self.processor.apply_chat_template(
-            [[_as_parts(message) for message in messages] for messages in conversations],
+            [[as_parts(message) for message in messages] for messages in conversations],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -49,7 +49,7 @@ class Asked:
         return self.processor.batch_decode(new, skip_special_tokens=True)
 
 
-def _as_parts(message: dict) -> dict:
+def as_parts(message: dict) -> dict:
     content = message["content"]
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def choose(settings: Settings, *, tiny: bool = False, has_experts: bool = False)
                 f"--quantize {settings.quantize} does not work for models with experts: leave it "
                 "out."
             )
-        speeds = _measure(threads)
+        speeds = measure(threads)
         reason = f"chosen by --quantize; {speeds.said(settings.quantize)}"
         return Choice(device, torch.float32, threads, reason, settings.quantize, speeds.product)
     if settings.quantize == "4bit":
@@ -110,7 +110,7 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(1, min(cores, torch.get_num_threads(), _cgroup_cores() or cores))
+    return max(1, min(cores, torch.get_num_threads(), cgroup_cores() or cores))
 
 
 def share_heaps() -> None:
@@ -153,7 +153,7 @@ def _from_libc(name: str) -> Any:
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
-def _cgroup_cores(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+def cgroup_cores(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
     """The cgroup v2 CPU quota in whole cores, rounded up; None without one."""
     try:
         quota, period = path.read_text().split()
@@ -180,7 +180,7 @@ def _has_bfloat16() -> bool:
 
 
 def _fastest_on_cpu(threads: int, may_round: bool) -> Choice:
-    speeds = _measure(threads)
+    speeds = measure(threads)
     if may_round and speeds.decode["int8"] > 1.2 * max(1.0, speeds.decode["bfloat16"]):
         reason = speeds.said("int8")
         return Choice("cpu", torch.float32, threads, reason, "int8", speeds.product)
@@ -209,8 +209,10 @@ class Speeds:
         )
 
 
+@cache
 @torch.inference_mode()
-def _measure(threads: int) -> Speeds:
+def measure(threads: int) -> Speeds:
+    """How fast this CPU multiplies in each form, tried once in a process; takes a second or two."""
     torch.set_num_threads(threads)
     # Enough weights that decoding reads them from memory and not from a cache.
     weights = [torch.randn(3 * _PROBE_WIDTH, _PROBE_WIDTH) for _ in range(_PROBE_WEIGHTS)]

@@ -21,7 +21,7 @@ CHROMIUM_FLAGS = [
     "--use-fake-ui-for-media-stream",  # a camera that shows a test picture and asks nobody
     "--use-fake-device-for-media-stream",
 ]
-WAIT_MS = 20_000
+WAIT_MS = 60_000  # what a person waits for takes a moment; this only ends a test that fails
 
 
 @contextmanager
