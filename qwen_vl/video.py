@@ -25,7 +25,7 @@ from qwen_vl.limits import check_bytes
 Method = Literal["interval", "even", "scenes"]
 
 MAX_SIDE_PX = 1280  # keyframes are scaled down to this; 32 of them take 90 MB or so
-MEMORY_BYTES = 400 << 20  # for decoding: a 4K film in HEVC, or scenes of 32 large keyframes
+MEMORY_BYTES = 480 << 20  # for decoding: a 4K film in HEVC with 10 bits takes some 400 MB of it
 
 
 @dataclass(frozen=True)

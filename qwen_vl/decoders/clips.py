@@ -32,6 +32,7 @@ ASSUMED_FPS = 25.0  # where a container tells none
 ANALYSIS_STEP_S = 0.1  # scene detection looks at ten pictures a second
 ANALYSIS_SIDE_PX = 160
 THREADS = 2
+_ONE_THREAD_PX = 4_000_000
 _TIME_SLACK_S = 0.0015  # WebM and MKV round times to 1 ms
 _PROGRESS_STEP = 0.01
 _COLOUR_SPACES = {8: "YCgCo", 10: "BT.2020 with constant luminance", 14: "ICtCp"}  # H.273's numbers
@@ -248,7 +249,8 @@ class _Reader:
         check_size(context.width or 1, context.height or 1, self._settings, "video")
         # Frames that are larger than what the container says are not even begun.
         context.options = {"max_pixels": str(int(self._settings.max_image_megapixels * 1e6))}
-        context.thread_count, context.thread_type = THREADS, "AUTO"
+        large = context.width * context.height > _ONE_THREAD_PX  # each thread keeps a frame
+        context.thread_count, context.thread_type = 1 if large else THREADS, "AUTO"
         packets = container.demux(stream)
         while True:
             try:
