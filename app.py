@@ -38,9 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_file(settings.job_file)  # both before a model is loaded in vain
         sockets = listen(settings.host.strip("[]"), settings.port)
-    except (BadJobFile, PortTaken) as error:
+    except BadJobFile as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except PortTaken as error:
+        sys.exit(f"app.py: {error}")
     serve(settings, open_engine(settings), stopped_by_signals(), sockets)
 
 
@@ -93,6 +95,7 @@ def serve(
             file=settings.job_file,
             keep_s=settings.job_keep_hours * 3600,
             most=settings.max_jobs,
+            shared=len(settings.api_key) > 1,
         )
         opened.callback(jobs.close)
         router = api.build_router(engine, settings, jobs, metrics, is_ending=stop.is_set)
@@ -121,19 +124,22 @@ def launch(
         name = f"[{name}]" if ":" in name else name
         return name, port, f"http://{name}:{port}/", server
 
-    # The one seam for all of it: Gradio's own server has no limits for connections, believes
-    # forwarding headers from 127.0.0.1, and puts its CORS headers outside of every middleware.
-    http_server.start_server = start_server  # type: ignore[assignment]
     user, _, password = settings.auth.partition(":")
     options = ui.launch_options(settings)
     more = options.pop("app_kwargs", {})
-    demo.launch(
-        share=settings.share,
-        auth=[(user, password)] if user else None,
-        app_kwargs={**more, "routes": [*routes, *more.get("routes", [])]},
-        prevent_thread_lock=True,
-        **options,
-    )
+    # The one seam for all of it: Gradio's own server has no limits for connections, believes
+    # forwarding headers from 127.0.0.1, and puts its CORS headers outside of every middleware.
+    theirs, http_server.start_server = http_server.start_server, start_server  # type: ignore
+    try:
+        demo.launch(
+            share=settings.share,
+            auth=[(user, password)] if user else None,
+            app_kwargs={**more, "routes": [*routes, *more.get("routes", [])]},
+            prevent_thread_lock=True,
+            **options,
+        )
+    finally:
+        http_server.start_server = theirs
     if demo.share_url:
         gates[0].hosts.share(demo.share_url)
 

@@ -65,12 +65,16 @@ class Jobs:
 
     `file` is a SQLite file, or ":memory:"; raises BadJobFile if it is not fit. At most `most` jobs
     are kept, and finished ones for `keep_s` seconds. `owner` tells clients apart: nobody sees the
-    jobs of others. An owner with a name (an API key) holds at most half of the places, and of the
-    memory for pictures, that unfinished jobs of others leave; see `job_results` for the rest.
+    jobs of others. Where there are several (`shared`), one with a name (an API key) holds at most
+    half of the places, and of the memory for pictures, that unfinished jobs of others leave; see
+    `job_results` for the rest.
     """
 
-    def __init__(self, engine: Engine, *, file: str, keep_s: float, most: int) -> None:
+    def __init__(
+        self, engine: Engine, *, file: str, keep_s: float, most: int, shared: bool = True
+    ) -> None:
         self._engine = engine
+        self._shared = shared
         self._most = most
         self._lock = threading.Condition()
         self._waiting: deque[_Job] = deque()
@@ -262,23 +266,22 @@ class Jobs:
         """Raises Busy when a job would take more than its owner's share."""
         mine = [other for other in self._unfinished.values() if other.owner == job.owner]
         others = [other for other in self._unfinished.values() if other.owner != job.owner]
-        if len(mine) >= _share(self._most - len(others), job.owner):
+        if len(mine) >= self._share(self._most - len(others), job.owner):
             raise Busy(f"{len(mine)} jobs are waiting already: try again later.")
         my_bytes = sum(other.picture_bytes for other in mine)
         room = PICTURE_BYTES - sum(other.picture_bytes for other in others)
         alone = room == PICTURE_BYTES and not my_bytes  # then even a large one is taken
         wanted = my_bytes + job.picture_bytes
-        if job.picture_bytes and not alone and wanted > _share(room, job.owner):
+        if job.picture_bytes and not alone and wanted > self._share(room, job.owner):
             raise Busy("The pictures of waiting jobs take all the memory: try again later.")
+
+    def _share(self, left: int, owner: str) -> int:
+        """How much of what others leave one owner may take: all of it where it is the only one."""
+        return (left + 1) // 2 if owner and self._shared else left
 
     def _view(self, job: _Job) -> JobView:
         position = self._waiting.index(job) + 1 if job in self._waiting else 0
         return JobView(job.task_id, "processing", job.created_s, position=position, text=job.text)
-
-
-def _share(left: int, owner: str) -> int:
-    """How much of what others leave one owner may take: all of it where nobody has a key."""
-    return (left + 1) // 2 if owner else left
 
 
 def _close(answer: AnswerStream) -> None:

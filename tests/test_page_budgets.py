@@ -278,7 +278,7 @@ def test_each_picture_of_a_conversation_is_decoded_once(folder: Path) -> None:
     history: list[Any] = []
     for turn in range(4):
         history = ask(chat, history, f"q{turn}", *([str(path)] if turn == 0 else []))
-    sources = [messages[0].images[0].source for messages, _ in engine.calls]
+    sources = [messages[0].images[0].source for messages, _ in engine.requests]
     assert len(sources) == 4
     assert all(source is sources[0] for source in sources)
 
@@ -337,7 +337,7 @@ def test_a_second_question_while_an_answer_is_announced_stays_in_the_box(
     assert len(told) == 2
     *_, (shown, _) = chat.answer(asked, "", *KNOBS, request())
     assert [turn["role"] for turn in shown[:2]] == ["user", "assistant"]
-    assert [messages[-1].text for messages, _ in engine.calls] == ["first"]
+    assert [messages[-1].text for messages, _ in engine.requests] == ["first"]
     _, asked = chat.send(second, shown, "", request())
     assert len(asked) > len(shown)
 

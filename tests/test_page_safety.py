@@ -6,13 +6,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
 from playwright.sync_api import Page, Route
 from support.browser_app import Tab, chromium, running_page
-from support.scripted_engine import ScriptedEngine
+from support.scripted_engine import READY, ScriptedEngine
 
 from qwen_vl.errors import BadRequest
 from qwen_vl.ui.markup import as_typed, from_page, plain, to_page
@@ -110,7 +110,7 @@ EVIL_ID = f"Evil/{BROKEN}**b** [l](javascript:window.ran=1)"
 @pytest.fixture(scope="module")
 def seen() -> Iterator[Seen]:
     says = [""]
-    engine = ScriptedEngine(lambda _: says[0], model_id=EVIL_ID)
+    engine = ScriptedEngine(lambda _: says[0], status=replace(READY, model_id=EVIL_ID))
     with running_page(engine) as url, chromium() as browser:
         context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
         found = Seen(Tab(context.new_page(), url), engine, says)
@@ -141,7 +141,7 @@ def test_html_in_a_question_is_shown_and_does_nothing(seen: Seen) -> None:
 def test_a_question_is_shown_as_it_was_typed(seen: Seen) -> None:
     for text in TYPED:
         assert seen.shown(text, "ok")[0] == text
-        assert seen.engine.calls[-1][0][-1].text == text
+        assert seen.engine.requests[-1][0][-1].text == text
 
 
 def test_code_and_formulas_are_rendered_and_copies_are_what_was_written(seen: Seen) -> None:

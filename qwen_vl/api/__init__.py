@@ -164,7 +164,7 @@ class _Service:
     async def submit(self, request: Request) -> Response:
         """Takes a job in; its answer is picked up at /result/<task_id>."""
         call = await self.reader.job(request)
-        owner = self.guards.owner(request)
+        owner = self.guards.key_owner(request)
         submit = partial(self.jobs.submit, call.messages, call.params, owner)
         job = await self.looking_up.run(submit)
         return JSONResponse({"task_id": job.task_id, "status": job.status}, status_code=202)
@@ -207,7 +207,7 @@ class _Service:
 
     async def _job(self, look: Callable[[str, str], JobView | None], request: Request) -> Response:
         """What `look` finds, in a thread: the jobs may lie in a file."""
-        task_id, owner = request.path_params["task_id"], self.guards.owner(request)
+        task_id, owner = request.path_params["task_id"], self.guards.key_owner(request)
         job = await self.looking_up.run(partial(look, task_id, owner))
         if job is None:
             raise NotFound("There is no such job, or it has been forgotten: see --job-keep-hours.")

@@ -39,12 +39,16 @@ class Guards:
             raise Unauthorised("Send a valid key in the header 'Authorization: Bearer <key>'.")
 
     def owner(self, request: Request) -> str:
-        """Who is calling: whose sessions, jobs and caches these are. Never the key itself.
+        """Who is calling: whose sessions and caches these are. Never the key itself.
 
         Without keys it is who calls from the same address.
         """
-        name = _given_key(request) if self._keys else f"address {network_of(_address(request))}"
-        return _digest(name).hex()
+        name = f"address {network_of(_address(request))}"
+        return self.key_owner(request) or _digest(name).hex()
+
+    def key_owner(self, request: Request) -> str:
+        """Whose jobs these are: the key's, from whatever address. "" without keys."""
+        return _digest(_given_key(request)).hex() if self._keys else ""
 
     def _has_key(self, request: Request) -> bool:
         given = _digest(_given_key(request))
