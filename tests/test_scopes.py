@@ -299,3 +299,12 @@ def test_one_scope_leaves_places_in_the_queue_to_others() -> None:
         line.append(waiting("quiet"))
     assert len(line) == 16
     assert not WaitingRequests(1).is_full("anybody")
+
+
+def test_new_pictures_leave_places_in_the_queue_to_texts() -> None:
+    line = WaitingRequests(16)
+    for scope in ("loud", "louder"):
+        while not line.is_full(scope, new_pictures=True):
+            line.append(waiting(scope, pixels=9))
+    assert len(line) == 12
+    assert not line.is_full("loud")

@@ -154,7 +154,7 @@ class LocalEngine:
         """Raises Busy if one more request, with so many bytes of pixels, may not wait."""
         read = sum(not other.tokens for other in self._admitting)  # no row of the batch yet
         idle = self._running + read + len(self._waiting) < self._settings.max_batch
-        if not idle and self._waiting.is_full(scope):
+        if not idle and self._waiting.is_full(scope, new_pictures=more_bytes > 0):
             raise self._busy()
         waiting_bytes = self._waiting.pixel_bytes
         if waiting_bytes and more_bytes and waiting_bytes + more_bytes > WAITING_BYTES:

@@ -17,7 +17,12 @@ OTHERS_SHARE = 4  # one of so many places in a line is left to other scopes
 
 def is_full(waiting: Sequence[str], scope: str, most: int) -> bool:
     """Whether a line of requests of these scopes, at most `most`, takes no more of this scope."""
-    return len(waiting) >= most or waiting.count(scope) >= most - most // OTHERS_SHARE
+    return len(waiting) >= most or waiting.count(scope) >= share_of(most)
+
+
+def share_of(most: int) -> int:
+    """How many of `most` places one scope may take."""
+    return most - most // OTHERS_SHARE
 
 
 class Turns:

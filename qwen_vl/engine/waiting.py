@@ -2,7 +2,7 @@
 
 First comes who has the fewest answers running, then who brings no new pictures, then who came
 first. Nobody starves: every second turn goes to the one that waited longest, once that is over
-PATIENCE_S. One scope may not fill the whole queue.
+PATIENCE_S. Neither one scope nor new pictures may fill the whole queue.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from qwen_vl.engine.prefill import fit_together
 from qwen_vl.engine.request import Answer
 from qwen_vl.engine.scheduler import Request, Scheduler
-from qwen_vl.engine.turns import is_full
+from qwen_vl.engine.turns import is_full, share_of
 
 PATIENCE_S = 10.0
 
@@ -37,9 +37,12 @@ class WaitingRequests:
     def pixel_bytes(self) -> int:
         return sum(request.prepared.pixel_bytes for request in self._requests)
 
-    def is_full(self, scope: str) -> bool:
-        """Whether no more requests of this scope are taken."""
-        return is_full([request.scope for request in self._requests], scope, self._most)
+    def is_full(self, scope: str, *, new_pictures: bool = False) -> bool:
+        """Whether no more requests of this scope are taken; some places are for texts alone."""
+        if len(self) >= self._most:
+            return True
+        alike = [r.scope for r in self._requests if bool(r.prepared.pixel_bytes) == new_pictures]
+        return is_full(alike, scope, share_of(self._most) if new_pictures else self._most)
 
     def append(self, request: Request) -> None:
         self._requests.append(request)
