@@ -342,6 +342,17 @@ def test_a_second_question_while_an_answer_is_announced_stays_in_the_box(
     assert len(asked) > len(shown)
 
 
+def test_what_follows_a_refused_question_does_not_take_the_next_ones_answer() -> None:
+    chat = Chat(ScriptedEngine(), Settings(), Runs())
+    history = ask(chat, [], "first")
+    chat.send(box(" "), history, "", request())
+    _, asked = chat.send(box("second"), history, "", request())
+    late = [shown for shown, _ in chat.answer(history, "", *KNOBS, request())]
+    assert late == [gr.skip()]
+    *_, (shown, _) = chat.answer(asked, "", *KNOBS, request())
+    assert len(shown) > len(asked)
+
+
 def test_stop_before_an_answer_begins_frees_the_box() -> None:
     chat = Chat(ScriptedEngine(), Settings(), Runs())
     chat.send(box("first"), [], "", request())

@@ -102,7 +102,7 @@ class Chat(Conversation):
         asked = [*history, *user_turns(text, files)]
         if not self._accepted(asked, bool(files), system_prompt, request):
             return gr.skip(), gr.skip()
-        self.begin(request, (text, files))
+        self.begin(request, asked, (text, files))
         return box_state(True, box_value()), asked
 
     def _accepted(
@@ -123,7 +123,7 @@ class Chat(Conversation):
         asked = up_to_question(history, index_of(event))
         if not asked:
             return gr.skip(), gr.skip()
-        self.begin(request)
+        self.begin(request, asked)
         return box_state(True), asked
 
     def undo(self, history: list[Turn], event: gr.UndoData, request: gr.Request) -> Any:
@@ -138,8 +138,9 @@ class Chat(Conversation):
         if not text.strip():  # the page shows the empty text already
             gr.Info(say("empty_edit", language_of(request)))
             return gr.skip(), with_text(history, index_of(event), event.previous_value)
-        self.begin(request)
-        return box_state(True), with_edit(history, index_of(event), text)
+        asked = with_edit(history, index_of(event), text)
+        self.begin(request, asked)
+        return box_state(True), asked
 
     def example(self, event: gr.SelectData, request: gr.Request) -> Any:
         """Runs an example. Only its number is taken from the browser."""
@@ -147,8 +148,9 @@ class Chat(Conversation):
         if chosen.images and self.engine.status().is_text_only:
             gr.Warning(say("text_only", language_of(request)))
             return gr.skip(), gr.skip()
-        self.begin(request)
-        return box_state(True), user_turns(chosen.text, chosen.images)
+        asked = user_turns(chosen.text, chosen.images)
+        self.begin(request, asked)
+        return box_state(True), asked
 
     def show_examples(self, request: gr.Request) -> Any:
         """The example cards in the language of the page; all of them are about pictures."""

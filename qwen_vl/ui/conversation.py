@@ -85,9 +85,15 @@ class Conversation:
         self.place = place
         self.pictures: Shelf[Undecoded] = Shelf(PICTURES_BYTES, PICTURES_KEPT_S)
 
-    def begin(self, request: gr.Request, question: object = None) -> None:
-        """Announces an answer, so that Stop works even while it is queued."""
-        self.runs.begin(session_of(request), self.place, question)
+    def begin(
+        self,
+        request: gr.Request,
+        asked: Sequence[Turn] | None = None,
+        question: object = None,
+    ) -> None:
+        """Announces the answer to `asked`, so that Stop works even while it is queued."""
+        turns = None if asked is None else len(asked)
+        self.runs.begin(session_of(request), self.place, question, turns)
 
     def announced(self, request: gr.Request) -> Run | None:
         """The answer that is being written or about to be: until it ends nothing else is taken."""
@@ -149,7 +155,7 @@ class Conversation:
         Yields the history to show, and the question when it has to go back to the box.
         """
         session, lang = session_of(request), language_of(request)
-        run = self.runs.take(session, self.place)
+        run = self.runs.take(session, self.place, len(history))
         if run is None:
             yield UNCHANGED
             return

@@ -16,7 +16,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vl.config import Settings
@@ -80,7 +80,13 @@ class PageGuard:
             else:
                 await self.app(scope, receive, send)
         except Refused as refused:
-            answer = JSONResponse({"detail": refused.detail}, refused.status)
+            # The page's script shows an upload's answer as it is, and a call's detail.
+            is_upload = path.startswith(UPLOAD)
+            answer: Response = (
+                PlainTextResponse(refused.detail, refused.status)
+                if is_upload
+                else JSONResponse({"detail": refused.detail}, refused.status)
+            )
             answer.headers["Connection"] = "close"  # the rest of its body is not read
             await answer(scope, receive, send)
         except ClientDisconnect:

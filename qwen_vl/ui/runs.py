@@ -24,8 +24,9 @@ MOST_RUNS = 4096  # announced ones included, whose answer a forged browser never
 class Run:
     """One answer in one browser tab. `stop` may be called from any thread, more than once."""
 
-    def __init__(self, question: object = None) -> None:
+    def __init__(self, question: object = None, turns: int | None = None) -> None:
         self.question = question  # what was announced; None where nobody will ask
+        self.turns = turns  # of the history that it answers
         self.running = False
         self._stopped = threading.Event()
         self._done = threading.Event()
@@ -72,10 +73,12 @@ class Runs:
         self._lock = threading.Lock()
         self._runs: dict[tuple[str, str], Run] = {}
 
-    def begin(self, session: str, place: str, question: object = None) -> Run:
+    def begin(
+        self, session: str, place: str, question: object = None, turns: int | None = None
+    ) -> Run:
         """A new run for this tab. It can be stopped from now on, even while it is still queued."""
         self.drop(session, place)
-        run = Run(question)
+        run = Run(question, turns)
         with self._lock:
             self._runs[session, place] = run
             # The oldest that was only announced; so many answers are never running at once.
@@ -84,11 +87,15 @@ class Runs:
                 del self._runs[oldest]
         return run
 
-    def take(self, session: str, place: str) -> Run | None:
-        """The run that was begun and is not answered yet, or None; marks it as running."""
+    def take(self, session: str, place: str, turns: int | None = None) -> Run | None:
+        """The run that was begun and is not answered yet, or None; marks it as running.
+
+        None, too, where it was begun for a history of another length: what follows a question that
+        was refused must not take the next one's run.
+        """
         with self._lock:
             run = self._runs.get((session, place))
-            if run is None or run.running:
+            if run is None or run.running or (run.turns or turns) != (turns or run.turns):
                 return None
             run.running = True
             return run

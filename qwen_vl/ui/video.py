@@ -142,8 +142,9 @@ class VideoChat(Conversation):
             problem = say("no_question", lang)
         if problem:
             return self._refused(problem, request)
-        self.begin(request)
-        return ("", [*history, *user_turns(question, [])], *buttons_while(True))
+        asked = [*history, *user_turns(question, [])]
+        self.begin(request, asked)
+        return ("", asked, *buttons_while(True))
 
     def _refused(self, problem: str, request: gr.Request) -> tuple[Any, ...]:
         gr.Info(problem)
@@ -175,8 +176,9 @@ class VideoChat(Conversation):
         problem = self._problem(frames, kept, language_of(request), request)
         if problem:
             return self._refused(problem, request)
-        self.begin(request)
-        return (gr.skip(), up_to_question(history, index_of(event)), *buttons_while(True))
+        asked = up_to_question(history, index_of(event))
+        self.begin(request, asked)
+        return (gr.skip(), asked, *buttons_while(True))
 
     def undo(self, history: list[Turn], event: gr.UndoData, request: gr.Request) -> tuple[Any, ...]:
         self.drop(request)
