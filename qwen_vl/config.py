@@ -43,7 +43,8 @@ MAX_EXTRACT_SECONDS = 60.0
 
 # Visual tokens of one picture: the range that the Qwen3-VL processors are made for.
 MIN_IMAGE_TOKENS = 4
-MAX_IMAGE_TOKENS = 16_384
+MOST_IMAGE_TOKENS = 16_384
+MAX_IMAGE_TOKENS = 4096
 
 ENV_PREFIX = "QWEN_VL_"
 
@@ -152,6 +153,11 @@ class Settings:
         "most visual tokens per picture, unless a chat or request sets its own (32x32 px each for "
         "Qwen3-VL)",
     )
+    max_image_tokens: int = _option(
+        MAX_IMAGE_TOKENS,
+        "visual tokens per picture that a chat or request may set; the vision encoder's time grows "
+        f"with the square (up to {MOST_IMAGE_TOKENS})",
+    )
     max_image_mb: float = _option(MAX_IMAGE_MB, "largest picture file, in MB")
     max_video_mb: float = _option(MAX_VIDEO_MB, "largest clip, in MB")
     max_upload_mb: float = _option(
@@ -187,9 +193,14 @@ class Settings:
         for name in _POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{_flag(name)} must be a number greater than 0")
-        if not MIN_IMAGE_TOKENS <= self.image_tokens <= MAX_IMAGE_TOKENS:
+        if not MIN_IMAGE_TOKENS <= self.max_image_tokens <= MOST_IMAGE_TOKENS:
             raise ValueError(
-                f"--image-tokens must be between {MIN_IMAGE_TOKENS} and {MAX_IMAGE_TOKENS}"
+                f"--max-image-tokens must be between {MIN_IMAGE_TOKENS} and {MOST_IMAGE_TOKENS}"
+            )
+        if not MIN_IMAGE_TOKENS <= self.image_tokens <= self.max_image_tokens:
+            raise ValueError(
+                f"--image-tokens must be between {MIN_IMAGE_TOKENS} and --max-image-tokens "
+                f"({self.max_image_tokens})"
             )
         if not 0 <= self.port <= 65535:
             raise ValueError("--port must be between 0 and 65535 (0 picks a free one)")

@@ -14,6 +14,8 @@ import binascii
 import hashlib
 import re
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from qwen_vl.limits import (
     too_many_bytes,
 )
 
+KEPT_BYTES = 128 << 20  # of pixels that nobody uses just now, of all pictures together
 _READING = b"1"  # changes whenever the same file gives other pixels than before
 _MEASURE_S = 2.0
 _HEAD_CHARS = 1024  # of a data: URI, in which its data must begin
@@ -44,46 +47,84 @@ _ESCAPES = (("%2B", "+"), ("%2F", "/"), ("%3D", "="), ("%0A", ""), ("%0D", ""), 
 _PIECE_CHARS = 1 << 20
 
 
+class Lately:
+    """Keeps the pictures that were decoded last alive, at most `limit_bytes` of them."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._images: deque[Image.Image] = deque()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def keep(self, image: Image.Image) -> None:
+        with self._lock:
+            self._images.append(image)
+            self._bytes += _pixel_bytes(image.size)
+            while self._bytes > self._limit_bytes:
+                self._bytes -= _pixel_bytes(self._images.popleft().size)
+
+
+_LATELY = Lately(KEPT_BYTES)
+
+
+def _pixel_bytes(size: tuple[int, int]) -> int:
+    return size[0] * size[1] * 3
+
+
 class Picture:
     """An opened file: a `schema.Undecoded`. May be shared by threads, copied and pickled.
 
-    `size` is (width, height) in px of what `decode` gives; equal `key`s mean equal pixels.
+    `size` is (width, height) in px of what `decode` gives; equal `key`s mean equal pixels. Its
+    pixels go when nobody uses them and others were decoded since: many pictures may be open.
     """
 
     def __init__(self, source: bytes | Path, header: Header, key: str, settings: Settings) -> None:
         self.size = kept_size(*header.upright_size)
         self.key = key
         self._source, self._header, self._settings = source, header, settings
-        self._image: Image.Image | None = None
+        self._image: Callable[[], Image.Image | None] = _nothing  # a weak reference
         self._lock = threading.Lock()
         self._abandoned = 0  # how often
 
     def decode(self) -> Image.Image:
-        """The pixels, decoded once, whoever asks.
+        """The pixels, decoded once for all who ask at about the same time.
 
         Raises BadRequest (damaged), UnsupportedMedia (a kind of file that is not read), TooLarge
         (over its time or memory), Busy (too many wait), Abandoned, and NotFound (the file is gone).
         """
         before = self._abandoned
         with self._lock:
-            if self._image is None:
+            image = self._image()
+            if image is None:
                 data = _read(self._source, self._settings)
-                self._image = _decode(
+                image = _decode(
                     data, self._header, self.size, self._settings, lambda: before != self._abandoned
                 )
-            return self._image
+                self._image = weakref.ref(image)
+                _LATELY.keep(image)
+            return image
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it takes now: its file's bytes, and its pixels once they are decoded."""
+        file_bytes = len(self._source) if isinstance(self._source, bytes) else 0
+        return file_bytes + (0 if self._image() is None else _pixel_bytes(self.size))
 
     def abandon(self) -> None:
         """Ends what is being decoded now, from any thread. Decoding may be asked for again."""
         self._abandoned += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_image": None}
+        state = {**self.__dict__, "_image": _nothing}
         del state["_lock"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _nothing() -> None:
+    """The pixels of a picture that has none now."""
 
 
 def open_image(source: bytes | Path, settings: Settings) -> Picture:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qwen_vl.config import MAX_IMAGE_TOKENS, MIN_IMAGE_TOKENS, Settings
+from qwen_vl.config import MIN_IMAGE_TOKENS, Settings
 from qwen_vl.errors import BadRequest, TooLarge
 from qwen_vl.media import open_data_uri, open_image
 from qwen_vl.schema import ImagePart, Message, Part, Role, SamplingParams, TextPart, Undecoded
@@ -214,7 +214,7 @@ def params_from(
             "max_image_tokens",
             defaults.max_image_tokens,
             MIN_IMAGE_TOKENS,
-            MAX_IMAGE_TOKENS,
+            settings.max_image_tokens,
             int,
         ),
     )

@@ -49,7 +49,7 @@ _SAMPLING: dict[str, Schema] = {
         "description": "token id -> -100 .. 100",
         "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
     },
-    "max_image_tokens": _integer(4, 16384, "visual tokens per picture"),
+    "max_image_tokens": _integer(4, 16384, "visual tokens per picture; see --max-image-tokens"),
 }
 _SALT: Schema = {
     "type": ["string", "null"],

@@ -18,7 +18,6 @@ from qwen_vl.schema import SamplingParams
 from qwen_vl.ui.strings import label
 
 MIN_IMAGE_TOKENS = 16
-MAX_IMAGE_TOKENS = 4096
 RANDOM_SEED = -1
 
 
@@ -94,7 +93,6 @@ def lay_out(settings: Settings) -> Sidebar:
     Without Gradio's own reset buttons: they know the values of the default model only.
     """
     start = preset_values(settings.model or DEFAULT_MODEL, True, settings)
-    most = max(MAX_IMAGE_TOKENS, settings.image_tokens)
     with gr.Sidebar(position="right", open=False, width=320, elem_id="sidebar"):
         gr.Markdown(label("settings"), elem_classes="sidebar-title")
         system_prompt = gr.Textbox(
@@ -107,7 +105,7 @@ def lay_out(settings: Settings) -> Sidebar:
         )
         image_tokens = gr.Slider(
             min(MIN_IMAGE_TOKENS, settings.image_tokens),
-            most,
+            settings.max_image_tokens,
             settings.image_tokens,
             step=16,
             label=label("image_tokens"),
