@@ -15,9 +15,11 @@ import pytest
 import torch
 from conftest import opened
 from PIL import Image
+from support.held import inference_held
 from support.oracle import Oracle
 from test_cancel import Watch
 from test_engine import GREEDY, LONG, assistant, picture, run, text_of, user
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoImageProcessor, Qwen2VLImageProcessor
 
 from qwen_vl.config import Settings
@@ -238,7 +240,7 @@ def test_a_text_is_let_in_between_the_parts_of_a_long_prompt(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, oracle: Oracle
 ) -> None:
     monkeypatch.setattr(prefill, "CHUNK_TOKENS_CPU", 32)
-    watch = Watch(engine)
+    watch = Watch()
     asked_s = [time.monotonic()]
     short: list[Answer] = []
 
@@ -274,11 +276,15 @@ def test_a_picture_that_is_being_encoded_can_be_cancelled(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "BREATH_S", 0.0)
-    watch = Watch(engine)
-    blocks = engine._loaded.model.model.visual.blocks
-    with engine._wake:  # the inference thread does not see it before all is set up
+    watch = Watch()
+
+    def leave(module: torch.nn.Module, *_: object) -> None:
+        if "VisionBlock" in type(module).__name__:
+            answer.close()
+
+    with inference_held(engine):  # the inference thread does not see it before all is set up
         answer = engine.stream([user(picture(1), "What is this?")], GREEDY)
-        hook = blocks[0].register_forward_hook(lambda *_: answer.close())
+        hook = register_module_forward_hook(leave)
     assert list(answer)[-1].finish_reason == "cancelled"
     hook.remove()
     assert run(engine, [user("Hello")])[-1].finish_reason == "length"

@@ -21,6 +21,7 @@ BELOW: dict[str, set[str]] = {
     "schema": set(),
     "errors": set(),
     "config": set(),
+    "heap": set(),
     "presets": {"schema", "config"},
     "limits": {"errors", "config"},
     "headers": {"errors"},
@@ -31,7 +32,7 @@ BELOW: dict[str, set[str]] = {
     "grounding": {"media", "schema", "errors", "config"},
     "messages": {"media", "schema", "errors", "config"},
     "openai_format": {"schema", "errors", "config"},
-    "engine": {"media", "presets", "schema", "errors", "config"},
+    "engine": {"media", "heap", "presets", "schema", "errors", "config"},
     "fetch": {"media", "errors", "config"},
     "gate": {"media", "openai_format", "schema", "errors", "config"},
 }

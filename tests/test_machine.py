@@ -102,8 +102,8 @@ def test_threads_share_heaps(tmp_path: Path) -> None:
     told = tmp_path / "heaps.xml"
     code = (
         "import ctypes, sys, threading\n"
-        "from qwen_vl.engine import machine\n"
-        "machine.share_heaps()\n"
+        "from qwen_vl import heap\n"
+        "heap.share_heaps()\n"
         "meet = threading.Barrier(9)\n"
         "def allocate():\n"
         "    kept = [bytes(1000) for _ in range(2000)]\n"

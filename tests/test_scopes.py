@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import opened
+from support.held import inference_held
 from support.oracle import Oracle
 from support.tiny_models import VISION_TEMPLATE, qwen3_vl
 from test_api import serving
@@ -145,7 +146,7 @@ def test_what_others_ask_at_the_same_moment_shows_in_no_figure(engine: Engine) -
         scope: cached_tokens(ask(engine, scope, [system, user(text + "?")]))
         for scope, text in asked.items()
     }
-    with engine._wake:  # the inference thread sees none of them before all are there
+    with inference_held(engine):  # it sees none of them before all are there
         answers = {
             scope: engine.stream([system, user(text + "!")], GREEDY, scope)
             for scope, text in asked.items()

@@ -244,7 +244,7 @@ def _range(picture: Image.Image) -> tuple[float, float]:
         values = np.asarray(picture.crop((0, top, picture.width, bottom))).astype(np.float64)
         known = values[np.isfinite(values)]
         if known.size:
-            low, high = min(low, float(known.min())), max(high, float(known.max()))
+            low, high = min(low, float(np.min(known))), max(high, float(np.max(known)))
     return (low, high) if low <= high else (0.0, 0.0)
 
 

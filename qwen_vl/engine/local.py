@@ -37,6 +37,7 @@ from qwen_vl.errors import (
     ShuttingDown,
     StillLoading,
 )
+from qwen_vl.heap import share_heaps
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 MB = 2**20
@@ -66,7 +67,7 @@ class LocalEngine:
         self._wake = threading.Condition()
         self._admitting: list[Request] = []  # between the queue and the batch
         self._draining = self._closing = False
-        machine.share_heaps()
+        share_heaps()
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
         self._thread.start()
 

@@ -7,7 +7,6 @@ kernels for them. Knows nothing of models.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.util
 import os
@@ -16,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +23,11 @@ from torch import Tensor
 from qwen_vl.config import Settings
 from qwen_vl.engine.quantize import Int4Linear, Int8Linear
 from qwen_vl.errors import ModelUnavailable
+from qwen_vl.heap import trim_heap
 
 _PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
 _PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
 _PREFILL_ROWS = 256  # one small picture
-_HEAPS = 2
-_M_ARENA_MAX = -8  # from glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -113,17 +110,6 @@ def usable_cores() -> int:
     return max(1, min(cores, torch.get_num_threads(), cgroup_cores() or cores))
 
 
-def share_heaps() -> None:
-    """Lets all threads share two heaps, where the C library is glibc.
-
-    With one for each thread, what short-lived threads free stays scattered over all of them: 640
-    questions to the bundled model grew the process by 70 MB that nothing used, with two by none.
-    """
-    mallopt = _from_libc("mallopt")
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, _HEAPS)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed; on a CPU torch says so with a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -139,18 +125,6 @@ def release_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     trim_heap()
-
-
-def trim_heap() -> None:
-    """Gives the free pages of the heap back to the system, where the C library is glibc."""
-    trim = _from_libc("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _from_libc(name: str) -> Any:
-    """A function of glibc; None where the C library is another one, with ways of its own."""
-    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def cgroup_cores(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:

@@ -35,6 +35,7 @@ from qwen_vl.engine.request import Answer
 from qwen_vl.engine.sampling import Sampler
 from qwen_vl.engine.vision import Features, VisionCache, between_blocks
 from qwen_vl.errors import EngineFailed, UserError
+from qwen_vl.heap import trim_heap
 from qwen_vl.schema import FinishReason
 
 BREATH_S = 0.1  # of encoding one picture, before the others get a step
@@ -289,7 +290,7 @@ class Scheduler:
             held_bytes = batch.size_bytes
             batch.leave(gone)
             if held_bytes - batch.size_bytes > TRIMMED_BYTES:
-                machine.trim_heap()
+                trim_heap()
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         log.error("a request failed", exc_info=error)

@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
+from qwen_vl.heap import trim_heap
 from qwen_vl.messages import check_conversation
 from qwen_vl.presets import timeline_prompt
 from qwen_vl.schema import ImagePart, Message, SamplingParams
@@ -106,6 +107,8 @@ class VideoChat(Conversation):
         frames = [compress(frame.time_s, frame.image) for frame in found]
         size_bytes = sum(len(frame.jpeg) for frame in frames)
         self.frames.put(session, "frames", frames, size_bytes)
+        del found
+        trim_heap()  # the pixels leave holes that nothing else fills
         note = say("frames_found", lang, n=len(frames), last=seconds(frames[-1].time_s))
         return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
 
