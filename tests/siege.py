@@ -34,8 +34,8 @@ import numpy as np
 import psutil
 from PIL import Image
 from support.clip_files import frame, write
-from test_api import as_uri, encoded
-from test_app import started
+from support.pictures import as_uri, encoded
+from support.running_app import drain, started
 
 CLIENTS = 16
 GOAL = {"health_s": 1.0, "ratio": 3.0, "memory_mb": 600.0}
@@ -305,6 +305,7 @@ def main() -> None:
         return
     found = {name: attack for name, attack in attacks().items() if args.only in name}
     with started() as (process, client):
+        drain(process)
         url, server = str(client.base_url), psutil.Process(process.pid)
         with watched(url, server) as alone:
             time.sleep(5)

@@ -1,6 +1,7 @@
 """`python tests/soak.py --minutes 10`: many clients at once on the bundled model, for a long time.
 
-Sixteen clients chat, stream, send jobs, clips and nonsense; a third of the streams is left midway.
+Clients (16, or --clients N) chat, stream, send jobs, clips and nonsense; they leave a third of the
+streams midway.
 At the end nothing may be stuck, lost or broken. Prints what happened; exits 1 if anything is wrong.
 """
 
@@ -20,10 +21,9 @@ from typing import Any
 import httpx
 from PIL import Image
 from support.clip_files import frame, write
-from test_api import as_uri, encoded
-from test_app import started
+from support.pictures import as_uri, encoded
+from support.running_app import drain, started
 
-CLIENTS = 16
 CACHES_MB = 64
 # What the server may answer when everything is right: full queues, and refusals of nonsense.
 INTENDED = {200, 202, 400, 404, 409, 413, 415, 422, 429}
@@ -141,13 +141,16 @@ def figure(client: httpx.Client, name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
-    minutes = parser.parse_args().minutes
+    parser.add_argument("--clients", type=int, default=16)
+    args = parser.parse_args()
+    minutes = args.minutes
     with tempfile.TemporaryDirectory() as folder:
         clip = write(Path(folder) / "clip.mp4", (frame(i) for i in range(60)), fps=10).read_bytes()
     flags = ("--prefix-cache-mb", str(CACHES_MB), "--vision-cache-mb", str(CACHES_MB))
-    with started(*flags, "--max-jobs", "100000") as (_, client):
+    with started(*flags, "--max-jobs", "100000") as (process, client):
+        drain(process)
         soak = Soak(client, clip)
-        threads = [threading.Thread(target=soak.run_client, args=(i,)) for i in range(CLIENTS)]
+        threads = [threading.Thread(target=soak.run_client, args=(i,)) for i in range(args.clients)]
         for thread in threads:
             thread.start()
         memory_mb, end_s = [], time.monotonic() + minutes * 60

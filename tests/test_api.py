@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -10,7 +9,6 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Any
 
 import anyio
@@ -21,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from openai import OpenAI
 from PIL import Image, ImageDraw
+from support.pictures import as_uri, encoded, noise
 from support.scripted_engine import READY, ScriptedEngine
 from support.until import PATIENCE_S, until
 
@@ -86,20 +85,6 @@ def asking(content: Any = "Hello", **fields: Any) -> dict[str, Any]:
 def showing(*urls: str) -> list[dict[str, Any]]:
     pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"type": "text", "text": "What is this?"}, *pictures]
-
-
-def as_uri(data: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    out = BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
-
-
-def noise(width: int, height: int) -> Image.Image:
-    return Image.effect_noise((width, height), 80).convert("RGB")
 
 
 def events(response: httpx.Response) -> Iterator[Any]:

@@ -12,8 +12,9 @@ import anyio
 import pytest
 from PIL import Image
 from support.gated import PATIENCE_S, gated, head, soon, whole_app, wire
+from support.pictures import as_uri, encoded, noise
 from support.scripted_engine import ScriptedEngine
-from test_api import CHAT, as_uri, asking, assert_error, encoded, noise, showing
+from test_api import CHAT, asking, assert_error, showing
 from test_fetch import here_is_public, web
 from test_service import bearer
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import anyio
 import pytest
+from support.pictures import encoded, noise
 from support.scripted_engine import ScriptedEngine
 from support.until import until
-from test_api import CHAT, asking, encoded, noise, serving
+from test_api import CHAT, asking, serving
 
 from qwen_vl import fetch
 from qwen_vl.config import Settings

@@ -14,17 +14,10 @@ import httpx
 import pytest
 from PIL import Image
 from support.clip_files import frame, write
+from support.pictures import as_uri, encoded, noise
 from support.scripted_engine import ScriptedEngine
 from support.until import PATIENCE_S, until
-from test_api import (
-    CHAT,
-    as_uri,
-    asking,
-    assert_error,
-    encoded,
-    noise,
-    serving,
-)
+from test_api import CHAT, asking, assert_error, serving
 
 from qwen_vl.api import sessions
 from qwen_vl.config import Settings

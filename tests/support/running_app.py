@@ -1,0 +1,63 @@
+"""`python app.py` in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 240  # what a test waits for takes seconds, on a busy machine a minute
+
+
+@contextlib.contextmanager
+def started(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """The app in a process of its own, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--model", "bundled", "--port", str(port), *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S)
+    try:
+        end_s = time.monotonic() + PATIENCE_S
+        while not _is_ready(client):
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < end_s, "the app does not get ready"
+            time.sleep(0.05)
+        yield process, client
+    finally:
+        client.close()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def drain(process: subprocess.Popen[str]) -> None:
+    """Throws away what the app says from now on; a full pipe would hold it up."""
+
+    def read() -> None:
+        with contextlib.suppress(ValueError):  # closed
+            for _ in process.stdout:
+                pass
+
+    threading.Thread(target=read, daemon=True).start()
