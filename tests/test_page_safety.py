@@ -163,10 +163,10 @@ def test_a_models_name_is_a_name_everywhere(seen: Seen) -> None:
 
 def test_an_error_of_another_server_is_shown_as_text(seen: Seen) -> None:
     words = "<img src=x onerror=window.ran=1> <b>no</b> **such** <form>"
-    seen.engine.error = BadRequest(words)
+    seen.engine.refusal = BadRequest(words)
     seen.tab.ask("q")
     seen.tab.wait_text("[data-testid=toast-body]", words)
-    seen.engine.error = None
+    seen.engine.refusal = None
     assert seen.page.locator("[data-testid=toast-text] :is(img, b, form)").count() == 0
     assert not seen.page.evaluate("window.ran")
     seen.page.click("[data-testid=toast-close]")

@@ -147,13 +147,13 @@ class ScriptedEngine:
     ) -> ScriptedAnswer:
         if not self._status.accepts_images and any(message.images for message in messages):
             raise Unsupported("This model reads text only: remove the pictures.")
+        for message in messages:
+            for part in message.images:
+                part.image.load()  # as engines do before they answer
         self.requests.append((tuple(messages), params))
         self.scopes.append(scope)
         if self.refusal is not None:
             raise self.refusal
-        for message in messages:
-            for part in message.images:
-                part.image.load()  # as engines do before they answer
         self.answers.append(ScriptedAnswer(self, messages))
         return self.answers[-1]
 
