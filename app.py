@@ -24,12 +24,14 @@ with installed.or_told():
     from qwen_vl.engine import Engine, open_engine
     from qwen_vl.gate import Gate
     from qwen_vl.gate.server import PortTaken, Server, listen
+    from qwen_vl.heap import trim_heap
     from qwen_vl.metrics import Measured, Metrics
     from qwen_vl.tasks import BadJobFile, Jobs, check_file
 
 log = logging.getLogger("app")
 
 LOOK_S = 0.2  # between two looks at whether the model is loaded
+TRIM_S = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,7 +105,8 @@ def serve(
         while engine.status().state == "loading" and not stop.wait(LOOK_S):
             pass
         spare_the_collector()
-        stop.wait()
+        while not stop.wait(TRIM_S):
+            trim_heap()  # what large requests left
         log.info("stopping: running answers get %.0f seconds", settings.shutdown_seconds)
         jobs.refuse_more()
         engine.drain(settings.shutdown_seconds)

@@ -35,7 +35,7 @@ from qwen_vl.limits import (
     too_many_bytes,
 )
 
-KEPT_BYTES = 128 << 20  # of pixels that nobody uses just now, of all pictures together
+KEPT_BYTES = 64 << 20  # of pixels that nobody uses just now, of all pictures together
 _READING = b"1"  # changes whenever the same file gives other pixels than before
 _MEASURE_S = 2.0
 _HEAD_CHARS = 1024  # of a data: URI, in which its data must begin

@@ -366,7 +366,7 @@ def test_waiting_pictures_are_bounded(
 ) -> None:
     from qwen_vl.engine import local
 
-    monkeypatch.setattr(local, "WAITING_BYTES", 1)
+    monkeypatch.setattr(local, "PIXEL_BYTES", 1)
     engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1, max_queue=9))
     running = engine.stream([user("A")], LONG)
     next(running)

@@ -22,6 +22,7 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
     "heap": set(),
+    "kept": set(),
     "presets": {"schema", "config"},
     "limits": {"errors", "config"},
     "headers": {"errors"},

@@ -17,15 +17,15 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from support.browser_app import running_page
 from support.scripted_engine import ScriptedEngine
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import TooLarge
+from qwen_vl.kept import KeptImage
 from qwen_vl.messages import from_chatbot
 from qwen_vl.ui.chat import Chat
-from qwen_vl.ui.frames import compress
 from qwen_vl.ui.history import user_turns
 from qwen_vl.ui.runs import MOST_RUNS, Runs
 from qwen_vl.ui.shelf import Shelf
@@ -314,9 +314,13 @@ def test_stop_and_new_chat_end_a_decoding_under_way(end: str) -> None:
     assert not decoding.is_alive()
 
 
-def test_a_frame_is_counted_before_it_is_decoded() -> None:
-    frame = compress(1.0, Image.new("RGB", (320, 200)))
-    assert frame.size == (320, 200)
+def test_a_frame_waits_in_a_fraction_of_its_memory() -> None:
+    image = Image.linear_gradient("L").convert("RGB")
+    kept = KeptImage(image)
+    assert kept.size == image.size
+    assert kept.held_bytes < image.width * image.height * 3 / 10
+    assert max(high for _, high in ImageChops.difference(image, kept.decode()).getextrema()) < 8
+    assert kept.key == KeptImage(image).key != KeptImage(image.rotate(90)).key
 
 
 # --- the second Enter, and the cause of trouble ---

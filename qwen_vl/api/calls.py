@@ -23,6 +23,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported
 from qwen_vl.fetch import MAX_SECONDS, fetch_image, took_too_long
 from qwen_vl.gate.bodies import BODY_IMAGES
+from qwen_vl.kept import KeptImage
 from qwen_vl.media import BYTES_PER_MB, as_data_uri, data_uri_bytes, open_data_uri, open_image
 from qwen_vl.messages import check_conversation, from_openai, params_from, parts_in
 from qwen_vl.presets import sampling_preset
@@ -196,6 +197,7 @@ class Reader:
         with tempfile.TemporaryDirectory(prefix="qwen-vl-clip-") as folder:
             path = Path(folder) / "clip"
             path.write_bytes(data)
+            del data  # reading the clip takes seconds
             frames = extract_keyframes(
                 path,
                 "interval",
@@ -203,7 +205,7 @@ class Reader:
                 every_s=float(every_s),
                 should_stop=has_left.is_set,
             )
-        return [ImagePart(frame.image, frame.time_s) for frame in frames]
+        return [ImagePart(KeptImage(frame.image), frame.time_s) for frame in frames]
 
     def _frames(self, raw: Mapping[str, Any], where: str) -> list[Part]:
         """`{"type": "video", "frames": [data URIs], "timestamps_s": [...]}` -> timed frames."""

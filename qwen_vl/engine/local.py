@@ -41,7 +41,7 @@ from qwen_vl.heap import share_heaps
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 MB = 2**20
-WAITING_BYTES = 256 * MB  # of the pixels of waiting requests: 60 or so of full HD
+PIXEL_BYTES = 128 * MB  # of requests that have not been read yet: 30 or so pictures of full HD
 CLOSE_S = 60.0  # for the part of a prefill that is under way
 DEGRADED_S = 60.0  # how long a failed request shows in the status
 
@@ -66,6 +66,7 @@ class LocalEngine:
         self._failure = ""
         self._wake = threading.Condition()
         self._admitting: list[Request] = []  # between the queue and the batch
+        self._decoding_bytes = 0  # of the pixels of requests that are being prepared
         self._draining = self._closing = False
         share_heaps()
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
@@ -147,8 +148,13 @@ class LocalEngine:
             more_bytes = sum(prompt.pictures[i].pixel_bytes for i in prepared.missing)
             with self._wake:
                 self._check_room(scope, more_bytes)
-            with self._turns.turn(scope):
-                preparation.decode(prompt, prepared, loaded.prompts.reader)
+                self._decoding_bytes += more_bytes
+            try:
+                with self._turns.turn(scope):
+                    preparation.decode(prompt, prepared, loaded.prompts.reader)
+            finally:
+                with self._wake:
+                    self._decoding_bytes -= more_bytes
         return prepared
 
     def _check_room(self, scope: str, more_bytes: int = 0) -> None:
@@ -157,8 +163,9 @@ class LocalEngine:
         idle = self._running + read + len(self._waiting) < self._settings.max_batch
         if not idle and self._waiting.is_full(scope, new_pictures=more_bytes > 0):
             raise self._busy()
-        waiting_bytes = self._waiting.pixel_bytes
-        if waiting_bytes and more_bytes and waiting_bytes + more_bytes > WAITING_BYTES:
+        others = sum(other.prepared.pixel_bytes for other in (*self._waiting, *self._admitting))
+        others_bytes = others + self._decoding_bytes
+        if others_bytes and more_bytes and others_bytes + more_bytes > PIXEL_BYTES:
             raise self._busy()
 
     def drain(self, seconds: float) -> None:

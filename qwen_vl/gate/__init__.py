@@ -51,8 +51,7 @@ class Gate:
         self._has_keys = bool(settings.api_key)
         self._logins = RateLimit(LOGINS_PER_MINUTE, "logins")
         self._largest_bytes = body_limit(settings)
-        # One request of the largest size, and half another: most are far smaller.
-        self._bodies = Bodies(self._largest_bytes * 3 // 2)
+        self._bodies = Bodies(self._largest_bytes)  # in sum, too: most are far smaller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

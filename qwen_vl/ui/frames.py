@@ -5,16 +5,14 @@ Knows pictures, times and messages; knows nothing of clips on disk, pages or mod
 
 from __future__ import annotations
 
-import hashlib
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 from PIL import Image
 
+from qwen_vl.kept import KeptImage
 from qwen_vl.schema import ImagePart, Message
 
 THUMB_SIDE_PX = 320
@@ -23,44 +21,10 @@ _TIME = re.compile(r"(?<![\d.:])(\d{1,5}(?:\.\d{1,3})?) ?(?:s\b|sec|seconds?\b|ç
 
 @dataclass(frozen=True)
 class Frame:
-    """A keyframe as the session keeps it: seconds after the start, and a JPEG file's bytes."""
+    """A keyframe as the session keeps it: seconds after the start, and its picture."""
 
     time_s: float
-    jpeg: bytes
-    size: tuple[int, int]  # width and height in pixels
-
-    @property
-    def image(self) -> Image.Image:
-        return Image.open(BytesIO(self.jpeg)).convert("RGB")
-
-
-class FramePicture:
-    """A frame for one request (a `schema.Undecoded`): decoded when, and if, the engine needs it."""
-
-    def __init__(self, frame: Frame) -> None:
-        self._frame = frame
-        self.size = frame.size
-        self._lock = threading.Lock()
-        self._image: Image.Image | None = None
-
-    @property
-    def key(self) -> str:
-        return hashlib.blake2b(self._frame.jpeg, digest_size=16).hexdigest()
-
-    def decode(self) -> Image.Image:
-        with self._lock:
-            if self._image is None:
-                self._image = self._frame.image
-            return self._image
-
-    def abandon(self) -> None:
-        """Nothing to end: the server made this file itself, and it is small."""
-
-
-def compress(time_s: float, image: Image.Image) -> Frame:
-    data = BytesIO()
-    image.save(data, "JPEG", quality=95, subsampling=0)
-    return Frame(time_s, data.getvalue(), image.size)
+    picture: KeptImage
 
 
 def seconds(time_s: float) -> str:
@@ -75,7 +39,7 @@ def gallery_of(frames: Sequence[Frame], kept: Sequence[int]) -> list[Any]:
     """(thumbnail, caption) of every frame; those left out are pale and crossed."""
     pictures = []
     for index, frame in enumerate(frames):
-        thumb = frame.image
+        thumb = frame.picture.decode()
         thumb.thumbnail((THUMB_SIDE_PX, THUMB_SIDE_PX))
         caption = seconds(frame.time_s)
         if index not in kept:
@@ -92,8 +56,7 @@ def _grey(like: Image.Image) -> Image.Image:
 def with_frames(messages: Sequence[Message], frames: Sequence[Frame]) -> list[Message]:
     """The frames go before the first question, in order of time."""
     parts = tuple(
-        ImagePart(FramePicture(frame), frame.time_s)
-        for frame in sorted(frames, key=lambda f: f.time_s)
+        ImagePart(frame.picture, frame.time_s) for frame in sorted(frames, key=lambda f: f.time_s)
     )
     first = next(i for i, message in enumerate(messages) if message.role == "user")
     question = replace(messages[first], parts=parts + messages[first].parts)

@@ -19,6 +19,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.heap import trim_heap
+from qwen_vl.kept import KeptImage
 from qwen_vl.messages import check_conversation
 from qwen_vl.presets import timeline_prompt
 from qwen_vl.schema import ImagePart, Message, SamplingParams
@@ -28,7 +29,7 @@ from qwen_vl.ui.conversation import (
     session_of,
 )
 from qwen_vl.ui.examples import Example, spoken_in
-from qwen_vl.ui.frames import Frame, compress, gallery_of, seconds, times_in, with_frames
+from qwen_vl.ui.frames import Frame, gallery_of, seconds, times_in, with_frames
 from qwen_vl.ui.history import (
     Turn,
     check_paths,
@@ -104,8 +105,8 @@ class VideoChat(Conversation):
             self.runs.end(session, "extract", run)
         if stopped:
             return _UNCHANGED
-        frames = [compress(frame.time_s, frame.image) for frame in found]
-        size_bytes = sum(len(frame.jpeg) for frame in frames)
+        frames = [Frame(frame.time_s, KeptImage(frame.image)) for frame in found]
+        size_bytes = sum(frame.picture.held_bytes for frame in frames)
         self.frames.put(session, "frames", frames, size_bytes)
         del found
         trim_heap()  # the pixels leave holes that nothing else fills
