@@ -195,6 +195,13 @@ def test_an_edited_question_is_answered_anew(tab: Tab, red: Path) -> None:
     assert "before" not in tab.text()
 
 
+def test_the_editor_holds_what_was_typed(tab: Tab) -> None:
+    tab.ask_whole("is x_y <b>?")
+    tab.page.click("#chat button[aria-label='Edit']")
+    tab.page.focus("#chat .user textarea")
+    assert tab.page.input_value("#chat .user textarea") == "is x_y <b>?"
+
+
 def test_sending_nothing_leaves_the_chat_as_it_is(tab: Tab) -> None:
     tab.ask_whole("before")
     tab.page.press("#chat-box textarea", "Enter")

@@ -24,7 +24,7 @@ def page_policy(share: bool) -> str:
     """
     more = f" {SHARE_HOST}" if share else ""
     return (
-        f"{SELF}; script-src 'self' 'unsafe-inline' 'unsafe-eval'{more}; "
+        f"{SELF}; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:{more}; "
         f"style-src 'self' 'unsafe-inline'{more}; font-src 'self' data:{more}; "
         f"img-src 'self' data: blob:{more}; media-src 'self' data: blob:; "
         f"connect-src 'self' data: blob:{more}; worker-src 'self' blob:; form-action 'self'; "

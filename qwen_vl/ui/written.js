@@ -18,6 +18,13 @@ new MutationObserver((changes) => {
 	for (const change of changes) change.addedNodes.forEach(clean);
 }).observe(document.documentElement, { childList: true, subtree: true });
 
+// The editor of a question holds what the page was given.
+document.addEventListener("focusin", ({ target }) => {
+	if (!target.matches("textarea") || !target.value.includes("\ufeff")) return;
+	target.value = written(target.value);
+	target.dispatchEvent(new Event("input", { bubbles: true }));
+});
+
 if (navigator.clipboard) {
 	const write = navigator.clipboard.writeText.bind(navigator.clipboard);
 	navigator.clipboard.writeText = (text) => write(written(text));
