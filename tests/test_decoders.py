@@ -5,6 +5,7 @@ The slow files here are JPEGs stored in hundreds of passes over many pixels, a f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -16,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -82,16 +84,32 @@ def wait_for(true: Callable[[], object]) -> None:
 
 def workers() -> list[psutil.Process]:
     """Processes of decoders, without those that they forked."""
-    return [
-        child
-        for child in psutil.Process().children()
-        if "qwen_vl.decoders.worker" in child.cmdline()
-    ]
+    return [child for child in psutil.Process().children() if is_worker(child)]
+
+
+def is_worker(child: psutil.Process) -> bool:
+    try:
+        return "qwen_vl.decoders.worker" in child.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def decoding() -> list[psutil.Process]:
     """What workers have forked: one for each file that is being decoded."""
-    return [fork for worker in workers() for fork in worker.children()]
+    found: list[psutil.Process] = []
+    for worker in workers():
+        with contextlib.suppress(psutil.Error):
+            found += [fork for fork in worker.children() if fork.status() != psutil.STATUS_ZOMBIE]
+    return found
+
+
+def strike(number: int) -> bool:
+    """Sends a signal to what decodes now, if anything does."""
+    for fork in decoding():
+        with contextlib.suppress(psutil.Error):
+            fork.send_signal(number)
+            return True
+    return False
 
 
 class Call(threading.Thread):
@@ -182,8 +200,7 @@ def test_a_worker_that_dies_is_replaced():
     assert load_image(SMALL, SETTINGS)
     for number, error in ((signal.SIGKILL, TooLarge), (signal.SIGSEGV, BadRequest)):
         call = Call(open_image(SLOW, SETTINGS).decode)
-        wait_for(decoding)
-        decoding()[0].send_signal(number)
+        wait_for(partial(strike, number))
         call.join(PATIENCE_S)
         assert isinstance(call.error, error)
         assert load_image(SMALL, SETTINGS)

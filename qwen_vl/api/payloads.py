@@ -37,7 +37,9 @@ class Payloads:
     async def json(self, request: Request) -> dict[str, Any]:
         """A JSON object. Raises BadRequest, TooLarge, UnsupportedMedia and Busy."""
         if media_type(request) not in ("application/json", "", "text/plain"):
-            raise UnsupportedMedia("Send JSON (application/json); only chat completions and jobs take forms.")
+            raise UnsupportedMedia(
+                "Send JSON (application/json); only chat completions and jobs take forms."
+            )
         body = await self._read(request)
         places = self._large if len(body) > LARGE_BYTES else self._small
         try:
