@@ -104,11 +104,12 @@ def decoding() -> list[psutil.Process]:
 
 
 def strike(number: int) -> bool:
-    """Sends a signal to what decodes now, if anything does."""
+    """Sends a signal to what is at work on a file now, if anything is."""
     for fork in decoding():
         with contextlib.suppress(psutil.Error):
-            fork.send_signal(number)
-            return True
+            if fork.cpu_times().user > 0.3:  # one that had not begun is just tried again
+                fork.send_signal(number)
+                return True
     return False
 
 
