@@ -32,9 +32,10 @@ INTENDED = {200, 202, 400, 404, 409, 413, 415, 422, 429}
 class Soak:
     """Counts what the clients see."""
 
-    def __init__(self, client: httpx.Client, clip: bytes) -> None:
+    def __init__(self, client: httpx.Client, clip: bytes, job_share: float) -> None:
         self.client = client
         self.clip = as_uri(clip, "video/mp4")
+        self.job_share = job_share  # of the jobs that a client would like to send
         self.statuses: Counter[str] = Counter()
         self.problems: list[str] = []
         self.jobs: list[str] = []
@@ -99,6 +100,8 @@ class Soak:
         self.post("clip", "/v1/chat/completions", json=body)
 
     def job(self, rng: random.Random) -> None:
+        if rng.random() > self.job_share:
+            return self.chat(rng)
         response = self.post("job", "/inference", json=self.question(rng))
         if response.status_code != 202:
             return
@@ -149,7 +152,7 @@ def main() -> None:
     flags = ("--prefix-cache-mb", str(CACHES_MB), "--vision-cache-mb", str(CACHES_MB))
     with started(*flags, "--max-jobs", "100000") as (process, client):
         drain(process)
-        soak = Soak(client, clip)
+        soak = Soak(client, clip, min(1.0, 16 / args.clients))  # or jobs would pile up
         threads = [threading.Thread(target=soak.run_client, args=(i,)) for i in range(args.clients)]
         for thread in threads:
             thread.start()
