@@ -25,6 +25,7 @@ from support.pictures import as_uri, encoded
 from support.running_app import drain, started
 
 CACHES_MB = 64
+BUSY_S = 1.0  # how long a client that was refused waits; those of libraries wait as long
 # What the server may answer when everything is right: full queues, and refusals of nonsense.
 INTENDED = {200, 202, 400, 404, 409, 413, 415, 422, 429}
 
@@ -59,6 +60,8 @@ class Soak:
 
     def note(self, what: str, status: int) -> None:
         self.statuses[f"{what} {status}"] += 1
+        if status == 429:
+            self.over.wait(BUSY_S)
         if status not in INTENDED:
             self.problems.append(f"{what}: status {status}")
 
