@@ -38,7 +38,7 @@ class Undecoded(Protocol):
     def key(self) -> str: ...
 
     def decode(self) -> Image.Image:
-        """The picture, upright RGB; decoded once, whoever asks. Raises from `errors`."""
+        """The picture, upright RGB; decoded once while somebody uses it. Raises from `errors`."""
         ...
 
     def abandon(self) -> None:

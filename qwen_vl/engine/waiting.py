@@ -33,10 +33,6 @@ class WaitingRequests:
     def __iter__(self) -> Iterator[Request]:
         return iter(self._requests)
 
-    @property
-    def pixel_bytes(self) -> int:
-        return sum(request.prepared.pixel_bytes for request in self._requests)
-
     def is_full(self, scope: str, *, new_pictures: bool = False) -> bool:
         """Whether no more requests of this scope are taken; some places are for texts alone."""
         if len(self) >= self._most:
