@@ -211,6 +211,7 @@ def test_so_many_may_wait_and_no_more():
     slow = [open_image(SLOW, SETTINGS) for _ in range(MAX_WAITING + 6)]
     calls = [Call(picture.decode) for picture in slow]
     wait_for(lambda: sum(isinstance(call.error, Busy) for call in calls) == 5)  # one is at work
+    wait_for(decoding)  # the worker may still have been starting
     assert len(decoding()) == 1  # large ones one by one
     for picture in slow:
         picture.abandon()
