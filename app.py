@@ -20,13 +20,14 @@ with installed.or_told():
     from starlette.routing import BaseRoute
 
     from qwen_vl import api, ui
-    from qwen_vl.config import Settings, api_is_open, is_public, load_settings
+    from qwen_vl.api.guards import api_is_open, is_public
+    from qwen_vl.config import Settings, load_settings
     from qwen_vl.engine import Engine, open_engine
     from qwen_vl.gate import Gate
     from qwen_vl.gate.server import PortTaken, Server, listen
     from qwen_vl.heap import trim_heap
+    from qwen_vl.jobs import BadJobFile, Jobs, check_file
     from qwen_vl.metrics import Measured, Metrics
-    from qwen_vl.tasks import BadJobFile, Jobs, check_file
 
 log = logging.getLogger("app")
 

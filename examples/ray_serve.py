@@ -42,15 +42,15 @@ from app import serve as serve_app  # noqa: E402 - the folder above has just bec
 from app import start_logging, stopped_by_signals  # noqa: E402
 from qwen_vl.config import DEFAULT_MODEL, Settings, load_settings  # noqa: E402
 from qwen_vl.engine import open_engine  # noqa: E402
+from qwen_vl.engine.answer import Answer  # noqa: E402
 from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun  # noqa: E402
-from qwen_vl.engine.request import Answer  # noqa: E402
 from qwen_vl.errors import (  # noqa: E402
     EngineFailed,
     ModelUnavailable,
     StillLoading,
     UserError,
 )
-from qwen_vl.media import content_hash  # noqa: E402
+from qwen_vl.media.pictures import content_hash  # noqa: E402
 from qwen_vl.schema import (  # noqa: E402
     Chunk,
     EngineStats,

@@ -273,7 +273,6 @@ _NOT_NEGATIVE = (
     "rate_limit",
     "shutdown_seconds",
 )
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def _is_address(url: str) -> bool:
@@ -288,18 +287,6 @@ def modelscope_cache(environ: Mapping[str, str] = os.environ) -> Path:
     """Where ModelScope keeps what it has downloaded, by its own rule."""
     chosen = environ.get("MODELSCOPE_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "modelscope"
-
-
-def is_public(settings: Settings) -> bool:
-    """Whether others than this machine's own users can reach the server, or are kept off it."""
-    return settings.share or bool(settings.auth) or settings.host.strip("[]") not in _LOOPBACK
-
-
-def api_is_open(settings: Settings) -> bool:
-    """Whether the HTTP API answers at all (with a key, if there are any)."""
-    if settings.api == "auto":
-        return bool(settings.api_key) or not is_public(settings)
-    return settings.api == "on"
 
 
 def _is_network(name: str) -> bool:

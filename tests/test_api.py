@@ -36,10 +36,10 @@ from qwen_vl.errors import (
     Unsupported,
     UserError,
 )
+from qwen_vl.families import sampling_preset
+from qwen_vl.jobs import Jobs
 from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.presets import sampling_preset
 from qwen_vl.schema import EngineStatus, Usage
-from qwen_vl.tasks import Jobs
 
 CHAT = "/v1/chat/completions"
 SMALL = Settings(

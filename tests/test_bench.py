@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwen_vl import bench
+from qwen_vl.bench import speed as bench
 
 
 def test_bench_on_a_tiny_model(

@@ -18,8 +18,7 @@ from test_api import CHAT, asking, assert_error, showing
 from test_fetch import here_is_public, web
 from test_service import bearer
 
-from qwen_vl import fetch
-from qwen_vl.api import sessions
+from qwen_vl.api import fetch, sessions
 from qwen_vl.config import Settings
 from qwen_vl.errors import UserError
 from qwen_vl.schema import Message
@@ -118,7 +117,7 @@ def test_pictures_hold_no_text_up_and_end_with_their_clients(
         opened.append(SlowPicture())
         return opened[-1]
 
-    monkeypatch.setattr("qwen_vl.messages.open_data_uri", open_slow)
+    monkeypatch.setattr("qwen_vl.api.messages.open_data_uri", open_slow)
     body = json.dumps(asking(showing(PICTURE))).encode()
     with gated(ScriptedEngine("a")) as client:
         asked = [wire(client) for _ in range(4)]
@@ -137,7 +136,7 @@ def test_as_many_pictures_wait_as_may_and_the_rest_is_told_to_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     picture = SlowPicture()
-    monkeypatch.setattr("qwen_vl.messages.open_data_uri", lambda *_: picture)
+    monkeypatch.setattr("qwen_vl.api.messages.open_data_uri", lambda *_: picture)
     body = asking(showing(PICTURE))
     engine = ScriptedEngine("a")
     with gated(engine, Settings(max_queue=0)) as client, ThreadPoolExecutor(8) as pool:

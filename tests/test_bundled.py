@@ -15,12 +15,12 @@ from PIL import Image
 
 from qwen_vl.config import BUNDLED_MODEL_ID, Settings
 from qwen_vl.engine import Engine
-from qwen_vl.engine.checkpoint import BUNDLED_FOLDER
-from qwen_vl.grounding import Box, parse
-from qwen_vl.media import load_image
-from qwen_vl.presets import sampling_preset
+from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER
+from qwen_vl.families import sampling_preset
+from qwen_vl.media.clips import extract_keyframes
+from qwen_vl.media.pictures import load_image
 from qwen_vl.schema import ImagePart, Message, TextPart
-from qwen_vl.video import extract_keyframes
+from qwen_vl.ui.grounding import Box, parse
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROMPTS = json.loads((EXAMPLES / "prompts.json").read_text(encoding="utf-8"))

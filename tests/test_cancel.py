@@ -17,7 +17,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 )
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, prefill
+from qwen_vl.engine import Engine
+from qwen_vl.engine.local import prefill
 
 
 class Watch:

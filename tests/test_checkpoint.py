@@ -14,7 +14,7 @@ from conftest import opened
 from support.hub import hub
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import checkpoint
+from qwen_vl.engine.model import checkpoint
 from qwen_vl.errors import ModelUnavailable
 
 _FIND = """
@@ -209,7 +209,7 @@ def test_chat_template_beside_the_processor(
 def test_out_of_memory_while_loading(
     tiny_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_vl.engine import model
+    from qwen_vl.engine.model import load as model
 
     def exhausted(*args: object, **kwargs: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")

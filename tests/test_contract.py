@@ -13,8 +13,8 @@ from support.scripted_engine import ScriptedEngine
 
 from qwen_vl import api
 from qwen_vl.config import Settings
+from qwen_vl.jobs import Jobs
 from qwen_vl.metrics import Metrics
-from qwen_vl.tasks import Jobs
 
 
 def app() -> FastAPI:

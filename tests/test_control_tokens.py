@@ -13,9 +13,9 @@ from PIL import Image
 from support.tiny_models import FAMILIES, qwen3_vl, write_tokenizer
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import checkpoint
-from qwen_vl.engine.machine import choose
-from qwen_vl.engine.model import LoadedModel, load
+from qwen_vl.engine.model import checkpoint
+from qwen_vl.engine.model.load import LoadedModel, load
+from qwen_vl.engine.model.machine import choose
 from qwen_vl.schema import ImagePart, Message, Part, Role, TextPart
 
 # Templates that put strings together in other ways than Qwen's do.

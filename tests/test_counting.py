@@ -23,12 +23,13 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoImageProcessor, Qwen2VLImageProcessor
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, prefill, scheduler
-from qwen_vl.engine.pictures import PictureReader
-from qwen_vl.engine.request import Answer
-from qwen_vl.engine.turns import AT_ONCE
+from qwen_vl.engine import Engine
+from qwen_vl.engine.answer import Answer
+from qwen_vl.engine.local import prefill, scheduler
+from qwen_vl.engine.local.turns import AT_ONCE
+from qwen_vl.engine.model.pictures import PictureReader
 from qwen_vl.errors import BadRequest, Busy, TooLarge
-from qwen_vl.media import content_hash
+from qwen_vl.media.pictures import content_hash
 from qwen_vl.schema import ImagePart, Message
 
 PATIENCE_S = 60

@@ -28,12 +28,12 @@ import pytest
 from PIL import Image
 
 from qwen_vl.config import Settings
-from qwen_vl.decoders import MAX_WAITING, POOL, pictures
 from qwen_vl.errors import Abandoned, BadRequest, Busy, TooLarge, UserError
-from qwen_vl.headers import read_header
-from qwen_vl.limits import kept_size
-from qwen_vl.media import load_image, open_image
-from qwen_vl.video import extract_keyframes
+from qwen_vl.media.clips import extract_keyframes
+from qwen_vl.media.decoders import MAX_WAITING, POOL, pictures
+from qwen_vl.media.headers import read_header
+from qwen_vl.media.limits import kept_size
+from qwen_vl.media.pictures import load_image, open_image
 
 SETTINGS = Settings()
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def workers() -> list[psutil.Process]:
 
 def is_worker(child: psutil.Process) -> bool:
     try:
-        return "qwen_vl.decoders.worker" in child.cmdline()
+        return "qwen_vl.media.decoders.worker" in child.cmdline()
     except psutil.Error:  # it has just ended
         return False
 
@@ -280,7 +280,7 @@ def test_nothing_starts_at_import_and_nothing_outlives_the_server():
     assert workers() == []
     code = (
         "import os, sys, signal\n"
-        "from qwen_vl.media import load_image\n"
+        "from qwen_vl.media.pictures import load_image\n"
         "from qwen_vl.config import Settings\n"
         "load_image(sys.stdin.buffer.read(), Settings())\n"
         "print(open(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read(), flush=True)\n"
@@ -297,7 +297,7 @@ def test_a_decoder_can_open_nothing(tmp_path):
     """The request names a file; what it would read next to it, or over the network, is out."""
     code = (
         "import socket\n"
-        "from qwen_vl.decoders.worker import _bound\n"
+        "from qwen_vl.media.decoders.worker import _bound\n"
         "_bound(100 << 20, 10)\n"
         "for attempt in (lambda: open('/etc/passwd'), lambda: open('x', 'w'), socket.socket):\n"
         "    try: attempt()\n"
@@ -358,7 +358,7 @@ def whole(image: Image.Image) -> Image.Image:
      ("RGBA", "WEBP")],
 )  # fmt: skip
 def test_bands(monkeypatch, mode, form, kept_px):
-    monkeypatch.setattr("qwen_vl.limits.MAX_KEPT_PIXELS", kept_px)
+    monkeypatch.setattr("qwen_vl.media.limits.MAX_KEPT_PIXELS", kept_px)
     monkeypatch.setattr(pictures, "_BAND_PX", 3000)
     noise = np.random.default_rng(5)
     coarse = Image.fromarray(noise.integers(0, 160, (30, 40, 4), np.uint8), "RGBA")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from qwen_vl.engine.detokenize import TextStream
+from qwen_vl.engine.local.detokenize import TextStream
 
 
 @pytest.fixture(scope="module")

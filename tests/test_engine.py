@@ -109,7 +109,7 @@ def begun_together(
     engine: Engine, asked: list[list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[list[Chunk]], list[int]]:
     """Asks all at the same moment -> their chunks, and how many were prefilled in one pass."""
-    from qwen_vl.engine import scheduler
+    from qwen_vl.engine.local import scheduler
 
     sizes: list[int] = []
     plain = scheduler.prefill_together
@@ -153,7 +153,7 @@ def test_short_tails_are_prefilled_in_one_pass_and_equal_generate(
 def test_what_fails_together_is_tried_alone(
     fresh: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from qwen_vl.engine import scheduler
+    from qwen_vl.engine.local import scheduler
 
     system = Message("system", (TextPart("You are a helpful assistant. " * 8),))
     run(fresh, [system, user("Hello")])
@@ -216,7 +216,7 @@ def test_long_prompts_in_chunks_equal_generate(
     engines: dict[str, Engine], oracles: dict[str, Oracle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks end anywhere, inside pictures too, and the answers of others go on in between."""
-    from qwen_vl.engine import prefill
+    from qwen_vl.engine.local import prefill
 
     monkeypatch.setattr(prefill, "CHUNK_TOKENS_CPU", 7)
     messages = [user(picture(1, 160, 128), "One " * 9, picture(2, 96, 160), "and two?")]
@@ -364,7 +364,7 @@ def test_queue_is_bounded(tiny_checkpoints: dict[str, Path]) -> None:
 def test_waiting_pictures_are_bounded(
     tiny_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_vl.engine import local
+    from qwen_vl.engine.local import engine as local
 
     monkeypatch.setattr(local, "PIXEL_BYTES", 1)
     engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1, max_queue=9))
@@ -432,7 +432,8 @@ def test_a_failing_request_leaves_the_engine_alive(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engines["qwen3_vl"]
-    from qwen_vl.engine import local, scheduler
+    from qwen_vl.engine.local import engine as local
+    from qwen_vl.engine.local import scheduler
 
     whole = scheduler.prefill
 
@@ -466,7 +467,7 @@ def test_stats_count_what_is_reused(fresh: Engine) -> None:
 
 
 def test_loading_and_failed_engines_refuse(tmp_path: Path) -> None:
-    from qwen_vl.engine.local import LocalEngine
+    from qwen_vl.engine.local.engine import LocalEngine
 
     engine = LocalEngine(Settings(model=str(tmp_path)))
     until(lambda: engine.status().state != "loading")

@@ -19,9 +19,11 @@ from support.until import PATIENCE_S, until
 from test_engine import GREEDY, picture, run, text_of, user
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, checkpoint, open_engine, scheduler
-from qwen_vl.engine.batching import Batch, RoomyLayer, Row
-from qwen_vl.engine.sampling import Sampler
+from qwen_vl.engine import Engine, open_engine
+from qwen_vl.engine.local import scheduler
+from qwen_vl.engine.local.batch import Batch, RoomyLayer, Row
+from qwen_vl.engine.local.sampler import Sampler
+from qwen_vl.engine.model import checkpoint
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable
 from qwen_vl.schema import Chunk, SamplingParams
 

@@ -17,7 +17,7 @@ from support.scripted_engine import ScriptedEngine
 from support.until import until
 from test_api import CHAT, asking, serving
 
-from qwen_vl import fetch
+from qwen_vl.api import fetch
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported, UserError
 

@@ -19,8 +19,8 @@ from qwen_vl.config import Settings, load_settings
 from qwen_vl.gate import Gate, is_api
 from qwen_vl.gate.hosts import Hosts, host_name
 from qwen_vl.gate.proxies import Proxies
+from qwen_vl.jobs import Jobs
 from qwen_vl.metrics import Metrics
-from qwen_vl.tasks import Jobs
 
 EVIL = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
 KEY = {"Authorization": "Bearer the-key"}

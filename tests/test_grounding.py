@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from qwen_vl import grounding
-from qwen_vl.grounding import Box, Point, draw, parse
+from qwen_vl.ui import grounding
+from qwen_vl.ui.grounding import Box, Point, draw, parse
 
 CAR = Box(100, 200, 300, 400, "car")
 DOG = Box(500, 500, 600, 900, "dog")

@@ -31,11 +31,12 @@ from test_api import CHAT, serving
 from test_api import asking as asked
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, bridge, open_engine, remote
+from qwen_vl.engine import Engine, bridge, open_engine
+from qwen_vl.engine.remote import engine as remote
 from qwen_vl.errors import BadRequest, Busy, TooLarge, UserError
+from qwen_vl.jobs import Jobs
 from qwen_vl.metrics import Measured, Metrics
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
-from qwen_vl.tasks import Jobs
 
 HELLO = [Message("user", (TextPart("my private question"),))]
 PARAMS = SamplingParams(max_new_tokens=8)
@@ -172,7 +173,7 @@ def test_a_list_that_is_none_never_ends_the_watch(
 def test_a_bug_while_looking_is_logged_and_the_next_look_comes(
     server: Hostile, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_vl.engine import remote_upstream
+    from qwen_vl.engine.remote import upstream as remote_upstream
 
     plain = remote_upstream.models_of
     with engine_over(server.url) as engine:
@@ -414,7 +415,7 @@ def test_a_picture_is_encoded_once_for_all_tries_and_questions(server: Hostile) 
 def test_a_job_that_waits_for_busy_servers_encodes_once(
     server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_vl import tasks
+    from qwen_vl import jobs as tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
     server.answer, plain = replying(429, b"{}", "application/json"), server.answer

@@ -10,7 +10,7 @@ import pytest
 from support.hub import hub
 from test_checkpoint import UNREACHABLE, find
 
-from qwen_vl.engine.hub_cache import cached
+from qwen_vl.engine.model.hub_cache import cached
 
 NO_NETWORK = {**UNREACHABLE, "HTTPS_PROXY": "http://127.0.0.1:9"}
 _LITTLE_SPACE = """

@@ -19,11 +19,12 @@ from PIL import Image
 from support.scripted_engine import ScriptedEngine
 from test_api import serving
 
-from qwen_vl import job_store, tasks
+from qwen_vl import jobs as tasks
 from qwen_vl.config import Settings
 from qwen_vl.errors import Busy, EngineFailed
+from qwen_vl.jobs import AT_ONCE, BadJobFile, Jobs, JobView
+from qwen_vl.jobs import store as job_store
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
-from qwen_vl.tasks import AT_ONCE, BadJobFile, Jobs, JobView
 
 ASKED = [Message("user", (TextPart("Hi"),))]
 PARAMS = SamplingParams()
@@ -347,7 +348,7 @@ def test_a_name_that_cannot_be_a_file_is_refused(
     for name, words in (("", "needs the name"), (str(tmp_path / "no" / "x"), "no folder")):
         with pytest.raises(BadJobFile, match=words):
             Jobs(ScriptedEngine(), file=name, keep_s=1, most=1)
-    from qwen_vl import job_file
+    from qwen_vl.jobs import file as job_file
 
     monkeypatch.setattr(job_file, "OPEN_S", 0.01)
     file = tmp_path / "jobs.sqlite"

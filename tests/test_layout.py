@@ -1,11 +1,9 @@
-"""Who may know whom, read from the imports: the table in section 1 of DESIGN.md.
-
-Dependencies point down. A new module needs a place in `BELOW` before it can be imported.
-"""
+"""Who may import whom, as the table in CONTRIBUTING.md says. Dependencies point down."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,94 +13,60 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [ROOT / "app.py", *sorted((ROOT / "qwen_vl").rglob("*.py"))]
-
-# The modules of this project that each one may import. A package (engine, ui) counts as one here.
-BELOW: dict[str, set[str]] = {
-    "schema": set(),
-    "errors": set(),
-    "config": set(),
-    "heap": set(),
-    "kept": set(),
-    "presets": {"schema", "config"},
-    "limits": {"errors", "config"},
-    "headers": {"errors"},
-    "scenes": {"schema", "errors", "config"},
-    "decoders": {"limits", "headers", "scenes", "errors", "config"},
-    "media": {"decoders", "limits", "headers", "schema", "errors", "config"},
-    "video": {"decoders", "limits", "headers", "schema", "errors", "config"},
-    "grounding": {"media", "schema", "errors", "config"},
-    "messages": {"media", "schema", "errors", "config"},
-    "openai_format": {"schema", "errors", "config"},
-    "engine": {"media", "heap", "presets", "schema", "errors", "config"},
-    "fetch": {"media", "errors", "config"},
-    "gate": {"media", "openai_format", "schema", "errors", "config"},
-}
-BELOW["metrics"] = {"engine", "schema", "errors", "config"}
-BELOW["job_file"] = {"schema", "errors", "config"}
-BELOW["job_store"] = {"job_file", "schema", "errors", "config"}
-BELOW["job_results"] = {"job_file", "job_store", "schema", "errors", "config"}
-_JOBS = {"tasks", "job_results", "job_store", "job_file"}
-BELOW["tasks"] = (_JOBS - {"tasks"}) | {"engine", "schema", "errors", "config"}
-BELOW["ui"] = set(BELOW) - _JOBS - {"fetch", "metrics", "openai_format", "gate"}
-BELOW["bench"] = set(BELOW) - _JOBS - {"fetch", "metrics", "ui", "gate"}
-BELOW["api"] = set(BELOW) - {"ui", "bench"}
-BELOW["installed"] = set()
-BELOW["app"] = set(BELOW)
-for _module in BELOW:
-    BELOW[_module] = BELOW[_module] | {""}  # the package itself: its version
-
-# Libraries that only some modules may import, so that each can be exchanged in one place.
-OWNERS: dict[str, set[str]] = {
-    "gradio": {"ui", "app"},
-    "gradio_client": {"ui", "app"},
-    "fastapi": {"api"},
-    "starlette": {"api", "gate", "ui", "app"},
-    "uvicorn": {"gate"},
-    "httpx": {"fetch", "engine"},
-    "safehttpx": {"fetch"},
-    "prometheus_client": {"metrics"},
-    "av": {"decoders"},
-    "cv2": {"decoders"},
-    "torch": {"engine"},
-    "torchvision": set(),
-    "transformers": {"engine"},
-    "accelerate": {"engine"},
-    "openai": {"engine"},
-}
 HEAVY = ("torch", "transformers", "gradio", "fastapi", "av", "cv2", "openai")
+EVERYBODYS = {"schema", "errors", "config", ""}  # "" is the package itself: its version
 
 
-def name_of(path: Path) -> str:
-    """`app`, or the name right below the package; the package's own __init__ is ''."""
-    if path == ROOT / "app.py":
-        return "app"
-    first = path.relative_to(ROOT / "qwen_vl").parts[0].removesuffix(".py")
-    return "" if first == "__init__" else first
+def table() -> dict[str, tuple[set[str], set[str]]]:
+    """Room -> (rooms, libraries) that it may import."""
+    rows: dict[str, tuple[set[str], set[str]]] = {}
+    for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            names, _, rooms, libraries = (
+                set(re.findall(r"`([\w.]+)`", cell)) for cell in line.strip("|").split("|")
+            )
+            for name in names:
+                rows[name] = (rooms, libraries)
+    return rows
+
+
+MAY_IMPORT = table()
+OWNED = set().union(*(libraries for _, libraries in MAY_IMPORT.values())) | {"torchvision"}
+
+
+def room_of(dotted: str) -> str:
+    """`qwen_vl.engine.local.scheduler` -> `engine.local`: the longest name in the table."""
+    parts = dotted.split(".")[1:] if dotted.startswith("qwen_vl") else dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in MAY_IMPORT:
+            return ".".join(parts[:length])
+    return ".".join(parts)
+
+
+def module_of(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(dotted: str) -> bool:
+    path = ROOT / Path(*dotted.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Dotted names of everything imported anywhere in a file, with their lines."""
+    """Dotted names of all modules imported anywhere in a file, with their lines.
+
+    `from package import name` names the module `package.name` where there is one.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
             assert node.module is not None
-            if node.module == "qwen_vl":  # `from qwen_vl import api` names a module
-                yield from ((f"qwen_vl.{alias.name}", node.lineno) for alias in node.names)
-            else:
-                yield node.module, node.lineno
-
-
-def imported_modules(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(project module, dotted name, line) of every import from this project."""
-    for dotted, line in imports(path):
-        top, _, rest = dotted.partition(".")
-        if top == "qwen_vl":
-            module = rest.partition(".")[0]
-            yield ("" if module.startswith("__") else module), dotted, line
-        elif top == "app":
-            yield "app", dotted, line
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner if is_module(inner) else node.module), node.lineno
 
 
 all_files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -110,31 +74,48 @@ all_files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.rel
 
 @all_files
 def test_dependencies_point_down(path: Path) -> None:
-    own = name_of(path)
-    assert not own or own in BELOW, f"give {own} a place in BELOW, and in DESIGN.md"
-    allowed = BELOW.get(own, set()) | ({own} if path.parent.name == own else set())
-    for module, dotted, line in imported_modules(path):
-        assert module in allowed, f"{path.name}:{line} must not import {dotted}"
+    own = room_of(module_of(path))
+    assert own == "" or own in MAY_IMPORT, f"give {own} a row in CONTRIBUTING.md"
+    allowed = MAY_IMPORT[own][0] | EVERYBODYS | {own} if own else {""}
+    for dotted, line in imports(path):
+        if dotted.partition(".")[0] not in ("qwen_vl", "app"):
+            continue
+        assert is_opening(path) or room_of(dotted) in allowed, (
+            f"{path.name}:{line} must not import {dotted}"
+        )
 
 
-@all_files
-def test_only_engines_look_into_engines(path: Path) -> None:
-    if name_of(path) != "engine":
-        deep = [dotted for dotted, _ in imports(path) if dotted.startswith("qwen_vl.engine.")]
-        assert deep == [], "use the protocol in qwen_vl.engine, and nothing below it"
+def is_opening(path: Path) -> bool:
+    """`open_engine` alone looks into the engines, and only when it is called."""
+    return path == ROOT / "qwen_vl/engine/__init__.py"
+
+
+def test_opening_an_engine_imports_late() -> None:
+    path = ROOT / "qwen_vl/engine/__init__.py"
+    top = [
+        node.module or ""
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom)
+    ]
+    inner = [room_of(dotted) for dotted, _ in imports(path) if dotted.startswith("qwen_vl")]
+    assert {room_of(name) for name in top if name.startswith("qwen_vl")} <= {"engine", *EVERYBODYS}
+    assert {"engine.local", "engine.remote"} <= set(inner) <= set(MAY_IMPORT)
 
 
 @all_files
 def test_libraries_have_their_owners(path: Path) -> None:
+    own = room_of(module_of(path))
+    allowed = MAY_IMPORT[own][1] if own else set()
     for dotted, line in imports(path):
-        owners = OWNERS.get(dotted.partition(".")[0])
-        where = f"{path.name}:{line} must not import {dotted}"
-        assert owners is None or name_of(path) in owners, where
+        library = dotted.partition(".")[0]
+        assert library not in OWNED or library in allowed, (
+            f"{path.name}:{line} must not import {dotted}"
+        )
 
 
 @all_files
 def test_only_config_reads_the_environment(path: Path) -> None:
-    if name_of(path) in ("config", "app"):
+    if module_of(path) in ("qwen_vl.config", "app"):
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         read = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
@@ -146,11 +127,24 @@ def test_only_config_reads_the_environment(path: Path) -> None:
 
 def test_nothing_rises_in_a_circle() -> None:
     """The table itself has an order: repeatedly take away what needs nothing that is left."""
-    left = {module: set(below) - {""} for module, below in BELOW.items()}
+    left = {room: set(rooms) for room, (rooms, _) in MAY_IMPORT.items()}
+    assert set().union(*left.values()) <= set(left), "a row names a room that has none"
     while left:
-        free = {module for module, below in left.items() if not below & set(left)}
+        free = {room for room, rooms in left.items() if not rooms & set(left)}
         assert free, f"these need each other: {sorted(left)}"
-        left = {module: below for module, below in left.items() if module not in free}
+        left = {room: rooms for room, rooms in left.items() if room not in free}
+
+
+def test_every_room_is_there() -> None:
+    assert {room_of(module_of(path)) for path in FILES} - {""} == set(MAY_IMPORT)
+
+
+def test_engines_do_not_know_each_other() -> None:
+    assert not MAY_IMPORT["engine.remote"][0] & {"engine.local", "engine.model"}
+    for room in ("ui", "api", "jobs", "metrics", "gate", "app"):
+        assert not any(name.startswith("engine.") for name in MAY_IMPORT[room][0])
+    assert "api" not in MAY_IMPORT["ui"][0]
+    assert "ui" not in MAY_IMPORT["api"][0]
 
 
 @pytest.mark.parametrize(
@@ -159,11 +153,12 @@ def test_nothing_rises_in_a_circle() -> None:
         ("config", ()),
         ("schema", ()),
         ("errors", ()),
-        ("messages", ()),
-        ("media", ()),
-        ("video", ()),
-        ("decoders.worker", ()),
-        ("presets", ()),
+        ("conversation", ()),
+        ("sampling", ()),
+        ("families", ()),
+        ("media.pictures", ()),
+        ("media.clips", ()),
+        ("media.decoders.worker", ()),
         ("engine", ()),
         ("gate", ()),
         ("api", ("fastapi",)),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from qwen_vl.engine.loops import LEAST_TOKENS, LONGEST_CYCLE, is_looping
+from qwen_vl.engine.local.loops import LEAST_TOKENS, LONGEST_CYCLE, is_looping
 
 
 def first_found(tokens: list[int]) -> int | None:

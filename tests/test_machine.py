@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import machine
+from qwen_vl.engine.model import machine
 from qwen_vl.errors import ModelUnavailable
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ from support import clip_files as clips
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia
-from qwen_vl.limits import BYTES_PER_MB, MAX_ASPECT_RATIO, MAX_KEPT_PIXELS
-from qwen_vl.media import content_hash, load_data_uri, load_image
+from qwen_vl.media.limits import BYTES_PER_MB, MAX_ASPECT_RATIO, MAX_KEPT_PIXELS
+from qwen_vl.media.pictures import content_hash, load_data_uri, load_image
 
 SETTINGS = Settings()
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

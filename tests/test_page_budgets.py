@@ -23,9 +23,9 @@ from support.scripted_engine import ScriptedEngine
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import TooLarge
-from qwen_vl.kept import KeptImage
-from qwen_vl.messages import from_chatbot
+from qwen_vl.media.kept import KeptImage
 from qwen_vl.ui.chat import Chat
+from qwen_vl.ui.chatbot import from_chatbot
 from qwen_vl.ui.history import user_turns
 from qwen_vl.ui.runs import MOST_RUNS, Runs
 from qwen_vl.ui.shelf import Shelf

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwen_vl.engine.pictures import Picture
-from qwen_vl.engine.prefix import PrefixStore, token_keys
-from qwen_vl.engine.prompt import Prompt
+from qwen_vl.engine.local.prefix import PrefixStore, token_keys
+from qwen_vl.engine.model.pictures import Picture
+from qwen_vl.engine.model.prompt import Prompt
 
 IMAGE = 9
 TOKEN_BYTES = 2 * 4 * 2  # keys and values, float32, head_dim 2

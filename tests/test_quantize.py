@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from qwen_vl.bench import accuracy
 from qwen_vl.config import Settings
-from qwen_vl.engine import accuracy
-from qwen_vl.engine.quantize import GROUP, Int4Linear, Int8Linear, quantise, round_to_int4
+from qwen_vl.engine.model.quantize import GROUP, Int4Linear, Int8Linear, quantise, round_to_int4
 from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
 
 # Activations are rounded to bfloat16, which has 8 bits: the error of a sum stays below this share

@@ -20,8 +20,14 @@ from support import clip_files as clips
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge, UnsupportedMedia
-from qwen_vl.media import as_data_uri, data_uri_bytes, load_data_uri, load_image, open_image
-from qwen_vl.video import extract_keyframes, probe
+from qwen_vl.media.clips import extract_keyframes, probe
+from qwen_vl.media.pictures import (
+    as_data_uri,
+    data_uri_bytes,
+    load_data_uri,
+    load_image,
+    open_image,
+)
 
 SETTINGS = Settings()
 RED = (255, 0, 0)

@@ -20,7 +20,9 @@ from support.until import PATIENCE_S, until
 from test_api import serving
 
 from qwen_vl.config import Settings
-from qwen_vl.engine import Engine, bridge, open_engine, remote, remote_request
+from qwen_vl.engine import Engine, bridge, open_engine
+from qwen_vl.engine.remote import engine as remote
+from qwen_vl.engine.remote import request as remote_request
 from qwen_vl.errors import (
     BadRequest,
     Busy,

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from qwen_vl.engine.sampling import Sampler
+from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.schema import SamplingParams
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])

@@ -20,16 +20,16 @@ from test_engine import GREEDY, cached_tokens, picture, text_of, user
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
-from qwen_vl.engine.prefix import PrefixStore
-from qwen_vl.engine.preparation import Prepared
-from qwen_vl.engine.prompt import Prompt
-from qwen_vl.engine.request import Answer
-from qwen_vl.engine.sampling import Sampler
-from qwen_vl.engine.scheduler import Request
-from qwen_vl.engine.store import IDLE_S, FairStore
-from qwen_vl.engine.vision import EXAMPLES
-from qwen_vl.engine.waiting import PATIENCE_S, WaitingRequests
-from qwen_vl.media import open_image
+from qwen_vl.engine.answer import Answer
+from qwen_vl.engine.local.prefix import PrefixStore
+from qwen_vl.engine.local.preparation import Prepared
+from qwen_vl.engine.local.sampler import Sampler
+from qwen_vl.engine.local.scheduler import Request
+from qwen_vl.engine.local.store import IDLE_S, FairStore
+from qwen_vl.engine.local.vision import EXAMPLES
+from qwen_vl.engine.local.waiting import PATIENCE_S, WaitingRequests
+from qwen_vl.engine.model.prompt import Prompt
+from qwen_vl.media.pictures import open_image
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
 
 SYSTEM_PROMPT = "You are a careful assistant who looks twice."

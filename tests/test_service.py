@@ -22,8 +22,8 @@ from test_api import CHAT, asking, assert_error, serving
 from qwen_vl.api import sessions
 from qwen_vl.config import Settings
 from qwen_vl.errors import EngineFailed, TooOften
+from qwen_vl.families import sampling_preset
 from qwen_vl.gate import rates
-from qwen_vl.presets import sampling_preset
 from qwen_vl.schema import EngineStats, EngineStatus
 
 CODES = {400: "bad_request", 413: "too_large", 415: "unsupported_media"}
@@ -382,7 +382,7 @@ def test_a_clip_that_takes_long_holds_no_text_up_and_ends_with_its_client(
         ended.set()
         return []
 
-    monkeypatch.setattr("qwen_vl.video.extract_keyframes", slow)
+    monkeypatch.setattr("qwen_vl.media.clips.extract_keyframes", slow)
     part = {"type": "video_url", "video_url": {"url": _CLIP}}
     with serving(ScriptedEngine("a")) as client:
         host, port = client.base_url.host, client.base_url.port

@@ -15,8 +15,8 @@ from support.scripted_engine import ScriptedEngine
 from support.until import until
 
 from qwen_vl.errors import Busy, ModelUnavailable, ShuttingDown
+from qwen_vl.jobs import AT_ONCE, Jobs, JobView
 from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
-from qwen_vl.tasks import AT_ONCE, Jobs, JobView
 
 ASKED = [Message("user", (TextPart("Hi"),))]
 PARAMS = SamplingParams()
@@ -87,7 +87,7 @@ def test_closing_ends_what_waits_and_what_runs() -> None:
 
 
 def test_a_full_engine_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen_vl import tasks
+    from qwen_vl import jobs as tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
     engine = ScriptedEngine("Now", refusal=Busy("Full."))
@@ -103,7 +103,7 @@ def test_a_full_engine_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_that_is_sent_back_unread_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from qwen_vl import tasks
+    from qwen_vl import jobs as tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
     engine = ScriptedEngine(Busy("The server behind this one is busy."))
@@ -117,7 +117,7 @@ def test_an_answer_that_is_sent_back_unread_is_asked_again(
 
 
 def test_a_model_that_stays_away_fails_the_job_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen_vl import tasks
+    from qwen_vl import jobs as tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
     monkeypatch.setattr(tasks, "PATIENCE_S", 0.1)
@@ -148,7 +148,7 @@ def test_before_the_end_no_more_is_taken() -> None:
 
 
 def test_a_job_that_waits_for_the_engine_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen_vl import tasks
+    from qwen_vl import jobs as tasks
 
     monkeypatch.setattr(tasks, "RETRY_S", 0.01)
     jobs = jobs_of(ScriptedEngine(refusal=Busy("Full.")))
@@ -159,7 +159,7 @@ def test_a_job_that_waits_for_the_engine_can_be_cancelled(monkeypatch: pytest.Mo
 
 
 def test_waiting_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen_vl import tasks
+    from qwen_vl import jobs as tasks
 
     monkeypatch.setattr(tasks, "PICTURE_BYTES", 3 * 100 * 100 * 2)
     gate = threading.Event()

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from qwen_vl.config import Settings
 from qwen_vl.engine import checkpoint
-from qwen_vl.engine.machine import choose
-from qwen_vl.engine.model import load
+from qwen_vl.engine.model.machine import choose
+from qwen_vl.engine.model.load import load
 from qwen_vl.schema import ImagePart, Message, TextPart
 
 settings = Settings(model="bundled")

@@ -20,7 +20,7 @@ from support.until import PATIENCE_S, until
 
 from qwen_vl.config import BUNDLED_MODEL_ID, Settings
 from qwen_vl.errors import Busy, TooLarge
-from qwen_vl.presets import TIMELINE_PROMPT, sampling_preset, timeline_prompt
+from qwen_vl.families import TIMELINE_PROMPT, sampling_preset, timeline_prompt
 from qwen_vl.schema import EngineStatus, ImagePart
 from qwen_vl.ui import build, launch_options
 from qwen_vl.ui.answers import split_thinking

@@ -13,9 +13,9 @@ from support import clip_files as clips
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia
-from qwen_vl.limits import MAX_FPS
-from qwen_vl.scenes import KEPT_PER_SCENE, MIN_SCENE_S, SceneFinder, change, thin
-from qwen_vl.video import extract_keyframes, probe
+from qwen_vl.media.clips import extract_keyframes, probe
+from qwen_vl.media.limits import MAX_FPS
+from qwen_vl.media.scenes import KEPT_PER_SCENE, MIN_SCENE_S, SceneFinder, change, thin
 
 SETTINGS = Settings()
 CONTAINERS = sorted(clips.CODECS)

@@ -24,17 +24,17 @@ from qwen_vl.api.answers import pull, streamed, whole
 from qwen_vl.api.calls import Call, Reader
 from qwen_vl.api.errors import Endpoint, answering_errors
 from qwen_vl.api.guards import Guards
+from qwen_vl.api.openai_format import Completion, usage_object
 from qwen_vl.api.payloads import release
 from qwen_vl.api.places import Places
 from qwen_vl.api.sessions import Session, Sessions
 from qwen_vl.config import Settings
+from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import AnswerStream, Engine
 from qwen_vl.errors import NotFound, WrongMethod
-from qwen_vl.messages import check_conversation
+from qwen_vl.jobs import Jobs, JobView
 from qwen_vl.metrics import CONTENT_TYPE, Metrics
-from qwen_vl.openai_format import Completion, usage_object
 from qwen_vl.schema import Chunk, Message, TextPart
-from qwen_vl.tasks import Jobs, JobView
 
 __all__ = ["build_router"]
 

@@ -16,17 +16,25 @@ from typing import Any, TypeGuard
 import anyio
 from fastapi import Request
 
+from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
+from qwen_vl.api.messages import from_openai, parts_in
 from qwen_vl.api.payloads import Payloads, flag, hold, media_type
 from qwen_vl.api.places import Places
 from qwen_vl.config import Settings
+from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported
-from qwen_vl.fetch import MAX_SECONDS, fetch_image, took_too_long
+from qwen_vl.families import sampling_preset
 from qwen_vl.gate.bodies import BODY_IMAGES
-from qwen_vl.kept import KeptImage
-from qwen_vl.media import BYTES_PER_MB, as_data_uri, data_uri_bytes, open_data_uri, open_image
-from qwen_vl.messages import check_conversation, from_openai, params_from, parts_in
-from qwen_vl.presets import sampling_preset
+from qwen_vl.media.kept import KeptImage
+from qwen_vl.media.pictures import (
+    BYTES_PER_MB,
+    as_data_uri,
+    data_uri_bytes,
+    open_data_uri,
+    open_image,
+)
+from qwen_vl.sampling import params_from
 from qwen_vl.schema import ImagePart, Message, Part, SamplingParams, TextPart
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
@@ -184,7 +192,7 @@ class Reader:
         url = url.get("url") if isinstance(url, Mapping) else url
         if not isinstance(url, str):
             raise BadRequest(f"{where}.video_url.url must be a string: a data: URI.")
-        from qwen_vl.video import extract_keyframes  # OpenCV loads when a clip comes
+        from qwen_vl.media.clips import extract_keyframes  # OpenCV loads when a clip comes
 
         data = data_uri_bytes(url, "video", self.settings.max_video_mb)
         every_s = raw.get("every_s", 5.0)

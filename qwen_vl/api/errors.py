@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from qwen_vl.errors import OutOfTime, UserError
+from qwen_vl.gate.refusals import error_object
 from qwen_vl.metrics import Metrics
-from qwen_vl.openai_format import error_object
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,24 @@ import hmac
 
 from fastapi import Request
 
-from qwen_vl.config import Settings, api_is_open
+from qwen_vl.config import Settings
 from qwen_vl.errors import Forbidden, Unauthorised
 from qwen_vl.gate.rates import RateLimit, network_of
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WRONG_KEYS_PER_MINUTE = 60  # from one address; one more is told to wait
+
+
+def is_public(settings: Settings) -> bool:
+    """Whether others than this machine's own users can reach the server, or are kept off it."""
+    return settings.share or bool(settings.auth) or settings.host.strip("[]") not in _LOOPBACK
+
+
+def api_is_open(settings: Settings) -> bool:
+    """Whether the HTTP API answers at all (with a key, if there are any)."""
+    if settings.api == "auto":
+        return bool(settings.api_key) or not is_public(settings)
+    return settings.api == "on"
 
 
 class Guards:

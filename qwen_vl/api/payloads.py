@@ -18,7 +18,7 @@ from qwen_vl.api.places import Places
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge, UnsupportedMedia
 from qwen_vl.gate.bodies import BODY, Body, body_limit
-from qwen_vl.media import BYTES_PER_MB
+from qwen_vl.media.pictures import BYTES_PER_MB
 
 LARGE_BYTES = BYTES_PER_MB  # bodies from here on are parsed one at a time, beside all others
 MARKS = b"{[,:"  # what JSON is built with; base64 has none of them

@@ -69,9 +69,9 @@ class Engine(Protocol):
 def open_engine(settings: Settings) -> Engine:
     """Returns at once; the model loads in the background and `status` tells how far it is."""
     if settings.engine == "remote":
-        from qwen_vl.engine.remote import RemoteEngine  # openai is imported only here
+        from qwen_vl.engine.remote.engine import RemoteEngine  # openai is imported only here
 
         return RemoteEngine(settings)
-    from qwen_vl.engine.local import LocalEngine  # torch is imported only here
+    from qwen_vl.engine.local.engine import LocalEngine  # torch is imported only here
 
     return LocalEngine(settings)

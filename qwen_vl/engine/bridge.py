@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from qwen_vl.engine.request import Answer
+from qwen_vl.engine.answer import Answer
 from qwen_vl.errors import Busy, EngineFailed, ShuttingDown, UserError
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from qwen_vl.gate.bodies import BODY, Bodies, Receive, body_limit
 from qwen_vl.gate.hosts import Hosts, host_name
 from qwen_vl.gate.proxies import Headers, Proxies, header, without_forwarding
 from qwen_vl.gate.rates import RateLimit
-from qwen_vl.media import BYTES_PER_MB
-from qwen_vl.openai_format import error_object
+from qwen_vl.gate.refusals import error_object
+from qwen_vl.media.pictures import BYTES_PER_MB
 
 __all__ = ["Gate", "is_api"]
 

@@ -13,7 +13,7 @@ import anyio
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import Busy, TooLarge, TooSlow, UserError
-from qwen_vl.media import BYTES_PER_MB
+from qwen_vl.media.pictures import BYTES_PER_MB
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -18,10 +18,10 @@ from PIL import Image
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
-from qwen_vl.media import open_image
-from qwen_vl.messages import from_chatbot
+from qwen_vl.media.pictures import open_image
 from qwen_vl.schema import ImagePart, Message, SamplingParams, Undecoded
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
+from qwen_vl.ui.chatbot import from_chatbot
 from qwen_vl.ui.history import (
     Turn,
     check_files,

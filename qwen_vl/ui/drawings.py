@@ -11,7 +11,7 @@ from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from qwen_vl.grounding import Mark, draw, parse
+from qwen_vl.ui.grounding import Mark, draw, parse
 from qwen_vl.ui.history import Turn, file_block, page_turn
 from qwen_vl.ui.strings import say
 

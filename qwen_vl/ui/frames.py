@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from qwen_vl.kept import KeptImage
+from qwen_vl.media.kept import KeptImage
 from qwen_vl.schema import ImagePart, Message
 
 THUMB_SIDE_PX = 320

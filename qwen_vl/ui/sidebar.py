@@ -12,8 +12,8 @@ from typing import Any
 import gradio as gr
 
 from qwen_vl.config import DEFAULT_MODEL, Settings
-from qwen_vl.messages import params_from
-from qwen_vl.presets import sampling_preset
+from qwen_vl.families import sampling_preset
+from qwen_vl.sampling import params_from
 from qwen_vl.schema import SamplingParams
 from qwen_vl.ui.strings import label
 

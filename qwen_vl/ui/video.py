@@ -2,7 +2,7 @@
 
 The handlers; `video_layout` shows and wires them. Frames live in the session's state, compressed
 and at most `max_frames` of them, within a bound for all sessions. How frames are found is
-`qwen_vl.video`'s business.
+`qwen_vl.media.clips`'s business.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from qwen_vl.config import Settings
+from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
+from qwen_vl.families import timeline_prompt
 from qwen_vl.heap import trim_heap
-from qwen_vl.kept import KeptImage
-from qwen_vl.messages import check_conversation
-from qwen_vl.presets import timeline_prompt
+from qwen_vl.media.clips import Method, extract_keyframes
+from qwen_vl.media.kept import KeptImage
 from qwen_vl.schema import ImagePart, Message, SamplingParams
 from qwen_vl.ui.conversation import (
     Conversation,
@@ -42,7 +43,6 @@ from qwen_vl.ui.markup import plain, toast
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.strings import language_of, say
-from qwen_vl.video import Method, extract_keyframes
 
 FRAME_SIDE_PX = 768  # frames are kept no larger: 32 of them take about 4 MB compressed
 FRAMES_BYTES = 128 * 1024**2  # of all tabs, compressed

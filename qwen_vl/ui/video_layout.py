@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from qwen_vl.media.clips import Method
 from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, AT_ONCE, LATEX, QUIET, SOON
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
 from qwen_vl.ui.video import VideoChat
-from qwen_vl.video import Method
 
 FRAME_TOKENS = 128
 EXTRACTIONS_AT_ONCE = 4

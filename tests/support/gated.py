@@ -16,8 +16,8 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.gate import Gate
 from qwen_vl.gate.server import Server, listen
+from qwen_vl.jobs import Jobs
 from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.tasks import Jobs
 
 PATIENCE_S = 20  # what a test waits for happens soon; this only ends a test that fails
 

@@ -1,0 +1,79 @@
+"""Answers of this project -> the objects of the OpenAI chat format.
+
+Knows no HTTP, server or engine; the way in (requests -> messages) is `messages`.
+
+Source: the OpenAI API reference, "Chat Completions". Two more kinds of field, which clients ignore
+unless they know them: `ttft_s` and `tokens_per_s` in the usage, and `native_finish_reason`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwen_vl.schema import Chunk, Usage
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of `model`: what all its objects repeat."""
+
+    model: str
+    include_usage: bool = False  # of streams; a whole answer always has it
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))  # Unix time in seconds
+
+    def whole(self, chunks: Sequence[Chunk]) -> dict[str, Any]:
+        """All chunks of the answer -> a `chat.completion`."""
+        message = {"role": "assistant", "content": "".join(chunk.text for chunk in chunks)}
+        choice = {"index": 0, "message": message, "logprobs": None, **_finish(chunks[-1])}
+        return self._object("chat.completion", [choice], usage=usage_object(chunks[-1].usage))
+
+    def opening(self) -> dict[str, Any]:
+        """The first `chat.completion.chunk` of a stream; it says whose turn it is."""
+        return self._piece({"role": "assistant", "content": ""})
+
+    def pieces(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
+        """One chunk -> the `chat.completion.chunk`s that carry its text, end and usage."""
+        if chunk.text:
+            yield self._piece({"content": chunk.text})
+        if chunk.finish_reason:
+            yield self._piece({}, **_finish(chunk))
+            if self.include_usage:
+                yield self._object("chat.completion.chunk", [], usage=usage_object(chunk.usage))
+
+    def _piece(self, delta: dict[str, str], **finish: str) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": None, **finish}
+        # Clients that ask for the usage find the field in every object, null but in the last.
+        usage = {"usage": None} if self.include_usage else {}
+        return self._object("chat.completion.chunk", [choice], **usage)
+
+    def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**head, "choices": choices, **more}
+
+
+def _finish(chunk: Chunk) -> dict[str, str]:
+    """OpenAI has no word for an answer cut short by time or by its server: there it is a "length".
+
+    `native_finish_reason` (OpenRouter's field) keeps the engine's own word.
+    """
+    reason = chunk.finish_reason or "stop"
+    told = "stop" if reason == "stop" else "length"
+    return {"finish_reason": told, "native_finish_reason": reason}
+
+
+def usage_object(usage: Usage | None) -> dict[str, Any] | None:
+    if usage is None:
+        return None
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "ttft_s": usage.ttft_s,
+        "tokens_per_s": usage.tokens_per_s,
+    }

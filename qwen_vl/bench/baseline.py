@@ -1,0 +1,218 @@
+"""Plain `generate` and the engine over one model in memory: what the benchmark compares.
+
+The model is a given one, or Qwen3-VL-2B's shape with random weights, whose answers mean nothing but
+take as long. Knows nothing of how results are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from qwen_vl.config import Settings
+from qwen_vl.engine.local.engine import LocalEngine
+from qwen_vl.engine.model import checkpoint, machine
+from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
+from qwen_vl.engine.model.machine import release_memory
+from qwen_vl.engine.model.prompt import PromptBuilder
+from qwen_vl.engine.model.quantize import quantise
+from qwen_vl.errors import ModelUnavailable
+from qwen_vl.schema import Message
+
+# The text and vision towers of Qwen/Qwen3-VL-2B-Instruct, from its config.json.
+_SHAPE_2B: dict[str, Any] = {
+    "text_config": {
+        "vocab_size": 151_936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5_000_000,
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
+        },
+    },
+    "vision_config": {
+        "depth": 24,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "out_hidden_size": 2048,
+        "deepstack_visual_indexes": [5, 11, 17],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test; `load_s` is what it took to load (random weights: to draw)."""
+
+    loaded: LoadedModel
+    name: str
+    precision: str
+    load_s: float
+
+
+def plain_settings(settings: Settings) -> Settings:
+    """What plain `generate` runs in: float32 on a CPU, the engine's own type elsewhere."""
+    if machine.choose(settings, tiny=True).device == "cpu":
+        return replace(settings, dtype="float32", quantize="none")
+    return replace(settings, quantize="none")
+
+
+def named(settings: Settings) -> Subject:
+    """The model that `settings` names. Raises ModelUnavailable."""
+    found = checkpoint.find(settings, lambda *_: None)
+    choice = machine.choose(
+        settings, tiny=is_tiny(found.folder), has_experts=has_experts(found.folder)
+    )
+    start_s = time.perf_counter()
+    loaded = load(found, choice, lambda *_: None)
+    return Subject(loaded, found.model_id, _name(choice), time.perf_counter() - start_s)
+
+
+def random_2b(settings: Settings) -> Subject:
+    """Qwen3-VL-2B's shape with random weights and the bundled model's tokenizer.
+
+    Raises ModelUnavailable for what this machine cannot do, and for 4bit: that is read from files.
+    """
+    choice = machine.choose(settings)
+    if choice.quantize == "4bit":
+        raise ModelUnavailable("--quantize 4bit needs a model from files: name one with --model.")
+    device = torch.device("cuda" if choice.device == "auto" else choice.device)
+    torch.set_num_threads(choice.threads)
+    folder = checkpoint.BUNDLED_FOLDER
+    if not checkpoint.complete(folder):
+        raise ModelUnavailable(f"The tokenizer of the bundled model is missing from {folder}.")
+    ids = Qwen3VLConfig.from_pretrained(folder)
+    config = Qwen3VLConfig(
+        **_SHAPE_2B,
+        tie_word_embeddings=True,
+        image_token_id=ids.image_token_id,
+        video_token_id=ids.video_token_id,
+        vision_start_token_id=ids.vision_start_token_id,
+        vision_end_token_id=ids.vision_end_token_id,
+    )
+    rounded = choice.quantize in ("int8", "int4")
+    start_s = time.perf_counter()
+    torch.manual_seed(0)
+    model: Any = Qwen3VLForConditionalGeneration._from_config(
+        config, dtype=torch.bfloat16 if rounded else choice.dtype
+    )
+    if rounded:
+        quantise(model, choice.quantize, choice.product_dtype)
+        release_memory()
+    load_s = time.perf_counter() - start_s
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    loaded = LoadedModel(
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        prompts=PromptBuilder(tokenizer, processor, config.image_token_id),
+        image_token_id=config.image_token_id,
+        end_ids=frozenset(),
+        device=device,
+    )
+    return Subject(loaded, "Qwen3-VL-2B shape, random weights", _name(choice), load_s)
+
+
+def _name(choice: machine.Choice) -> str:
+    return f"{choice.precision}, {choice.threads} threads"
+
+
+class SubjectEngine(LocalEngine):
+    """The local engine over the subject that `find` gives. No token ends its answers.
+
+    Found on the inference thread, as the app loads its model there: OpenMP keeps a team of workers
+    for every thread that ever computed in parallel, and with two teams alive its workers sleep
+    between products where they would wait awake. Every decode step of a 2B model took a third
+    longer so.
+    """
+
+    def __init__(self, find: Callable[[Settings], Subject], settings: Settings) -> None:
+        self._find = find
+        self.subject: Subject | None = None  # once it is loaded, until it is closed
+        self.forward_s = 0.0  # spent in the model's own forward so far
+        super().__init__(settings)
+
+    def _load(self) -> None:
+        self.subject = self._find(self._settings)
+        self._loaded = replace(self.subject.loaded, end_ids=frozenset())
+        self._loaded.model.register_forward_pre_hook(self._forward_begins)
+        self._loaded.model.register_forward_hook(self._forward_ends)
+        self._status = replace(self._status, state="ready", model_id=self.subject.name)
+
+    def _forward_begins(self, *_: Any) -> None:
+        self._began_s = time.perf_counter()
+
+    def _forward_ends(self, *_: Any) -> None:
+        self.forward_s += time.perf_counter() - self._began_s
+
+    def close(self) -> None:
+        """Ends the engine and lets go of the model."""
+        super().close()
+        self.subject = None
+
+
+class _Clock(BaseStreamer):
+    """Notes when `generate` hands over the prompt and then each token."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times_s.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+@torch.inference_mode()
+def generate(
+    subject: Subject, messages: Sequence[Message], new_tokens: int, max_image_tokens: int
+) -> tuple[float, float]:
+    """(seconds to the first token, seconds in all) of transformers' own `generate`, greedily.
+
+    Exactly `new_tokens` of them, from messages to tokens, as an app on plain transformers would do
+    it: nothing is reused.
+    """
+    loaded = subject.loaded
+    start_s = time.perf_counter()
+    prompt = loaded.prompts.build(messages, max_image_tokens)
+    ids = torch.tensor([prompt.token_ids], device=loaded.device)
+    inputs: dict[str, torch.Tensor] = {}
+    if prompt.pictures:
+        reader = loaded.prompts.reader
+        assert reader is not None
+        patches = [reader.patches(reader.pixels(picture)) for picture in prompt.pictures]
+        inputs["pixel_values"] = torch.cat(patches)
+        inputs["image_grid_thw"] = torch.cat([p.grid_thw for p in prompt.pictures])
+    if loaded.image_token_id is not None:
+        inputs["mm_token_type_ids"] = ids.eq(loaded.image_token_id).int()
+    clock = _Clock()
+    loaded.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=GenerationConfig(
+            do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0
+        ),
+        streamer=clock,
+        **{name: value.to(loaded.device) for name, value in inputs.items()},
+    )
+    return clock.times_s[1] - start_s, clock.times_s[-1] - start_s

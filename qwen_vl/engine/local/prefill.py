@@ -1,0 +1,186 @@
+"""A prompt -> its KV cache and the logits of the first new token.
+
+Runs only what no earlier prompt has left in the prefix store, and the vision encoder only for new
+pictures. Works in parts, so that a long prompt holds nobody up for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from qwen_vl.engine.local.batch import Row, columns_in_use, new_cache, stack
+from qwen_vl.engine.local.prefix import LayerStates, PrefixStore, token_keys
+from qwen_vl.engine.local.vision import Features
+from qwen_vl.engine.model.load import LoadedModel
+from qwen_vl.engine.model.prompt import Prompt
+
+# A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
+CHUNK_TOKENS_CPU = 256
+CHUNK_TOKENS_GPU = 2048
+SHARED_TOKENS = 8  # a shorter beginning that all prompts have is not worth keeping
+SHORT_TOKENS = 64  # what is left of a prompt whose system prompt or picture was seen before
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """Prompts that are in their cache but for their last tokens' successors."""
+
+    logits: torch.Tensor  # [rows, vocabulary], of the first new tokens
+    rows: list[Row]
+    cache: Any
+    cached_tokens: list[int]  # of each row, found in the prefix store
+
+
+def prefill(
+    loaded: LoadedModel,
+    prompt: Prompt,
+    start: Sequence[LayerStates],
+    features_of: Callable[[int], Features],
+) -> Generator[None, None, Prefilled]:
+    """Runs what `start`, the states of the prompt's first tokens, does not hold yet.
+
+    `features_of` gives what the vision encoder makes of the prompt's picture of that number.
+
+    Yields after each picture and each chunk of tokens, so that others can go on and a request that
+    nobody waits for any more can be dropped; returns the whole.
+    """
+    done = start[0][0].shape[2] if start else 0
+    features = []
+    for number in _pictures_from(done, prompt, loaded.image_token_id):
+        features.append(features_of(number))
+        yield
+    # [visual tokens, hidden] of the merger and of each deepstack level, for all that is not done
+    levels = [torch.cat(level) for level in zip(*features, strict=True)]
+    positions = loaded.positions(prompt)
+    cache = new_cache(start)
+    while True:
+        chunk = prompt.token_ids[done : done + chunk_tokens(loaded)]
+        visual = sum(token == loaded.image_token_id for token in chunk)
+        output = loaded.model(
+            input_ids=torch.tensor([chunk]).to(loaded.device),
+            position_ids=positions[..., done : done + len(chunk)].to(loaded.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **_encoded([level[:visual] for level in levels] if visual else []),
+        )
+        levels = [level[visual:] for level in levels]
+        done += len(chunk)
+        if done == len(prompt.token_ids):
+            break
+        yield
+    cached_tokens = start[0][0].shape[2] if start else 0
+    return Prefilled(output.logits[:, -1], [_row(loaded, positions)], cache, [cached_tokens])
+
+
+def chunk_tokens(loaded: LoadedModel) -> int:
+    """How many tokens one part of a prefill runs."""
+    return CHUNK_TOKENS_CPU if loaded.device.type == "cpu" else CHUNK_TOKENS_GPU
+
+
+def next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
+    """Runs one more part of a prefill; the result once it was the last."""
+    try:
+        next(parts)
+    except StopIteration as finished:
+        return finished.value
+    return None
+
+
+def read_own_texts(loaded: LoadedModel, system_prompt: str, prefixes: PrefixStore) -> None:
+    """Runs what prompts begin with whoever asks, and shares it with all scopes: the server's system
+    prompt, and what the template says where there is none.
+    """
+    for own in dict.fromkeys((system_prompt, "")):
+        head = Prompt(loaded.prompts.head(own), [])
+        if len(head.token_ids) < SHARED_TOKENS:
+            continue
+        parts = prefill(loaded, head, [], lambda _: [])
+        while (done := next_part(parts)) is None:
+            pass
+        states = [(layer.keys, layer.values) for layer in done.cache.layers]
+        prefixes.share(token_keys(head, loaded.image_token_id), states)
+
+
+def fit_together(keys: Sequence[np.ndarray], found: Sequence[int]) -> bool:
+    """Whether `prefill_together` takes prompts with these keys, of which so much is stored."""
+    tail = max(len(one) - stored for one, stored in zip(keys, found, strict=True))
+    return tail <= SHORT_TOKENS and all(
+        len(one) >= tail and not (one[-tail:] < 0).any() for one in keys
+    )
+
+
+def prefill_together(
+    loaded: LoadedModel, prompts: Sequence[Prompt], starts: Sequence[Sequence[LayerStates]]
+) -> Prefilled:
+    """Prompts that `fit_together` in one pass: it costs hardly more than the shortest one alone.
+
+    Each row runs as many of its last tokens as the one that has the most to run, so that all
+    padding lies on the left; what that row has stored of them already is not used, and counts as
+    found all the same: what others ask at the same moment shows in no figure.
+    """
+    found = [start[0][0].shape[2] if start else 0 for start in starts]
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    tail = max(length - stored for length, stored in zip(lengths, found, strict=True))
+    kept = [length - tail for length in lengths]
+    positions = [loaded.positions(prompt) for prompt in prompts]
+    cache = new_cache(_joined(starts, kept))
+    mask = columns_in_use(torch.tensor(lengths), max(lengths))
+    output = loaded.model(
+        input_ids=torch.tensor([prompt.token_ids[-tail:] for prompt in prompts]).to(loaded.device),
+        attention_mask=mask.to(loaded.device),
+        position_ids=torch.cat([one[..., -tail:] for one in positions], -2).to(loaded.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return Prefilled(output.logits[:, -1], [_row(loaded, one) for one in positions], cache, found)
+
+
+def _joined(starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]) -> Iterator[LayerStates]:
+    """The first `kept` columns of each start as rows of one cache; none if nothing is kept.
+
+    Layer by layer, as the cache copies them.
+    """
+    if not max(kept):
+        return
+    filled = next(start for start in starts if start)
+    for layer, (some_keys, some_values) in enumerate(filled):
+        # A prompt without a start keeps nothing: a row of padding.
+        parts = [start[layer] if start else (some_keys, some_values) for start in starts]
+        keys, values = (
+            stack([part[side][:, :, :n] for part, n in zip(parts, kept, strict=True)], max(kept))
+            for side in (0, 1)
+        )
+        yield keys, values
+
+
+def _row(loaded: LoadedModel, positions: torch.Tensor) -> Row:
+    # Rows 1 to 3 only: MRoPE lags behind the plain index, a picture advances it by its longer side.
+    mrope = positions[1:] if loaded.accepts_images else positions
+    return Row(length=positions.shape[-1], next_position=int(mrope.max()) + 1)
+
+
+def _pictures_from(done: int, prompt: Prompt, image_token_id: int | None) -> range:
+    """Numbers of the pictures whose tokens come after `done`; none is ever done in part."""
+    visual = sum(token == image_token_id for token in prompt.token_ids[done:])
+    first = len(prompt.pictures)
+    while visual > 0:
+        first -= 1
+        visual -= prompt.pictures[first].tokens
+    return range(first, len(prompt.pictures))
+
+
+def _encoded(levels: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Vision features in the form that the model's forward takes instead of pixels."""
+    if not levels:
+        return {}
+    merged, *deepstack = ([level] for level in levels)
+    output = SimpleNamespace(pooler_output=merged, deepstack_features=deepstack)
+    return {"mm_encoder_outputs": {"image": output}}

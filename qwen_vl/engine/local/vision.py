@@ -1,0 +1,102 @@
+"""What the vision encoder made of the pictures seen last, by scope and content, bounded in bytes.
+
+Features serve the scope whose picture it was; those of the server's own examples serve everybody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qwen_vl.config import Settings
+from qwen_vl.engine.local.store import SHARED, FairStore
+from qwen_vl.engine.model.load import LoadedModel
+from qwen_vl.engine.model.pictures import Picture
+from qwen_vl.errors import UserError
+from qwen_vl.media.pictures import open_image
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "images"
+
+# [tokens, hidden] of the merger, then of each deepstack level (none for Qwen2.5-VL)
+Features = list[torch.Tensor]
+
+
+def keys_of_examples(settings: Settings, folder: Path = EXAMPLES) -> frozenset[str]:
+    """The keys of the pictures that come with the app; none if they are not there."""
+    keys = set()
+    for path in folder.glob("*.png"):
+        try:
+            keys.add(open_image(path, settings).key)
+        except UserError:  # over a limit: then nobody can ask about it
+            continue
+    return frozenset(keys)
+
+
+class VisionCache:
+    """`examples` are the keys of pictures that are the server's own. Any thread may look."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.examples: Collection[str] = ()
+        self._kept: FairStore[Features] = FairStore(limit_bytes)
+        self._lock = threading.Lock()
+        self.hits = self.misses = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self._kept.size_bytes
+
+    def find(self, picture: Picture, scope: str) -> Features | None:
+        """What is kept of this picture for this scope. Does not count."""
+        with self._lock:
+            return self._kept.get(self._scope(picture, scope), picture.content)
+
+    def features(
+        self, loaded: LoadedModel, picture: Picture, prepared: Features | np.ndarray, scope: str
+    ) -> Features:
+        """Runs the encoder on `prepared` pixels, unless they are features already, or kept."""
+        found = prepared if isinstance(prepared, list) else self.find(picture, scope)
+        if found is not None:
+            self.hits += 1
+            return found
+        assert isinstance(prepared, np.ndarray)
+        self.misses += 1
+        made = _encoded(loaded, picture, prepared)
+        size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in made)
+        with self._lock:
+            self._kept.put(self._scope(picture, scope), picture.content, made, size_bytes)
+        return made
+
+    def _scope(self, picture: Picture, scope: str) -> str:
+        return SHARED if picture.key in self.examples else scope
+
+
+@contextmanager
+def between_blocks(loaded: LoadedModel, act: Callable[[], None]) -> Iterator[None]:
+    """Calls `act` before every block of the vision encoder; what it raises ends the encoding.
+
+    A picture of 16,384 visual tokens takes minutes on a CPU, and the others would wait for it.
+    """
+    hooks = [
+        block.register_forward_pre_hook(lambda *_: act())
+        for block in loaded.model.model.visual.blocks
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _encoded(loaded: LoadedModel, picture: Picture, pixels: np.ndarray) -> Features:
+    assert loaded.prompts.reader is not None
+    patches = loaded.prompts.reader.patches(pixels, loaded.model.model.visual.dtype)
+    output = loaded.model.model.get_image_features(
+        patches.to(loaded.device), picture.grid_thw.to(loaded.device), return_dict=True
+    )
+    deepstack: Sequence[Sequence[torch.Tensor]] = getattr(output, "deepstack_features", None) or []
+    return [output.pooler_output[0], *(level[0] for level in deepstack)]

@@ -1,0 +1,226 @@
+"""A checkpoint folder -> a model in memory, with the facts about its family that the engine needs.
+
+Knows transformers and the supported families; knows nothing of hubs, requests or batches.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+
+from qwen_vl.engine.model.checkpoint import Checkpoint, Report
+from qwen_vl.engine.model.machine import Choice, is_out_of_memory, release_memory
+from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
+from qwen_vl.engine.model.quantize import quantise
+from qwen_vl.errors import ModelUnavailable
+
+VISION_FAMILIES = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen2_vl")
+TEXT_FAMILIES = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, and what the engine must know of it."""
+
+    model: Any
+    tokenizer: Any
+    prompts: PromptBuilder
+    image_token_id: int | None  # None: text only
+    end_ids: frozenset[int]
+    device: torch.device  # where inputs go
+
+    @property
+    def accepts_images(self) -> bool:
+        return self.image_token_id is not None
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    def positions(self, prompt: Prompt) -> torch.Tensor:
+        """Position ids of a prompt: [1, tokens] for text models, else [4, 1, tokens].
+
+        Row 0 is the plain index, rows 1 to 3 are MRoPE's time, height and width. They are always
+        computed here and passed on, because the model keeps its own in one attribute that all
+        conversations share (`rope_deltas`).
+        """
+        index = torch.arange(len(prompt.token_ids)).unsqueeze(0)
+        if self.image_token_id is None:
+            return index
+        token_ids = torch.tensor([prompt.token_ids])
+        grids = torch.cat([p.grid_thw for p in prompt.pictures]) if prompt.pictures else None
+        mrope, _ = self.model.model.get_rope_index(
+            token_ids,
+            mm_token_type_ids=token_ids.eq(self.image_token_id).int(),
+            image_grid_thw=grids,
+        )
+        return torch.cat([index.unsqueeze(0), mrope])
+
+
+def load(checkpoint: Checkpoint, choice: Choice, report: Report) -> LoadedModel:
+    """Reads config, tokenizer and weights. Raises ModelUnavailable with the cause."""
+    torch.set_num_threads(choice.threads)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        if config.model_type not in VISION_FAMILIES + TEXT_FAMILIES:
+            raise ModelUnavailable(
+                f"{checkpoint.model_id} is a {config.model_type!r} model, not a Qwen chat model "
+                f"that runs here ({', '.join(VISION_FAMILIES + TEXT_FAMILIES)})."
+            )
+        has_vision = config.model_type in VISION_FAMILIES
+        tokenizer = _tokenizer(checkpoint)
+        image_processor = _image_processor(checkpoint) if has_vision else None
+        model = _weights(checkpoint, choice, has_vision, report)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelUnavailable(
+            f"{checkpoint.model_id} cannot be loaded, its files look damaged or incomplete "
+            f"({error}). Download it again."
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        gc.collect()
+        raise _out_of_memory(checkpoint) from error
+    image_token_id = config.image_token_id if has_vision else None
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        prompts=PromptBuilder(tokenizer, image_processor, image_token_id),
+        image_token_id=image_token_id,
+        end_ids=_end_ids(model, tokenizer),
+        device=_input_device(model),
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    beside = checkpoint.folder / "chat_template.json"  # where older processors keep it
+    if not tokenizer.chat_template and beside.is_file():
+        tokenizer.chat_template = json.loads(beside.read_text())["chat_template"]
+    if not tokenizer.chat_template:
+        raise ModelUnavailable(
+            f"{checkpoint.model_id} has no chat template: use the Instruct or Chat variant."
+        )
+    tokenizer.chat_control_tokens = _control_tokens(tokenizer)
+    return tokenizer
+
+
+def _control_tokens(tokenizer: Any) -> list[str]:
+    """Tokens that text from users never becomes, beside the special ones.
+
+    Tags such as `<think>`, which a template need not name, and what the template does name. Not the
+    other added tokens: they are words.
+    """
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return [
+        text
+        for text in added
+        if (text.startswith("<") and text.endswith(">"))
+        or (text in tokenizer.chat_template and not text.isspace())
+    ]
+
+
+def _image_processor(checkpoint: Checkpoint) -> Any:
+    # The PIL backend needs no torchvision.
+    return AutoImageProcessor.from_pretrained(
+        checkpoint.folder, backend="pil", local_files_only=True
+    )
+
+
+def _weights(checkpoint: Checkpoint, choice: Choice, has_vision: bool, report: Report) -> Any:
+    model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+    on_cpu = choice.quantize in ("int8", "int4")
+    options: dict[str, Any] = {
+        # What is going to be rounded is read as it is stored, in half the memory of float32.
+        "dtype": "auto" if on_cpu else choice.dtype,
+        "device_map": "auto" if choice.device == "auto" else {"": choice.device},
+    }
+    if choice.quantize == "4bit":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=choice.dtype,
+        )
+    previous = transformers.utils.logging.set_tqdm_hook(_reporting(report))
+    try:
+        model = model_class.from_pretrained(checkpoint.folder, local_files_only=True, **options)
+    finally:
+        transformers.utils.logging.set_tqdm_hook(previous)
+    if on_cpu:
+        report(f"Rounding the weights to {choice.quantize}", None)
+        quantise(model, choice.quantize, choice.product_dtype)
+        release_memory()  # what the weights took before, or it stays with this process
+    return model.eval()
+
+
+def _reporting(report: Report) -> Callable[..., Any]:
+    """Hooks into transformers' bar over the weights; it counts tensors."""
+
+    class Bar:
+        def __init__(self, items: Any = None, **options: Any) -> None:
+            self._items, self._total = items, options.get("total")
+
+        def __iter__(self) -> Any:
+            total = self._total or len(self._items)
+            for count, item in enumerate(self._items, 1):
+                yield item
+                report("Loading weights", count / max(1, total))
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def __getattr__(self, _: str) -> Callable[..., None]:
+            return lambda *_args, **_kwargs: None  # set_postfix, update, close ...
+
+    return lambda _factory, args, kwargs: Bar(*args, **kwargs)
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return frozenset(end for end in (*ends, tokenizer.eos_token_id) if end is not None)
+
+
+def _input_device(model: Any) -> torch.device:
+    device = model.get_input_embeddings().weight.device
+    return torch.device("cpu") if device.type == "meta" else device  # offloaded: hooks move it
+
+
+def _out_of_memory(checkpoint: Checkpoint) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"There is not enough memory for {checkpoint.model_id}: close other programs, or choose a "
+        "smaller model with --model."
+    )
+
+
+def is_tiny(folder: Path) -> bool:
+    """Whether the weights are so small (under 100 MB) that precision is no question of speed."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 100e6
+
+
+def has_experts(folder: Path) -> bool:
+    """Whether the checkpoint is a mixture of experts; False if its config cannot be read."""
+    try:
+        return json.loads((folder / "config.json").read_text())["model_type"].endswith("_moe")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # loading it says what is wrong

@@ -1,0 +1,223 @@
+"""Which precision, device and thread count suit this machine, and why.
+
+Decides by measurement: on a CPU, "auto" is not to be trusted, because bfloat16 is emulated on many
+of them and then several times slower than float32, and fewer bits are faster only where there are
+kernels for them. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen_vl.config import Settings
+from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
+from qwen_vl.errors import ModelUnavailable
+from qwen_vl.heap import trim_heap
+
+_PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
+_PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
+_PREFILL_ROWS = 256  # one small picture
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where and how the model runs; `reason` is shown to the user."""
+
+    device: str  # "cpu", "cuda", "mps", or "auto" for several GPUs
+    dtype: torch.dtype  # of activations, and of weights that are not quantised
+    threads: int
+    reason: str
+    quantize: str = "none"  # "int8" or "int4" on a CPU, "4bit" on a GPU
+    product_dtype: torch.dtype = torch.float32  # what quantised weights are widened to for prefill
+
+    @property
+    def precision(self) -> str:
+        """What to tell the user: "float32", "int8", ..."""
+        return str(self.dtype).removeprefix("torch.") if self.quantize == "none" else self.quantize
+
+
+def choose(settings: Settings, *, tiny: bool = False, has_experts: bool = False) -> Choice:
+    """Picks for `settings`; `tiny` models run in float32, where they are exact and fast anyway.
+
+    Models with experts are not quantised on a CPU: theirs are no linear layers. Raises
+    ModelUnavailable for what this machine or the model cannot do.
+    """
+    threads = settings.threads or usable_cores()
+    device = _device(settings.device)
+    if settings.quantize in ("int8", "int4"):
+        if device != "cpu":
+            raise ModelUnavailable(
+                f"--quantize {settings.quantize} is for CPUs: use --quantize 4bit on a GPU, or "
+                "--device cpu."
+            )
+        if has_experts:
+            raise ModelUnavailable(
+                f"--quantize {settings.quantize} does not work for models with experts: leave it "
+                "out."
+            )
+        speeds = measure(threads)
+        reason = f"chosen by --quantize; {speeds.said(settings.quantize)}"
+        return Choice(device, torch.float32, threads, reason, settings.quantize, speeds.product)
+    if settings.quantize == "4bit":
+        return _four_bit(device, threads)
+    if settings.dtype != "auto":
+        return Choice(device, getattr(torch, settings.dtype), threads, "chosen by --dtype")
+    if tiny:
+        return Choice(device, torch.float32, threads, "a model this small runs fast in float32")
+    if device == "cpu":
+        may_round = settings.quantize == "auto" and not has_experts
+        return _fastest_on_cpu(threads, may_round)
+    if device == "mps":
+        return Choice(device, torch.float16, threads, "float16 is native on Apple GPUs")
+    if _has_bfloat16():
+        return Choice(device, torch.bfloat16, threads, "bfloat16 is native on this GPU")
+    return Choice(device, torch.float16, threads, "this GPU has no bfloat16")
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelUnavailable(
+                f"--device {wanted} cannot be used on this machine ({reason}): leave it out, or "
+                "install a torch build for this device (see the README)."
+            ) from error
+        return wanted
+    if torch.cuda.is_available():
+        return "auto"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def usable_cores() -> int:
+    """CPU cores this process may really use: affinity and container quota counted in."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, torch.get_num_threads(), cgroup_cores() or cores))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; on a CPU torch says so with a plain RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error).lower()
+    known = "allocate memory" in said or "out of memory" in said
+    return isinstance(error, RuntimeError) and known
+
+
+def release_memory() -> None:
+    """Gives memory that nothing uses any more back to the system, where that can be asked for."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim_heap()
+
+
+def cgroup_cores(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """The cgroup v2 CPU quota in whole cores, rounded up; None without one."""
+    try:
+        quota, period = path.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+
+
+def _four_bit(device: str, threads: int) -> Choice:
+    if device in ("cpu", "mps"):
+        raise ModelUnavailable(
+            "--quantize 4bit needs an NVIDIA or AMD GPU: use --quantize int4 on a CPU."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelUnavailable(
+            "--quantize 4bit needs the package bitsandbytes: pip install bitsandbytes"
+        )
+    half = torch.bfloat16 if _has_bfloat16() else torch.float16
+    return Choice(device, half, threads, "chosen by --quantize", "4bit")
+
+
+def _has_bfloat16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _fastest_on_cpu(threads: int, may_round: bool) -> Choice:
+    speeds = measure(threads)
+    if may_round and speeds.decode["int8"] > 1.2 * max(1.0, speeds.decode["bfloat16"]):
+        reason = speeds.said("int8")
+        return Choice("cpu", torch.float32, threads, reason, "int8", speeds.product)
+    gains = speeds.prefill["bfloat16"], speeds.decode["bfloat16"]
+    dtype = torch.bfloat16 if min(gains) >= 1 and max(gains) > 1.1 else torch.float32
+    return Choice("cpu", dtype, threads, speeds.said("bfloat16"))
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measured speeds of linear layers as multiples of float32's, by name."""
+
+    prefill: dict[str, float]
+    decode: dict[str, float]
+
+    @property
+    def product(self) -> torch.dtype:
+        """The type in which many rows at a time are multiplied fastest."""
+        return torch.bfloat16 if self.prefill["bfloat16"] > 1.1 else torch.float32
+
+    def said(self, name: str) -> str:
+        """What was measured, in a sentence for the user."""
+        return (
+            f"{name} measured at prefill {self.prefill[name]:.1f}x, decode {self.decode[name]:.1f}x"
+            " the speed of float32 on this CPU"
+        )
+
+
+@cache
+@torch.inference_mode()
+def measure(threads: int) -> Speeds:
+    """How fast this CPU multiplies in each form, tried once in a process; takes a second or two."""
+    torch.set_num_threads(threads)
+    # Enough weights that decoding reads them from memory and not from a cache.
+    weights = [torch.randn(3 * _PROBE_WIDTH, _PROBE_WIDTH) for _ in range(_PROBE_WEIGHTS)]
+    halves = [weight.bfloat16() for weight in weights]
+    times_s = {
+        "float32": _time([partial(F.linear, weight=weight) for weight in weights], torch.float32),
+        "bfloat16": _time([partial(F.linear, weight=half) for half in halves], torch.bfloat16),
+    }
+    gain = times_s["float32"][0] / times_s["bfloat16"][0]
+    product = torch.bfloat16 if gain > 1.1 else torch.float32
+    coded = [Int8Linear(weight, None, product) for weight in weights]
+    times_s["int8"] = _time(coded, torch.float32)
+    packed = [Int4Linear(weight, None) for weight in weights]
+    times_s["int4"] = _time(packed, torch.float32)
+    prefill, decode = (
+        {name: times_s["float32"][i] / spent_s[i] for name, spent_s in times_s.items()}
+        for i in (0, 1)
+    )
+    return Speeds(prefill, decode)
+
+
+def _time(layers: Sequence[Callable[[Tensor], Tensor]], dtype: torch.dtype) -> tuple[float, float]:
+    """Seconds of one layer over a small picture's rows, and of all over one row; the best runs."""
+    times_s = []
+    for rows, used in ((_PREFILL_ROWS, layers[:1]), (1, layers)):
+        x = torch.randn(rows, _PROBE_WIDTH).to(dtype)
+        best_s = float("inf")
+        for _ in range(4):
+            start_s = time.perf_counter()
+            for layer in used:
+                layer(x)
+            best_s = min(best_s, time.perf_counter() - start_s)
+        times_s.append(best_s)
+    return times_s[0], times_s[1]

@@ -1,0 +1,173 @@
+"""A conversation as a request to a server that speaks the OpenAI API.
+
+Knows the OpenAI chat format as a client. Knows nothing of connections, servers or answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any
+
+from PIL import Image
+
+from qwen_vl.media.pictures import content_hash
+from qwen_vl.schema import ImagePart, Message, SamplingParams, abandon_pictures
+
+PNG_PIXELS = 500_000  # larger pictures travel as JPEG
+TOKEN_PIXELS = 32 * 32
+ENCODERS = 2  # requests whose pictures are decoded and encoded at the same time
+KEPT_BYTES = 128 * 2**20  # of encoded pictures that may be asked for again
+# Fields that OpenAI's API does not have.
+_EXTRAS = ("top_k", "min_p", "repetition_penalty", "max_image_tokens")
+# A server that refuses one of these is asked without it. `logit_bias` is not among them: an answer
+# without it is another one, and the refusal may be about one visitor's token id.
+OPTIONAL = (
+    *_EXTRAS,
+    "cache_salt",
+    "stream_options",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
+Encode = Callable[[ImagePart], str]
+
+
+class Requests:
+    """Makes requests of conversations, in a few threads where there are pictures.
+
+    A picture is encoded once for all questions of its scope, however often they are asked again.
+    """
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._threads = ThreadPoolExecutor(ENCODERS, "remote-encode")
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str, int], str] = OrderedDict()  # the newest last
+        self._kept_bytes = 0
+
+    async def make(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str
+    ) -> dict[str, Any]:
+        """The arguments of `chat.completions.create` except the model.
+
+        Raises what decoding a picture raises. When cancelled, its pictures are abandoned.
+        """
+        salt = hmac.new(self._secret, scope.encode(errors="replace"), "sha256").hexdigest()
+
+        def made() -> dict[str, Any]:
+            uri = self._uri_for(params.max_image_tokens, scope)
+            return request_of(messages, params, uri, salt if scope else "")
+
+        if not any(message.images for message in messages):
+            return made()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, made)
+        except asyncio.CancelledError:
+            abandon_pictures(messages)
+            raise
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _uri_for(self, max_image_tokens: int, scope: str) -> Encode:
+        def uri(part: ImagePart) -> str:
+            key = (scope, _content_of(part), max_image_tokens)
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            made = _data_uri(part.image, max_image_tokens * TOKEN_PIXELS)
+            with self._lock:
+                if key not in self._kept:
+                    self._kept[key] = made
+                    self._kept_bytes += len(made)
+                while self._kept_bytes > KEPT_BYTES:
+                    self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+            return made
+
+        return uri
+
+
+def request_of(
+    messages: Sequence[Message], params: SamplingParams, uri: Encode, cache_salt: str
+) -> dict[str, Any]:
+    """`uri` gives the data: URI of a picture; `cache_salt` (vLLM's) parts scopes in its caches."""
+    extras: dict[str, Any] = {name: getattr(params, name) for name in _EXTRAS}
+    if cache_salt:
+        extras["cache_salt"] = cache_salt
+    request: dict[str, Any] = {
+        "messages": [_message(message, uri) for message in messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "max_tokens": params.max_new_tokens,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "extra_body": extras,
+    }
+    if params.seed is not None:
+        request["seed"] = params.seed
+    if params.stop:
+        request["stop"] = list(params.stop)
+    if params.logit_bias:
+        request["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
+    return request
+
+
+def texts_of(request: dict[str, Any]) -> list[str]:
+    """All that the one who asks has written himself."""
+    texts = list(request.get("stop", ()))
+    for message in request["messages"]:
+        content = message["content"]
+        parts = [{"text": content}] if isinstance(content, str) else content
+        texts += [part["text"] for part in parts if "text" in part]
+    return texts
+
+
+def without(request: dict[str, Any], refused: set[str]) -> dict[str, Any]:
+    """The request except the fields that a server refuses."""
+    left = {name: value for name, value in request.items() if name not in refused}
+    extra = {name: v for name, v in request["extra_body"].items() if name not in refused}
+    return {**left, "extra_body": extra}
+
+
+def _message(message: Message, uri: Encode) -> dict[str, Any]:
+    if not message.images:
+        return {"role": message.role, "content": message.text}
+    content: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, ImagePart):
+            if part.time_s is not None:
+                content.append({"type": "text", "text": f"<{part.time_s:.1f} seconds>"})
+            content.append({"type": "image_url", "image_url": {"url": uri(part)}})
+        else:
+            content.append({"type": "text", "text": part.text})
+    return {"role": message.role, "content": content}
+
+
+def _content_of(part: ImagePart) -> str:
+    """The same for equal pictures."""
+    if not isinstance(part.source, Image.Image):
+        return part.source.key
+    return content_hash(part.source)
+
+
+def _data_uri(image: Image.Image, most_pixels: int) -> str:
+    share = (most_pixels / (image.width * image.height)) ** 0.5
+    if share < 1:
+        size = (max(1, int(image.width * share)), max(1, int(image.height * share)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    kind = "PNG" if image.width * image.height <= PNG_PIXELS else "JPEG"
+    file = BytesIO()
+    image.save(file, kind, quality=92)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

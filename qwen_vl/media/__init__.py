@@ -1,0 +1,1 @@
+"""Untrusted bytes in, safe pictures out: pictures, clips, their frames and limits."""

@@ -1,0 +1,151 @@
+"""A clip on disk -> keyframes with their times.
+
+Knows what may be asked for, and the limits on bytes and time. The clip is decoded in a process of
+its own (`decoders`); what happens there is in `decoders.clips`. Does not know the model, prompts or
+pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from qwen_vl.config import Settings
+from qwen_vl.errors import Abandoned, BadRequest, NotFound, UnsupportedMedia
+from qwen_vl.media.decoders import POOL, OnMessage
+from qwen_vl.media.headers import CONTAINERS_TEXT, container_of
+from qwen_vl.media.limits import check_bytes
+
+Method = Literal["interval", "even", "scenes"]
+
+MAX_SIDE_PX = 1280  # keyframes are scaled down to this; 32 of them take 90 MB or so
+MEMORY_BYTES = 480 << 20  # for decoding: a 4K film in HEVC with 10 bits takes some 400 MB of it
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a container says of itself, width and height in pixels after rotation.
+
+    `duration_s`, `fps` and `frame_count` are the container's word and may be wrong, except where
+    it says nothing: there `probe` measures.
+    """
+
+    path: Path
+    duration_s: float
+    width: int
+    height: int
+    fps: float
+    frame_count: int
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """An upright RGB picture, and when it is shown, in seconds after the start of the clip."""
+
+    time_s: float
+    image: Image.Image
+
+
+class _Stopped(Exception):
+    """`should_stop` said yes."""
+
+
+def probe(path: Path, settings: Settings) -> Clip:
+    """Opens a clip and checks it against the limits.
+
+    A container that knows no length (a browser's recording) is decoded once to measure it. Raises
+    TooLarge (bytes, seconds, frames or pixels; the time or memory to read it), UnsupportedMedia
+    (not one of the containers, judged by content; colours or a codec that are not read), BadRequest
+    (empty, broken, nothing to decode), Busy (too many wait) and NotFound (the file is gone).
+    """
+    told: dict[str, Any] = {}
+    _read(path, {"method": "probe"}, settings, lambda header, _: told.update(header))
+    return Clip(path, **told["clip"])
+
+
+def extract_keyframes(
+    path: Path,
+    method: Method,
+    settings: Settings,
+    *,
+    every_s: float = 5.0,
+    count: int = 8,
+    max_frames: int | None = None,
+    max_side_px: int = MAX_SIDE_PX,
+    on_progress: Callable[[float], None] = lambda done: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Keyframe]:
+    """Takes keyframes from a clip, in strictly rising time.
+
+    "interval" is one every `every_s` seconds, "even" is `count` spread evenly: both begin at the
+    start and take the first frame at or after each time, so a stretch without a new frame gives
+    one only. "scenes" is the middle of each scene. Where there would be more than `max_frames`
+    (at most the settings' number, which is the default), they are spread over the whole clip.
+    No picture is longer than `max_side_px`.
+
+    `on_progress` gets 0..1, never falling. `should_stop` is asked all the time, from another thread
+    too; when it says yes, the decoder is ended and the frames found so far are returned. A clip
+    that breaks off gives frames up to there, and a damaged stretch gives none.
+    Raises what `probe` raises.
+    """
+    if method not in ("interval", "even", "scenes"):
+        raise BadRequest("The method must be interval, even or scenes.")
+    if not (math.isfinite(every_s) and every_s > 0):
+        raise BadRequest("The seconds between frames must be more than 0.")
+    limit = settings.max_frames if max_frames is None else min(max_frames, settings.max_frames)
+    if count < 1 or limit < 1:
+        raise BadRequest("The number of frames must be at least 1.")
+    frames: list[Keyframe] = []
+
+    def take(told: dict[str, Any], pixels: bytearray) -> None:
+        if should_stop():
+            raise _Stopped
+        if "progress" in told:
+            on_progress(told["progress"])
+        elif "again" in told:
+            frames.clear()
+        else:
+            width, height = told["size"]
+            image = Image.frombytes("RGB", (width, height), pixels)
+            frames.append(Keyframe(told["time_s"], image))
+
+    asked = {
+        **{"method": method, "every_s": every_s, "count": count},
+        **{"max_frames": limit, "max_side_px": max_side_px},
+    }
+    with contextlib.suppress(_Stopped, Abandoned):
+        _read(path, asked, settings, take, should_stop)
+    return frames
+
+
+def _read(
+    path: Path,
+    asked: dict[str, Any],
+    settings: Settings,
+    on_message: OnMessage,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    try:
+        check_bytes(path.stat().st_size, settings.max_video_mb, "video")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise NotFound("The video is no longer on the server. Add it again.") from None
+    if not container_of(head):
+        raise UnsupportedMedia(f"This is not a video that can be read here. Use {CONTAINERS_TEXT}.")
+    limits = ("max_image_megapixels", "max_video_seconds")
+    POOL.run(
+        {"do": "clip", "path": str(path.resolve()), **asked}
+        | {"settings": {name: getattr(settings, name) for name in limits}},
+        what="video",
+        limit_s=settings.max_extract_seconds,
+        memory_bytes=MEMORY_BYTES,
+        on_message=on_message,
+        should_stop=should_stop,
+    )
