@@ -126,6 +126,16 @@ class EngineFailed(UserError):
     code = "engine_failed"
 
 
+class Bug(UserError):
+    """All that anybody is told about a bug; the log has its traceback."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("Something broke inside the server; its log has the details.")
+
+
 class ModelUnavailable(UserError):
     """No model can answer now: it could not be loaded, or its thread has died."""
 

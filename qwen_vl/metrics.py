@@ -22,8 +22,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qwen_vl.engine import AnswerStream, Engine, to_the_end
-from qwen_vl.errors import UserError
+from qwen_vl.engine import Answer, Engine
+from qwen_vl.errors import Bug, UserError
 from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -57,21 +57,25 @@ class Metrics:
         return Histogram(f"qwen_vl_{name}", text, buckets=buckets, registry=self.registry)
 
     def error(self, error: UserError) -> None:
-        """Counts one error by its kind."""
-        self.errors.labels(error.code).inc()
+        """Counts one error by its kind. Bugs are counted where they are logged."""
+        if not isinstance(error, Bug):
+            self.errors.labels(error.code).inc()
 
-    def ended(self, chunk: Chunk) -> None:
-        """Counts the last chunk of an answer."""
-        self.answers.labels(chunk.finish_reason).inc()
-        if chunk.usage is None:
+    def ended(self, last: Chunk | UserError) -> None:
+        """Counts an answer that has ended, or failed."""
+        if isinstance(last, UserError):
+            self.error(last)
             return
-        self.tokens.labels("prompt").inc(chunk.usage.prompt_tokens)
-        self.tokens.labels("cached").inc(chunk.usage.cached_tokens)
-        self.tokens.labels("completion").inc(chunk.usage.completion_tokens)
-        if chunk.usage.completion_tokens:
-            self.ttft_s.observe(chunk.usage.ttft_s)
-        if chunk.usage.tokens_per_s:
-            self.speed.observe(chunk.usage.tokens_per_s)
+        self.answers.labels(last.finish_reason).inc()
+        if last.usage is None:
+            return
+        self.tokens.labels("prompt").inc(last.usage.prompt_tokens)
+        self.tokens.labels("cached").inc(last.usage.cached_tokens)
+        self.tokens.labels("completion").inc(last.usage.completion_tokens)
+        if last.usage.completion_tokens:
+            self.ttft_s.observe(last.usage.ttft_s)
+        if last.usage.tokens_per_s:
+            self.speed.observe(last.usage.tokens_per_s)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -149,38 +153,17 @@ class Measured:
 
     def stream(
         self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
-    ) -> AnswerStream:
+    ) -> Answer:
         try:
-            return _MeasuredAnswer(self._engine.stream(messages, params, scope), self._metrics)
+            answer = self._engine.stream(messages, params, scope)
         except UserError as error:
             self._metrics.error(error)
             raise
+        answer.when_ended(self._metrics.ended)
+        return answer
 
     def drain(self, seconds: float) -> None:
         self._engine.drain(seconds)
 
     def close(self) -> None:
         self._engine.close()
-
-
-class _MeasuredAnswer:
-    def __init__(self, answer: AnswerStream, metrics: Metrics) -> None:
-        self._answer = answer
-        self._chunks = to_the_end(answer)
-        self._metrics = metrics
-
-    def __iter__(self) -> Iterator[Chunk]:
-        return self
-
-    def __next__(self) -> Chunk:
-        try:
-            chunk = next(self._chunks)
-        except UserError as error:
-            self._metrics.error(error)
-            raise
-        if chunk.finish_reason is not None:
-            self._metrics.ended(chunk)
-        return chunk
-
-    def close(self) -> None:
-        self._answer.close()

@@ -20,7 +20,7 @@ from qwen_vl.errors import ModelUnavailable
 _FIND = """
 import json, sys
 from qwen_vl.config import Settings
-from qwen_vl.engine import checkpoint
+from qwen_vl.engine.model import checkpoint
 from qwen_vl.errors import ModelUnavailable
 reports = []
 settings = Settings(model=json.loads(sys.argv[1]), hub=sys.argv[2])

@@ -21,7 +21,7 @@ from test_api import serving
 
 from qwen_vl import jobs as tasks
 from qwen_vl.config import Settings
-from qwen_vl.errors import Busy, EngineFailed
+from qwen_vl.errors import Bug, Busy
 from qwen_vl.jobs import AT_ONCE, BadJobFile, Jobs, JobView
 from qwen_vl.jobs import store as job_store
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
@@ -184,7 +184,7 @@ class Strange(ScriptedEngine):
 
 
 def test_an_answer_without_a_last_chunk_is_a_failed_job() -> None:
-    with jobs_of(Strange(lambda: iter([Chunk("Half")]))) as jobs:
+    with jobs_of(ScriptedEngine("Half", finish_reason=None)) as jobs:
         job = finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
         assert (job.status, job.text, job.error_code) == ("failed", "Half", "engine_failed")
         assert "broke off" in job.error
@@ -198,7 +198,7 @@ def test_an_answer_that_breaks_is_a_failed_job(error: Exception) -> None:
 
     with jobs_of(Strange(answer)) as jobs:
         ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE + 1)]
-        assert {finished(jobs, id).error_code for id in ids} == {EngineFailed.code}
+        assert {finished(jobs, id).error_code for id in ids} == {Bug.code}
 
 
 def test_a_job_whose_answer_hangs_can_be_cancelled_and_everything_closed(

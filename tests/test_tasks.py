@@ -193,7 +193,7 @@ def test_a_bug_in_one_job_leaves_the_others(caplog: pytest.LogCaptureFixture) ->
     engine = ScriptedEngine("a", RuntimeError("a bug"))
     jobs = jobs_of(engine)
     job = finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
-    assert (job.status, job.error_code) == ("failed", "engine_failed")
+    assert (job.status, job.error_code) == ("failed", "internal_error")
     assert "a bug" not in job.error
     assert "a bug" in caplog.text
     engine.steps = ("b",)

@@ -11,7 +11,7 @@ import psutil
 import torch
 from PIL import Image
 from qwen_vl.config import Settings
-from qwen_vl.engine import checkpoint
+from qwen_vl.engine.model import checkpoint
 from qwen_vl.engine.model.machine import choose
 from qwen_vl.engine.model.load import load
 from qwen_vl.schema import ImagePart, Message, TextPart

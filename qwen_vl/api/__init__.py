@@ -30,7 +30,7 @@ from qwen_vl.api.places import Places
 from qwen_vl.api.sessions import Session, Sessions
 from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
-from qwen_vl.engine import AnswerStream, Engine
+from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import NotFound, WrongMethod
 from qwen_vl.jobs import Jobs, JobView
 from qwen_vl.metrics import CONTENT_TYPE, Metrics
@@ -189,7 +189,7 @@ class _Service:
         """The API's reference for programs."""
         return JSONResponse(docs.schema())
 
-    async def _ask(self, call: Call, request: Request) -> AnswerStream:
+    async def _ask(self, call: Call, request: Request) -> Answer:
         owner = self.guards.owner(request)
         scope = f"{owner} {call.salt}" if call.salt else owner
         pictures = [part.source for message in call.messages for part in message.images]

@@ -1,6 +1,6 @@
 """Answers on their way out: whole, or as server-sent events; ended when their client leaves.
 
-Knows the engine's AnswerStream and HTTP. Knows nothing of requests.
+Knows the engine's Answer and HTTP. Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,9 +17,9 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from qwen_vl.api.errors import Bug, error_body
-from qwen_vl.engine import AnswerStream, to_the_end
-from qwen_vl.errors import OutOfTime, UserError
+from qwen_vl.api.errors import error_body
+from qwen_vl.engine import Answer
+from qwen_vl.errors import Bug, OutOfTime, UserError
 from qwen_vl.schema import Chunk
 
 logger = logging.getLogger(__name__)
@@ -32,43 +31,31 @@ Chunks = AsyncGenerator[Chunk | None, None]  # None: nothing came for `KEEP_ALIV
 Told = Callable[[Chunk], Iterator[Mapping[str, Any]]]  # a chunk -> what events say of it
 
 
-async def pull(answer: AnswerStream, request: Request) -> Chunks:
+async def pull(answer: Answer, request: Request) -> Chunks:
     """The chunks of `answer`, up to its last. However this ends, `answer` gets closed.
 
-    A thread waits for the engine, so that this can wait for the client as well: it raises
-    ClientDisconnect as soon as that leaves, also before the first chunk.
+    Raises ClientDisconnect as soon as the client leaves, also before the first chunk.
     """
-    loop = asyncio.get_running_loop()
-    inbox: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
-
-    def put(item: Chunk | Exception) -> None:
-        with contextlib.suppress(RuntimeError):  # the server has stopped: nobody waits any more
-            loop.call_soon_threadsafe(inbox.put_nowait, item)
-
-    def pump() -> None:
-        try:
-            for chunk in to_the_end(answer):
-                put(chunk)
-        except Exception as error:  # noqa: BLE001 - raised again below
-            put(error)
+    has_left = False
 
     async def watch() -> None:
+        nonlocal has_left
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        inbox.put_nowait(ClientDisconnect())
+        has_left = True
+        answer.close()  # its last chunk comes at once
 
     watcher = asyncio.create_task(watch())
-    threading.Thread(target=pump, name="api-answer", daemon=True).start()
     try:
         ended = False
         while not ended:
-            item: Chunk | Exception | None = None
+            chunk = None
             with anyio.move_on_after(KEEP_ALIVE_S):
-                item = await inbox.get()
-            if isinstance(item, Exception):
-                raise item
-            ended = item is not None and item.finish_reason is not None
-            yield item
+                chunk = await anext(answer)
+            if has_left:
+                raise ClientDisconnect
+            ended = chunk is not None and chunk.finish_reason is not None
+            yield chunk
     finally:
         answer.close()
         watcher.cancel()

@@ -11,23 +11,13 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from qwen_vl.errors import OutOfTime, UserError
+from qwen_vl.errors import Bug, OutOfTime, UserError
 from qwen_vl.gate.refusals import error_object
 from qwen_vl.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class Bug(UserError):
-    """All that a client is told about a bug; the log has its traceback."""
-
-    status = 500
-    code = "internal_error"
-
-    def __init__(self) -> None:
-        super().__init__("Something broke inside the server; its log has the details.")
 
 
 def error_body(error: UserError) -> dict[str, Any]:

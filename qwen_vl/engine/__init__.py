@@ -5,29 +5,14 @@ An engine turns messages into text. It knows nothing of Gradio, HTTP or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from qwen_vl.config import Settings
-from qwen_vl.engine.ending import to_the_end
-from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message, SamplingParams
+from qwen_vl.engine.answer import Answer
+from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
-__all__ = ["AnswerStream", "Engine", "open_engine", "to_the_end"]
-
-
-class AnswerStream(Protocol):
-    """One answer under way: an iterator of chunks that any thread may end.
-
-    `close` cancels this request and nothing else, at once and from any thread; a thread that waits
-    in `next` then gets the last chunk (finish_reason "cancelled", usage so far). Iterating raises
-    Busy, TooLarge, EngineFailed and the like from the `errors` family. Read it `to_the_end`.
-    """
-
-    def __iter__(self) -> Iterator[Chunk]: ...
-
-    def __next__(self) -> Chunk: ...
-
-    def close(self) -> None: ...
+__all__ = ["Answer", "Engine", "open_engine"]
 
 
 class Engine(Protocol):
@@ -49,7 +34,7 @@ class Engine(Protocol):
 
     def stream(
         self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
-    ) -> AnswerStream:
+    ) -> Answer:
         """Raises StillLoading, ModelUnavailable, Busy, Unsupported or TooLarge at once.
 
         What one `scope` (an API key, a page session) leaves in caches serves that scope alone;
@@ -58,7 +43,7 @@ class Engine(Protocol):
         ...
 
     def drain(self, seconds: float) -> None:
-        """Refuses new requests from now on, and waits until the others are answered or for long."""
+        """Refuses new requests from now on, and waits for the others, at most so many seconds."""
         ...
 
     def close(self) -> None:

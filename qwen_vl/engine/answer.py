@@ -1,43 +1,54 @@
-"""One answer under way, shared by the thread that reads it and the thread that writes it.
+"""One answer under way: written by one side, read by the other, ended once.
 
-Knows nothing of models: the inference thread calls `emit`, `finish` and `fail`, any other thread
-iterates and may `close`.
+The writer calls `emit`, and `finish` or `fail`, inside of `written`. The reader iterates, with
+`for` on a thread or with `async for` on an event loop, and any thread may `close`. Knows nothing of
+models, pages or HTTP.
 """
 
 from __future__ import annotations
 
-import queue
+import asyncio
+import contextlib
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-from qwen_vl.errors import UserError
+from qwen_vl.errors import Bug, EngineFailed, UserError
 from qwen_vl.schema import Chunk, FinishReason, Usage
+
+log = logging.getLogger(__name__)
+
+Ending = Callable[["Chunk | UserError"], object]
 
 
 class Answer:
-    """The `AnswerStream` of the local engine.
+    """An iterator of chunks; the last one carries finish_reason and usage.
 
-    `on_close` is told when the reader has gone. `asked_s`, on the monotonic clock, is when the
-    question came, if that was before now.
+    Iterating raises Busy, TooLarge, EngineFailed and the like from the `errors` family. `on_close`
+    is told when the reader has gone. `limit_s` is how long the writing may take. `asked_s`, on the
+    monotonic clock, is when the question came, if that was before now.
     """
 
     def __init__(
         self,
-        prompt_tokens: int,
-        limit_s: float,
-        on_close: Callable[[Answer], None],
+        prompt_tokens: int = 0,
+        limit_s: float = float("inf"),
+        on_close: Callable[[Answer], None] = lambda _: None,
         asked_s: float | None = None,
     ) -> None:
-        self.cancelled = False
         self.cached_tokens = 0
         self._prompt_tokens = prompt_tokens
         self._limit_s = limit_s
         self._on_close = on_close
-        self._chunks: queue.SimpleQueue[Chunk | UserError] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # decides who ends the answer, once
-        self._ended = False
+        self._changed = threading.Condition()  # of all that follows
+        self._unread: deque[Chunk | UserError] = deque()
+        self._wake: Callable[[], object] | None = None  # an event loop's reader
+        self._told: list[Ending] = []
+        self._last: Chunk | UserError | None = None
         self._exhausted = False
         self._asked_s = time.monotonic() if asked_s is None else asked_s
         self._started_s: float | None = None
@@ -47,30 +58,67 @@ class Answer:
 
     # --- the reader's side ---
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Answer:
         return self
 
     def __next__(self) -> Chunk:
-        if self._exhausted:
+        chunk = None if self._exhausted else self.get()
+        if chunk is None:
             raise StopIteration
-        item = self._chunks.get()
+        return chunk
+
+    def get(self, timeout_s: float | None = None) -> Chunk | None:
+        """The next chunk; None if none came in time, or after the last one."""
+        with self._changed:
+            if self._exhausted or not self._changed.wait_for(lambda: self._unread, timeout_s):
+                return None
+            return self._take()
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        """Cancelling it loses no chunk."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        while True:
+            with self._changed:
+                if self._unread:
+                    return self._take()
+                if self._exhausted:
+                    raise StopAsyncIteration
+                woken.clear()
+                self._wake = lambda: loop.call_soon_threadsafe(woken.set)
+            await woken.wait()
+
+    def _take(self) -> Chunk:
+        item = self._unread.popleft()
+        self._exhausted = item is self._last
         if isinstance(item, UserError):
-            self._exhausted = True
             raise item
-        self._exhausted = item.finish_reason is not None
         return item
 
     def close(self) -> None:
-        """Cancels; what was written so far can still be read, and then the last chunk."""
+        """Cancels this answer and nothing else, at once and from any thread.
+
+        What was written so far can still be read, and then a last chunk with what it has cost.
+        """
         if self.finish("cancelled"):
-            self.cancelled = True
             self._on_close(self)
 
-    # --- the inference thread's side ---
+    def when_ended(self, tell: Ending) -> None:
+        """Calls `tell` with the last chunk, or the error, as soon as there is one."""
+        with self._changed:
+            last = self._last
+            if last is None:
+                self._told.append(tell)
+        if last is not None:
+            tell(last)
+
+    # --- the writer's side ---
 
     @property
     def wanted(self) -> bool:
-        return not self._ended
+        return self._last is None
 
     def start(self) -> None:
         """Its turn has come: from now on its time counts."""
@@ -89,27 +137,40 @@ class Answer:
 
     def emit(self, text: str) -> None:
         if text:
-            with self._lock:
-                if not self._ended:
-                    self._chunks.put(Chunk(text))
+            with self._changed:
+                if self.wanted:
+                    self._put(Chunk(text))
 
     def finish(self, reason: FinishReason, counted: Usage | None = None) -> bool:
         """Ends the answer; False if it had ended before. `counted` knows the tokens better."""
         usage = self._usage()
         if counted is not None:
             usage = replace(counted, ttft_s=usage.ttft_s, tokens_per_s=usage.tokens_per_s)
-        return self._end(Chunk(finish_reason=reason, usage=usage))
+        return self.end(Chunk(finish_reason=reason, usage=usage))
 
     def fail(self, error: UserError) -> bool:
-        return self._end(error)
+        """Ends the answer with what iterating it raises; False if it had ended before."""
+        return self.end(error)
 
-    def _end(self, last: Chunk | UserError) -> bool:
-        with self._lock:
-            if self._ended:
+    def end(self, last: Chunk | UserError) -> bool:
+        """Ends the answer with its last chunk, or with what iterating it raises."""
+        with self._changed:
+            if not self.wanted:
                 return False
-            self._ended = True
-            self._chunks.put(last)
-            return True
+            self._last = last
+            self._put(last)
+            told, self._told = self._told, []
+        for tell in told:
+            tell(last)
+        return True
+
+    def _put(self, item: Chunk | UserError) -> None:
+        self._unread.append(item)
+        self._changed.notify_all()
+        if self._wake is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended: nobody reads any more
+                self._wake()
+            self._wake = None
 
     def _usage(self) -> Usage:
         first_s = self._first_s
@@ -123,3 +184,23 @@ class Answer:
             ttft_s=first_s - self._asked_s,
             tokens_per_s=(self._tokens - 1) / decoding_s if decoding_s > 0 else 0.0,
         )
+
+
+@contextmanager
+def written(answer: Answer) -> Iterator[None]:
+    """Ends `answer` however the writing ends: the one rule for all writers.
+
+    A UserError is the answer's. Anything else is a bug: it is logged whole, which counts it, and
+    the answer fails. So does one that ends without a last chunk: it is a failure, never an answer.
+    """
+    try:
+        yield
+    except UserError as error:
+        answer.fail(error)
+    except Exception:
+        log.exception("an answer broke off")
+        answer.fail(Bug())
+    else:
+        if answer.wanted:
+            log.error("an answer ended without a last chunk")
+            answer.fail(EngineFailed("The answer broke off before its end: try again."))

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from qwen_vl.engine.answer import Answer
-from qwen_vl.errors import Busy, EngineFailed, ShuttingDown, UserError
+from qwen_vl.engine.answer import Answer, written
+from qwen_vl.errors import Busy, ShuttingDown, UserError
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Bridge:
         return answer
 
     def drain(self, seconds: float) -> None:
-        """Takes no more, and waits until the others are written or for long."""
+        """Takes no more, and waits for the others, at most so many seconds."""
         self._draining = True
         end_s = time.monotonic() + seconds
         while self._answers and time.monotonic() < end_s:
@@ -120,15 +120,13 @@ class Bridge:
     async def _run(self, answer: Answer, write: Callable[[Answer], Awaitable[None]]) -> None:
         answer.start()
         try:
-            await asyncio.wait_for(write(answer), self._limit_s)
-        except (asyncio.TimeoutError, TimeoutError):
-            answer.finish("timeout")
-        except UserError as error:
-            answer.fail(error)
-        except Exception:  # a bug: logged whole, and this answer ends
-            log.exception("an answer broke off")
-            answer.fail(EngineFailed("Something broke on the way to the server behind this one."))
+            with written(answer):
+                try:
+                    await asyncio.wait_for(write(answer), self._limit_s)
+                except (asyncio.TimeoutError, TimeoutError):
+                    answer.finish("timeout")
+        except asyncio.CancelledError:  # whoever did that has closed the answer, or all of them
+            answer.finish("cancelled")
         finally:
-            answer.finish("cancelled")  # if nothing else has ended it: its reader must not wait
             with self._lock:
                 self._answers.pop(answer, None)

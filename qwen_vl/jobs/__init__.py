@@ -16,8 +16,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qwen_vl.engine import AnswerStream, Engine, to_the_end
-from qwen_vl.errors import Busy, EngineFailed, ShuttingDown, StillLoading, UserError
+from qwen_vl.engine import Answer, Engine
+from qwen_vl.errors import Bug, Busy, ShuttingDown, StillLoading, UserError
 from qwen_vl.jobs.file import BadJobFile, JobStatus, JobView
 from qwen_vl.jobs.results import LOST, Results
 from qwen_vl.jobs.store import JobStore, check_file
@@ -42,7 +42,6 @@ PATIENCE_S = 600.0  # how long it waits for a model that nothing says will come 
 WRITE_S = 1.0  # how long whoever sends a job waits for its row in the file
 CANCEL_S = 1.0  # how long whoever cancels one waits for its last chunk
 CLOSE_S = 10.0  # how long closing waits for the workers
-_BROKEN = "Something broke inside the server; its log has the details."
 
 
 @dataclass(eq=False)
@@ -56,7 +55,7 @@ class _Job:
     params: SamplingParams
     picture_bytes: int
     text: str = ""
-    answer: AnswerStream | None = None
+    answer: Answer | None = None
     cancelled: bool = False
 
 
@@ -180,7 +179,7 @@ class Jobs:
             except Exception:  # a bug: logged whole here; the other jobs go on
                 log.exception("a job broke off")
             finally:
-                self._finish(job, "failed", error=EngineFailed(_BROKEN))  # if nothing else has
+                self._finish(job, "failed", error=Bug())  # if nothing else has
             del job  # and its pictures, while there is no other
 
     def _next(self) -> _Job | None:
@@ -219,7 +218,7 @@ class Jobs:
         if unwanted:
             _close(answer)
         try:
-            for chunk in to_the_end(answer):
+            for chunk in answer:
                 job.text += chunk.text
                 reason, usage = chunk.finish_reason, chunk.usage
         except BaseException:
@@ -284,7 +283,7 @@ class Jobs:
         return JobView(job.task_id, "processing", job.created_s, position=position, text=job.text)
 
 
-def _close(answer: AnswerStream) -> None:
+def _close(answer: Answer) -> None:
     """Ends an answer; one that cannot even be ended must not keep its job."""
     try:
         answer.close()

@@ -1,4 +1,4 @@
-"""One answer on its way from the engine to the page: pumped, throttled and stoppable.
+"""One answer on its way from the engine to the page: throttled and stoppable.
 
 Knows the Engine protocol and the shape of chat turns. Knows nothing of Gradio's components, so it
 is tested without a browser.
@@ -6,17 +6,17 @@ is tested without a browser.
 
 from __future__ import annotations
 
-import queue
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from qwen_vl.engine import Engine
-from qwen_vl.errors import EngineFailed, ModelUnavailable, StillLoading, UserError
+from qwen_vl.errors import Bug, EngineFailed, ModelUnavailable, StillLoading, UserError
 from qwen_vl.schema import Chunk, FinishReason, Message, SamplingParams, Usage
 from qwen_vl.ui.history import Turn, answer_turn, page_turn, text_block
 from qwen_vl.ui.markup import plain, to_page
-from qwen_vl.ui.runs import Pump, Run
+from qwen_vl.ui.runs import Asking, Run
 from qwen_vl.ui.strings import say
 
 UPDATE_S = 0.06  # between two updates of the page: about 16 a second
@@ -66,72 +66,59 @@ def progress(
         yield Progress(finish_reason="cancelled")
         return
     started = time.monotonic()
-    pump = Pump(engine, messages, params, scope)
+    asking = Asking(engine, messages, params, scope)
     del messages  # the pictures may be large
-    run.attach(pump)
+    run.attach(asking)
     now = Progress()
     try:
         while now.finish_reason is None:
-            item = _next_item(pump, run, UPDATE_S if now.text else WAIT_S)
+            chunk = _next_chunk(asking, run, UPDATE_S if now.text else WAIT_S)
+            if chunk is not None:
+                now = _add(now, chunk, started)
             if run.stopped:
-                now = _ended(pump, now, item, started)
-            elif item is _NOTHING:
-                if not now.text:
-                    seconds = f"{time.monotonic() - started:.0f}"
-                    yield Progress(waiting=say("wait_first", lang, seconds=seconds))
-                continue
-            elif isinstance(item, UserError):
-                raise item
-            elif isinstance(item, Exception):
-                raise EngineFailed(say("broken", lang)) from item
-            elif isinstance(item, Chunk):
-                now = _add(now, item, started)
-            if now.finish_reason is None:
+                now = _ended(asking, now, started)
+            elif chunk is not None:
                 yield now
-        yield now
+            elif not now.text:
+                seconds = f"{time.monotonic() - started:.0f}"
+                yield Progress(waiting=say("wait_first", lang, seconds=seconds))
+        if run.stopped:
+            yield now
+    except Bug:
+        raise EngineFailed(say("broken", lang)) from None
     finally:
-        pump.close()
+        asking.close()
 
 
-_NOTHING = object()
-
-
-def _next_item(pump: Pump, run: Run, timeout_s: float) -> object:
-    """All chunks that came within `timeout_s` as one, or the end, an error, or _NOTHING."""
-    deadline = time.monotonic() + timeout_s
+def _next_chunk(asking: Asking, run: Run, timeout_s: float) -> Chunk | None:
+    """All chunks that come within `timeout_s` as one; None if none did."""
+    end_s = time.monotonic() + timeout_s
     texts: list[str] = []
-    while (left := deadline - time.monotonic()) > 0 and not run.stopped:
+    while (left_s := end_s - time.monotonic()) > 0 and not run.stopped:
         try:
-            item = pump.items.get(timeout=min(left, UPDATE_S))
-        except queue.Empty:
+            chunk = asking.get(min(left_s, UPDATE_S))
+        except UserError:
+            if not texts and not run.stopped:
+                raise
+            break  # the text first; the error comes again next time
+        if chunk is None:
             continue
-        if not isinstance(item, Chunk):
-            if texts:  # show the text first, the end or the error next time
-                pump.items.put(item)
-                break
-            return item
         if not texts:  # the first text is shown soon, the rest in a rhythm
-            deadline = min(deadline, time.monotonic() + UPDATE_S)
-        texts.append(item.text)
-        if item.finish_reason is not None:
-            return replace(item, text="".join(texts))
-    return Chunk("".join(texts)) if any(texts) else _NOTHING
+            end_s = min(end_s, time.monotonic() + UPDATE_S)
+        texts.append(chunk.text)
+        if chunk.finish_reason is not None:
+            return replace(chunk, text="".join(texts))
+    return Chunk("".join(texts)) if any(texts) else None
 
 
-def _ended(pump: Pump, now: Progress, item: object, started: float) -> Progress:
+def _ended(asking: Asking, now: Progress, started: float) -> Progress:
     """A stopped answer: its last chunk, which comes at once, says what it cost."""
-    deadline = time.monotonic() + LAST_CHUNK_S
-    while True:
-        if isinstance(item, Chunk):
-            now = _add(now, item, started)
-        elif item is not _NOTHING:  # an error or the end
-            break
-        if now.finish_reason is not None or time.monotonic() > deadline:
-            break
-        try:
-            item = pump.items.get(timeout=LAST_CHUNK_S)
-        except queue.Empty:
-            break
+    end_s = time.monotonic() + LAST_CHUNK_S
+    with contextlib.suppress(UserError):  # there was no answer yet, or it failed
+        while now.finish_reason is None and (left_s := end_s - time.monotonic()) > 0:
+            chunk = asking.get(left_s)
+            if chunk is not None:
+                now = _add(now, chunk, started)
     return replace(now, finish_reason="cancelled")
 
 

@@ -1,18 +1,17 @@
-"""Which answer runs in which browser tab, and the thread that pulls it out of the engine.
+"""Which answer runs in which browser tab, and how it is asked for.
 
-Knows the Engine protocol; knows nothing of pages. The thread is there because the
-page has to tell how long it waits and notice a closed tab while the engine is silent.
+Knows the Engine protocol; knows nothing of pages.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+import time
 from collections.abc import Sequence
 
-from qwen_vl.engine import AnswerStream, Engine, to_the_end
-from qwen_vl.errors import UserError
+from qwen_vl.engine import Answer, Engine
+from qwen_vl.errors import Bug, UserError
 from qwen_vl.schema import Chunk, Message, SamplingParams, Undecoded
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class Run:
         self._stopped = threading.Event()
         self._done = threading.Event()
         self.discarded = False  # the page has moved on: show nothing more
-        self._pump: Pump | None = None
+        self._asking: Asking | None = None
         self._pictures: Sequence[Undecoded] = ()
 
     @property
@@ -43,15 +42,15 @@ class Run:
         self._stopped.set()
         for picture in self._pictures:
             picture.abandon()
-        if self._pump is not None:
-            self._pump.close()
+        if self._asking is not None:
+            self._asking.close()
 
     def uses(self, pictures: Sequence[Undecoded]) -> None:
         """The pictures whose decoding ends with the run."""
         self._pictures = pictures
 
-    def attach(self, pump: Pump) -> None:
-        self._pump = pump
+    def attach(self, asking: Asking) -> None:
+        self._asking = asking
         if self.stopped:
             self.stop()
 
@@ -144,41 +143,61 @@ class Runs:
             run.stop(discard=True)
 
 
-class Pump:
-    """Pulls one answer in a thread. Items: Chunk, the last one included, or an exception."""
+class Asking:
+    """Asks the engine in a thread: it decodes pictures before there is an answer.
+
+    Then the answer is read here, by whoever shows it.
+    """
 
     def __init__(
         self, engine: Engine, messages: Sequence[Message], params: SamplingParams, scope: str
     ) -> None:
-        self.items: queue.SimpleQueue[Chunk | Exception] = queue.SimpleQueue()
         self._engine = engine
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._closed = False
-        self._answer: AnswerStream | None = None
+        self._answer: Answer | None = None
+        self._error: UserError | None = None
         self._messages, self._scope = messages, scope
-        threading.Thread(target=self._pull, args=(params,), name="answer-pump", daemon=True).start()
+        threading.Thread(target=self._ask, args=(params,), name="page-asks", daemon=True).start()
 
-    def _pull(self, params: SamplingParams) -> None:
+    def _ask(self, params: SamplingParams) -> None:
+        error: UserError = Bug()
+        answer = None
         try:
             answer = self._engine.stream(self._messages, params, self._scope)
-            self._messages = ()  # the pictures: nothing needs them while the answer is written
-            with self._lock:
-                self._answer, closed = answer, self._closed
-            if closed:  # while the engine was still reading the prompt
-                answer.close()
-            for chunk in to_the_end(answer):
-                self.items.put(chunk)
+        except UserError as refused:
+            error = refused
+        except Exception:  # lost in this thread otherwise: logged, and told to the page
+            log.exception("The engine broke while the page asked")
+        self._messages = ()  # the pictures: nothing needs them while the answer is written
+        with self._changed:
+            self._answer, self._error = answer, None if answer else error
+            closed = self._closed
+            self._changed.notify_all()
+        if closed and answer is not None:  # while the engine was still reading the prompt
+            answer.close()
+
+    def get(self, timeout_s: float) -> Chunk | None:
+        """The answer's next chunk; None if none came in time.
+
+        Raises what the answer raises, and again when it is asked again.
+        """
+        end_s = time.monotonic() + timeout_s
+        with self._changed:
+            self._changed.wait_for(lambda: self._answer or self._error, timeout_s)
+        if self._error is not None:
+            raise self._error
+        if self._answer is None:
+            return None
+        try:
+            return self._answer.get(max(0.0, end_s - time.monotonic()))
         except UserError as error:
-            self.items.put(error)
-        except Exception as error:  # lost in this thread otherwise: logged, and told to the page
-            log.exception("The engine broke while it answered the page")
-            self.items.put(error)
-        finally:
-            self.close()
+            self._error = error
+            raise
 
     def close(self) -> None:
         """Cancels the request; its last chunk still comes."""
-        with self._lock:
+        with self._changed:
             self._closed, answer = True, self._answer
         if answer is not None:
             answer.close()

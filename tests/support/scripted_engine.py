@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from qwen_vl.engine import Answer
+from qwen_vl.engine.answer import written
 from qwen_vl.errors import Unsupported
 from qwen_vl.schema import (
     Chunk,
@@ -34,48 +36,44 @@ def echo(messages: Sequence[Message]) -> str:
     return f"You said: {messages[-1].text} [{pictures} pictures, {len(messages)} messages]"
 
 
-class ScriptedAnswer:
+class ScriptedAnswer(Answer):
     """One answer under way. `waiting` is set while it waits for an event of its steps."""
 
     def __init__(self, engine: ScriptedEngine, messages: Sequence[Message]) -> None:
+        super().__init__(engine.usage.prompt_tokens, on_close=self._on_cancel)
         self._engine = engine
         self._steps = _played(tuple(engine.steps), messages)
-        self._said = 0
-        self._ended = False
         self.waiting = threading.Event()
         self.closed = threading.Event()
         self.cancelled = False  # closed before its end
-
-    def __iter__(self) -> ScriptedAnswer:
-        return self
-
-    def __next__(self) -> Chunk:
-        if self._ended:
-            raise StopIteration
-        for step in self._steps:
-            if self.closed.is_set():
-                break
-            if isinstance(step, Exception):
-                self._ended = True
-                raise step
-            if isinstance(step, threading.Event):
-                self.waiting.set()
-                while not (step.wait(0.005) or self.closed.is_set()):
-                    pass
-            elif not self.closed.wait(self._engine.delay_s):
-                self._said += 1
-                return Chunk(step)
-        self._ended = True
-        reason = "cancelled" if self.closed.is_set() else self._engine.finish_reason
-        if reason is None:
-            raise StopIteration
-        usage = replace(self._engine.usage, completion_tokens=self._said)
-        return Chunk(finish_reason=reason, usage=usage)
+        threading.Thread(target=self._write, name="scripted", daemon=True).start()
 
     def close(self) -> None:
-        if not self._ended:
-            self.cancelled = True
+        super().close()
         self.closed.set()
+
+    def _on_cancel(self, _: Answer) -> None:
+        self.cancelled = True
+
+    def _write(self) -> None:
+        said = 0
+        with written(self):
+            for step in self._steps:
+                if not self.wanted:
+                    return
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, threading.Event):
+                    self.waiting.set()
+                    while not (step.wait(0.005) or self.closed.is_set()):
+                        pass
+                elif not self.closed.wait(self._engine.delay_s):
+                    said += 1
+                    self.count_token()
+                    self.emit(step)
+            if self._engine.finish_reason is not None:
+                usage = replace(self._engine.usage, completion_tokens=said)
+                self.end(Chunk(finish_reason=self._engine.finish_reason, usage=usage))
 
 
 def _played(
