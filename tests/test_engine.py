@@ -364,9 +364,10 @@ def test_queue_is_bounded(tiny_checkpoints: dict[str, Path]) -> None:
 def test_waiting_pictures_are_bounded(
     tiny_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_vl.engine.local import engine as local
 
-    monkeypatch.setattr(local, "PIXEL_BYTES", 1)
+    from qwen_vl.engine.local import scheduler
+
+    monkeypatch.setattr(scheduler, "PIXEL_BYTES", 1)
     engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1, max_queue=9))
     running = engine.stream([user("A")], LONG)
     next(running)

@@ -21,7 +21,8 @@ from test_engine import GREEDY, picture, run, text_of, user
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, open_engine
 from qwen_vl.engine.local import scheduler
-from qwen_vl.engine.local.batch import Batch, RoomyLayer, Row
+from qwen_vl.engine.local.batch import Batch, Row
+from qwen_vl.engine.local.cache import RoomyLayer
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.model import checkpoint
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable

@@ -24,10 +24,10 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.prefix import PrefixStore
 from qwen_vl.engine.local.preparation import Prepared
 from qwen_vl.engine.local.sampler import Sampler
-from qwen_vl.engine.local.scheduler import Request
+from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.store import IDLE_S, FairStore
 from qwen_vl.engine.local.vision import EXAMPLES
-from qwen_vl.engine.local.waiting import PATIENCE_S, WaitingRequests
+from qwen_vl.engine.local.waiting import PATIENCE_S, WaitingSequences
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.media.pictures import open_image
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
@@ -244,10 +244,10 @@ def test_what_does_not_fit_leaves_what_it_would_replace() -> None:
 # --- the queue ---
 
 
-def waiting(scope: str, *, pixels: int = 0, for_s: float = 0.0) -> Request:
-    """A request of this scope that has waited for so long, with so many bytes of new pictures."""
+def waiting(scope: str, *, pixels: int = 0, for_s: float = 0.0) -> Sequence:
+    """A sequence of this scope that has waited for so long, with so many bytes of new pictures."""
     pictures = [np.zeros(pixels, dtype=np.uint8)] if pixels else []
-    return Request(
+    return Sequence(
         scope,
         Prompt([1], []),
         np.array([1]),
@@ -263,7 +263,7 @@ def waiting(scope: str, *, pixels: int = 0, for_s: float = 0.0) -> Request:
 def test_next_is_who_has_the_fewest_answers_then_who_brings_no_pictures_then_who_came_first() -> (
     None
 ):
-    line = WaitingRequests(16)
+    line = WaitingSequences(16)
     shown, second, first_text, text = (
         waiting("loud", pixels=9),
         waiting("quiet", pixels=9),
@@ -278,32 +278,32 @@ def test_next_is_who_has_the_fewest_answers_then_who_brings_no_pictures_then_who
 
 def test_nobody_starves_and_nobody_is_drowned() -> None:
     """Every second turn is that of the one who waited longest, once that is long."""
-    line = WaitingRequests(16)
+    line = WaitingSequences(16)
     late = [waiting("loud", pixels=9, for_s=PATIENCE_S + 9 - i) for i in range(3)]
     for request in late:
         line.append(request)
     turns = []
     for _ in range(4):
         line.append(waiting("quiet"))
-        turns.append(line.next({"loud": 2}))
+        turns.append(line.in_turn({"loud": 2})[0])
         line.remove(turns[-1])
     assert [request.scope for request in turns] == ["loud", "quiet", "loud", "quiet"]
     assert turns[0] is late[0]
 
 
 def test_one_scope_leaves_places_in_the_queue_to_others() -> None:
-    line = WaitingRequests(16)
+    line = WaitingSequences(16)
     while not line.is_full("loud"):
         line.append(waiting("loud"))
     assert len(line) == 12
     while not line.is_full("quiet"):
         line.append(waiting("quiet"))
     assert len(line) == 16
-    assert not WaitingRequests(1).is_full("anybody")
+    assert not WaitingSequences(1).is_full("anybody")
 
 
 def test_new_pictures_leave_places_in_the_queue_to_texts() -> None:
-    line = WaitingRequests(16)
+    line = WaitingSequences(16)
     for scope in ("loud", "louder"):
         while not line.is_full(scope, new_pictures=True):
             line.append(waiting(scope, pixels=9))

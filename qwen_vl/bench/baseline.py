@@ -153,9 +153,10 @@ class SubjectEngine(LocalEngine):
 
     def _load(self) -> None:
         self.subject = self._find(self._settings)
-        self._loaded = replace(self.subject.loaded, end_ids=frozenset())
-        self._loaded.model.register_forward_pre_hook(self._forward_begins)
-        self._loaded.model.register_forward_hook(self._forward_ends)
+        loaded = replace(self.subject.loaded, end_ids=frozenset())
+        loaded.model.register_forward_pre_hook(self._forward_begins)
+        loaded.model.register_forward_hook(self._forward_ends)
+        self._use(loaded)
         self._status = replace(self._status, state="ready", model_id=self.subject.name)
 
     def _forward_begins(self, *_: Any) -> None:

@@ -1,22 +1,19 @@
 """Rows that decode together: one forward pass gives every row its next logits.
 
-Rows of different length share one KV cache whose keys and values, [rows, heads, columns, head_dim]
-in every layer, are padded on the left. Rows join and leave between two steps. Knows nothing of
-requests, sampling or text.
+Rows of different length share one KV cache, padded on the left (see `cache`). Rows join and leave
+between two steps. Knows nothing of requests, sampling or text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
 
+from qwen_vl.engine.local.cache import columns_in_use
 from qwen_vl.engine.model.load import LoadedModel
-
-ROOM_COLUMNS = 64  # more would be copied less often, and take more memory
 
 
 @dataclass(eq=False)
@@ -25,6 +22,16 @@ class Row:
 
     length: int
     next_position: int  # MRoPE's, behind `length` when there are pictures; equal without
+
+
+def fit_in_one_batch(loaded: LoadedModel, lengths: Sequence[int]) -> bool:
+    """Whether rows of these lengths should share a pass.
+
+    Every step reads the padding of all rows, and all weights once. Rows are kept apart where more
+    padding would be read than weights: two passes are then cheaper, and take less memory.
+    """
+    padding = len(lengths) * max(lengths) - sum(lengths)
+    return padding * loaded.token_bytes <= loaded.weight_bytes
 
 
 class Batch:
@@ -38,7 +45,7 @@ class Batch:
     def join(self, rows: Sequence[Row], cache: Any) -> None:
         """Adds prefilled rows; `cache` holds their tokens, left-padded, and is taken over.
 
-        The others are as they were if that fails, as for want of memory.
+        If that fails, out of memory for example, the others are as they were.
         """
         if self._cache is None:
             self._cache = cache
@@ -53,6 +60,16 @@ class Batch:
                     layer.cut(len(self.rows), columns_before)
                 raise
         self.rows.extend(rows)
+
+    def absorb(self, other: Batch) -> None:
+        """Takes all rows of another batch over; that one is empty then."""
+        rows, cache = other.rows, other._cache
+        other.rows, other._cache = [], None
+        self.join(rows, cache)
+
+    def has_room(self, lengths: Sequence[int]) -> bool:
+        """Whether rows of these lengths `fit_in_one_batch` with those that are here."""
+        return fit_in_one_batch(self._loaded, [*lengths, *(row.length for row in self.rows)])
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Appends one token to every row -> the logits of the next ones, [rows, vocabulary]."""
@@ -103,84 +120,3 @@ class Batch:
             return lengths.unsqueeze(1)
         mrope = torch.tensor([row.next_position for row in self.rows])
         return torch.stack([lengths, mrope, mrope, mrope]).unsqueeze(2)
-
-
-class RoomyLayer(DynamicLayer):
-    """Keys and values with free columns behind them: a step writes one column, and copies none."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._buffers: list[torch.Tensor] = []  # of keys and of values, with the free columns
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends columns, [rows, heads, new columns, head_dim] -> all keys and values."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        used, columns = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
-        if not self._has_room(columns):
-            self._make_room(key_states, used, columns + ROOM_COLUMNS)
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, used:columns] = states
-        self.keys, self.values = (buffer[:, :, :columns] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def take_in(self, other: RoomyLayer, columns: int) -> None:
-        """Adds the other's rows below its own, all padded on the left to `columns`.
-
-        The other is left empty: with all layers held twice, memory would peak when rows join.
-        """
-        self.keys = stack([self.keys, other.keys], columns)
-        self.values = stack([self.values, other.values], columns)
-        self._buffers, other._buffers = [], []
-        del other.keys, other.values
-
-    def cut(self, rows: int, columns: int) -> None:
-        """Keeps the first rows and the last columns, as views: this needs no memory."""
-        self.keys = self.keys[:rows, :, -columns:]
-        self.values = self.values[:rows, :, -columns:]
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps these rows only, as copies: the buffers of all rows go at once."""
-        super().batch_select_indices(indices)
-        self._buffers = []
-
-    def _has_room(self, columns: int) -> bool:
-        """Whether the keys still lie at the start of their buffer, and it is wide enough."""
-        if not self._buffers or self._buffers[0].shape[2] < columns:
-            return False
-        buffer = self._buffers[0]
-        return self.keys.data_ptr() == buffer.data_ptr() and self.keys.stride() == buffer.stride()
-
-    def _make_room(self, states: torch.Tensor, used: int, columns: int) -> None:
-        rows, heads, _, head_dim = states.shape
-        self._buffers = [states.new_empty(rows, heads, columns, head_dim) for _ in range(2)]
-        if used:
-            for buffer, kept in zip(self._buffers, (self.keys, self.values), strict=True):
-                buffer[:, :, :used] = kept
-
-
-def new_cache(layers: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
-    """A KV cache that grows, beginning with copies of `layers`; sliding windows are masked."""
-    cache = Cache(layer_class_to_replicate=RoomyLayer)
-    for index, (keys, values) in enumerate(layers):
-        cache.update(keys, values, index)
-    return cache
-
-
-def columns_in_use(lengths: torch.Tensor, columns: int) -> torch.Tensor:
-    """[rows, columns] int64: 1 but for the padding on the left of rows of `lengths` tokens."""
-    return (torch.arange(columns) >= (columns - lengths).unsqueeze(1)).long()
-
-
-def stack(states: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
-    """Rows below each other, each padded on the left to `columns`."""
-    return torch.cat([_left_padded(rows, columns) for rows in states])
-
-
-def _left_padded(states: torch.Tensor, columns: int) -> torch.Tensor:
-    return torch.nn.functional.pad(states, (0, 0, columns - states.shape[2], 0))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwen_vl.engine.local.batch import Row, columns_in_use, new_cache, stack
+from qwen_vl.engine.local.batch import Row
+from qwen_vl.engine.local.cache import columns_in_use, new_cache, stack
 from qwen_vl.engine.local.prefix import LayerStates, PrefixStore, token_keys
 from qwen_vl.engine.local.vision import Features
 from qwen_vl.engine.model.load import LoadedModel

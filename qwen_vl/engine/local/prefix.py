@@ -77,6 +77,10 @@ class PrefixStore:
     def size_bytes(self) -> int:
         return self._kept.size_bytes + sum(prefix.size_bytes for prefix in self._shared)
 
+    def bound(self, limit_bytes: int) -> None:
+        """Lowers the limit, while nothing is kept yet."""
+        self._kept.limit_bytes = min(self._kept.limit_bytes, limit_bytes)
+
     def longest(self, keys: np.ndarray, scope: str = "") -> list[LayerStates]:
         """Views on the states of the longest prefix of `keys` that this scope may see.
 

@@ -1,70 +1,45 @@
-"""Who gets a token next: new requests are prefilled, all rows decode together, ended ones leave.
+"""Who gets a token next: sequences wait, are prefilled, decode together, and leave.
 
 Keeps what prompts and answers leave behind for later ones. What goes wrong in one request ends that
-request. Runs on the inference thread alone; knows nothing of queues, threads or loading.
+request. Any thread adds sequences; one thread runs them. Knows nothing of threads or loading.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-import numpy as np
 import torch
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.answer import Answer
-from qwen_vl.engine.local.batch import Batch, Row
-from qwen_vl.engine.local.detokenize import TextStream
-from qwen_vl.engine.local.loops import is_looping
+from qwen_vl.engine.local.batch import Batch, Row, fit_in_one_batch
 from qwen_vl.engine.local.prefill import (
     Prefilled,
     chunk_tokens,
+    fit_together,
     next_part,
     prefill,
     prefill_together,
 )
 from qwen_vl.engine.local.prefix import LayerStates, PrefixStore
-from qwen_vl.engine.local.preparation import Prepared
-from qwen_vl.engine.local.sampler import Sampler
+from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.vision import Features, VisionCache, between_blocks
+from qwen_vl.engine.local.waiting import WaitingSequences
 from qwen_vl.engine.model import machine
 from qwen_vl.engine.model.load import LoadedModel
-from qwen_vl.engine.model.prompt import Prompt
-from qwen_vl.errors import EngineFailed, UserError
+from qwen_vl.errors import Busy, EngineFailed, UserError
 from qwen_vl.heap import trim_heap
-from qwen_vl.schema import FinishReason
 
 BREATH_S = 0.1  # of encoding one picture, before the others get a step
-TRIMMED_BYTES = 256 * 2**20  # smaller caches leave holes that the next one fills
+PIXEL_BYTES = 2**27  # of sequences whose prompts are not read yet: 30 or so pictures of full HD
+TRIMMED_BYTES = 2**28  # smaller caches leave holes that the next one fills
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Request:
-    """What it takes to answer one prompt."""
-
-    scope: str
-    prompt: Prompt
-    keys: np.ndarray  # of the prompt's tokens, for the prefix store
-    prepared: Prepared
-    max_new_tokens: int
-    answer: Answer
-    sampler: Sampler
-    text: TextStream
-    tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
-    broken: bool = False  # its states may be anything
-    queued_s: float = field(default_factory=time.monotonic)
-
-    def finish(self, reason: FinishReason) -> None:
-        """Ends the answer with all text that there is."""
-        if not self.text.stopped:
-            self.answer.emit(self.text.flush())
-        self.answer.finish(reason)
 
 
 class _Unwanted(Exception):
@@ -72,11 +47,12 @@ class _Unwanted(Exception):
 
 
 class Scheduler:
-    """The running batch; fills the stores of prefixes and pictures.
+    """All sequences of one model; fills the stores of prefixes and pictures.
 
-    `on_failure` is told in words when a request broke; `is_closing` says that no answer is wanted
-    any more. `quick_ones` takes waiting requests that hold nobody up out of the queue: those are
-    let in between the parts of a longer prefill.
+    `on_failure` is told in words when a request broke.
+
+    Memory is bounded: long sequences together hold no more tokens than one conversation may have,
+    and are long where they need more than their share of that. The others always find room.
     """
 
     def __init__(
@@ -86,123 +62,226 @@ class Scheduler:
         prefixes: PrefixStore,
         vision: VisionCache,
         on_failure: Callable[[str], None],
-        is_closing: Callable[[], bool],
-        quick_ones: Callable[[], Sequence[Request]],
     ) -> None:
         self._loaded = loaded
-        self._on_failure = on_failure
-        self._is_closing = is_closing
-        self._most_rows = settings.max_batch
-        self._batch = Batch(loaded)
-        self._running: dict[Row, Request] = {}
         self._prefixes = prefixes
         self._vision = vision
-        self._quick_ones = quick_ones
-        self._in_prefill = 0  # requests that are on their way in, one inside another
+        self._on_failure = on_failure
+        self._most_rows = settings.max_batch
+        self._long_tokens = settings.max_context_tokens // settings.max_batch
+        self._most_long_tokens = settings.max_context_tokens
+        self._changed = threading.Condition()
+        self._closing = False
+        self._decoding_bytes = 0  # of the pixels of requests that are being prepared
+        self._waiting = WaitingSequences(settings.max_queue)
+        self._admitting: list[Sequence] = []  # between the queue and a batch
+        self._running: dict[Row, Sequence] = {}
+        self._batches: list[Batch] = []
+        self._depth = 0  # prefills that are under way, one inside another
+
+    # --- any thread ---
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Answers that are being written. Any thread may ask."""
+        """Answers that are being written."""
         return len(self._running)
 
     @property
-    def room(self) -> int:
-        """Requests that can be admitted now."""
-        return self._most_rows - len(self._running) - self._in_prefill
+    def is_idle(self) -> bool:
+        with self._changed:
+            return not (self._waiting or self._admitting or self._running)
 
-    @property
-    def running_by_scope(self) -> Counter[str]:
-        """How many answers each scope has in the batch."""
-        return Counter(request.scope for request in self._running.values())
+    def check_room(self, scope: str, more_bytes: int = 0) -> None:
+        """Raises Busy if one more sequence, with so many bytes of pixels, may not wait."""
+        with self._changed:
+            taken = len(self._running) + len(self._admitting) + len(self._waiting)
+            full = self._waiting.is_full(scope, new_pictures=more_bytes > 0)
+            if taken >= self._most_rows and full:
+                raise self.busy()
+            others = sum(one.prepared.pixel_bytes for one in (*self._waiting, *self._admitting))
+            others_bytes = others + self._decoding_bytes
+            if others_bytes and more_bytes and others_bytes + more_bytes > PIXEL_BYTES:
+                raise self.busy()
 
-    def found(self, request: Request) -> int:
-        """How many tokens of its prompt need not run."""
-        return self._prefixes.found(request.keys, request.scope)
-
-    def is_quick(self, request: Request) -> bool:
-        """Whether it brings no new pictures and can be prefilled in one part."""
-        tail = len(request.keys) - self.found(request)
-        return not request.prepared.pixel_bytes and tail <= chunk_tokens(self._loaded)
-
-    def admit(self, requests: Sequence[Request]) -> None:
-        """Takes in one request, or several that `prefill.fit_together`."""
-        if len(requests) < 2 or not self._admit_together(requests):
-            for request in requests:
-                if request.answer.wanted:
-                    self._admit(request)
-
-    def step(self) -> None:
-        """One more token for everybody who is in the batch."""
+    @contextmanager
+    def decoding(self, scope: str, pixel_bytes: int) -> Iterator[None]:
+        """Holds memory for pixels that are being decoded. Raises Busy if there is none left."""
+        with self._changed:
+            self.check_room(scope, pixel_bytes)
+            self._decoding_bytes += pixel_bytes
         try:
-            self._drop_ended()
-            if not self._batch.rows:
-                return
-            requests = [self._running[row] for row in self._batch.rows]
-            logits = self._batch.step([request.tokens[-1] for request in requests])
-            for request, scores in zip(requests, logits, strict=True):
-                self._pick(request, scores)
-            self._drop_ended()
-        except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
-            self._fail(list(self._running.values()), error)
-            self._running.clear()
-            self._batch.leave(self._batch.rows)
+            yield
+        finally:
+            with self._changed:
+                self._decoding_bytes -= pixel_bytes
+
+    def add(self, sequence: Sequence) -> None:
+        """Lets a sequence wait for its turn. Raises Busy."""
+        with self._changed:
+            self.check_room(sequence.scope, sequence.prepared.pixel_bytes)
+            self._waiting.append(sequence)
+            self._changed.notify_all()
+
+    def forget(self, answer: Answer) -> None:
+        """Its reader has gone; what is running notices by itself."""
+        with self._changed:
+            self._waiting.forget(answer)
+
+    def busy(self) -> Busy:
+        """The refusal of one more."""
+        return Busy(
+            f"{len(self._waiting)} requests are waiting already, no more are taken: try again in "
+            f"{Busy.retry_after_s} seconds."
+        )
+
+    def close(self) -> None:
+        """Ends `run` as soon as it can."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    # --- the inference thread: schedule, read prompts, decode ---
+
+    def run(self) -> None:
+        """Answers until it is closed."""
+        while self._has_work():
+            self.admit(self._schedule())
+            self._step()
 
     def end(self, cause: UserError | None) -> None:
         """Ends all answers: as cancelled, or with what has happened."""
-        for request in self._running.values():
+        with self._changed:
+            everybody = [*self._running.values(), *self._admitting, *self._waiting]
+            self._waiting.clear()
+        for sequence in everybody:
             if cause is None:
-                request.finish("cancelled")
+                sequence.finish("cancelled")
             else:
-                request.answer.fail(cause)
-        self._running.clear()
+                sequence.answer.fail(cause)
 
-    # --- on the way in ---
+    def _has_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._running or self._waiting or self._closing)
+            return not self._closing
 
-    def _admit(self, request: Request) -> None:
-        answer = request.answer
-        answer.start()
-        self._in_prefill += 1
+    def _schedule(self) -> list[Sequence]:
+        """The sequence whose turn it is, and those after it that can be prefilled with it."""
+        with self._changed:
+            if not (self._waiting and self._rows_left):
+                return []
+            taken: list[Sequence] = []
+            keys, found, lengths = [], [], []
+            for sequence in self._that_fit(self._waiting.in_turn(self._running_by_scope)):
+                keys.append(sequence.keys)
+                found.append(self._prefixes.found(sequence.keys, sequence.scope))
+                lengths.append(len(sequence.keys))
+                together = fit_together(keys, found) and fit_in_one_batch(self._loaded, lengths)
+                if taken and not together:
+                    break
+                taken.append(sequence)
+                if not together or len(taken) == self._rows_left:
+                    break
+            return self._take(taken)
+
+    def _quick_one(self) -> list[Sequence]:
+        """The first that brings no new pictures and can be prefilled in one part."""
+        with self._changed:
+            if not (self._waiting and self._rows_left):
+                return []
+            for sequence in self._that_fit(self._waiting.in_order(self._running_by_scope)):
+                tail = len(sequence.keys) - self._prefixes.found(sequence.keys, sequence.scope)
+                if not sequence.prepared.pixel_bytes and tail <= chunk_tokens(self._loaded):
+                    return self._take([sequence])
+            return []
+
+    def _that_fit(self, order: Iterable[Sequence]) -> Iterator[Sequence]:
+        """Those for which there is memory now, if all that came before are taken too."""
+        held = (*self._running.values(), *self._admitting)
+        long_tokens = sum(one.most_tokens for one in held if self._is_long(one))
+        for sequence in order:
+            if self._is_long(sequence):
+                long_tokens += sequence.most_tokens
+                # A first one always fits. Where one has to wait, all after it do, or it starves.
+                if long_tokens > self._most_long_tokens:
+                    continue
+            yield sequence
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        return len(sequence.keys) > self._long_tokens
+
+    def _take(self, sequences: list[Sequence]) -> list[Sequence]:
+        for sequence in sequences:
+            self._waiting.remove(sequence)
+        self._admitting += sequences
+        return sequences
+
+    @property
+    def _rows_left(self) -> int:
+        return self._most_rows - len(self._running) - len(self._admitting)
+
+    @property
+    def _running_by_scope(self) -> Counter[str]:
+        return Counter(one.scope for one in (*self._running.values(), *self._admitting))
+
+    # --- reading prompts ---
+
+    def admit(self, sequences: list[Sequence]) -> None:
+        """Reads the prompt of one sequence, or of several that `prefill.fit_together`."""
+        if len(sequences) < 2 or not self._read_together(sequences):
+            for sequence in sequences:
+                if sequence.answer.wanted:
+                    self._read(sequence)
+        with self._changed:
+            self._admitting = [one for one in self._admitting if one not in sequences]
+
+    def _read(self, sequence: Sequence) -> None:
+        sequence.answer.start()
+        self._depth += 1
         try:
             parts = prefill(
                 self._loaded,
-                request.prompt,
-                self._start(request),
-                lambda number: self._features(request, number),
+                sequence.prompt,
+                self._start(sequence),
+                lambda number: self._features(sequence, number),
             )
             while (result := next_part(parts)) is None:
-                self._go_on_with_others(request)
-            self._begin([request], result)
+                self._go_on_with_others(sequence)
+            self._begin([sequence], result)
         except _Unwanted:
             return
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
-            self._fail([request], error)
+            self._fail([sequence], error)
         finally:
-            self._in_prefill -= 1
+            self._depth -= 1
 
-    def _go_on_with_others(self, request: Request) -> None:
-        """In the middle of a prefill: a step for the batch, and those are let in who take no time.
+    def _go_on_with_others(self, sequence: Sequence) -> None:
+        """In the middle of a prefill: a step for all others, and those are let in who take no time.
 
-        Raises _Unwanted when nobody waits for the request itself any more.
+        Raises _Unwanted when nobody waits for the sequence itself any more.
         """
-        if self._in_prefill == 1:
-            self.admit(self._quick_ones())
-        self.step()
-        if self._is_closing():
-            request.answer.finish("cancelled")
-        if request.answer.out_of_time:
-            request.answer.finish("timeout")
-        if not request.answer.wanted:
+        if self._depth == 1:
+            self.admit(self._quick_one())
+        self._step()
+        if self._closing:
+            sequence.answer.finish("cancelled")
+        if sequence.answer.out_of_time:
+            sequence.answer.finish("timeout")
+        if not sequence.answer.wanted:
             raise _Unwanted
 
-    def _start(self, request: Request) -> list[LayerStates]:
+    def _start(self, sequence: Sequence) -> list[LayerStates]:
         """The longest that is stored now, or was when the request was prepared."""
-        stored = self._prefixes.longest(request.keys, request.scope)
+        stored = self._prefixes.longest(sequence.keys, sequence.scope)
         stored_tokens = stored[0][0].shape[2] if stored else 0
-        held = request.prepared
+        held = sequence.prepared
         return held.start if held.start_tokens > stored_tokens else stored
 
-    def _features(self, request: Request, number: int) -> Features:
-        pictures = request.prepared.pictures
+    def _features(self, sequence: Sequence, number: int) -> Features:
+        pictures = sequence.prepared.pictures
         prepared = pictures[number]
         assert prepared is not None, "what no prefix covers was decoded"
         last_s = time.monotonic()
@@ -210,89 +289,118 @@ class Scheduler:
         def breathe() -> None:
             nonlocal last_s
             if time.monotonic() - last_s > BREATH_S:
-                self._go_on_with_others(request)
+                self._go_on_with_others(sequence)
                 last_s = time.monotonic()
 
         with between_blocks(self._loaded, breathe):
             features = self._vision.features(
-                self._loaded, request.prompt.pictures[number], prepared, request.scope
+                self._loaded, sequence.prompt.pictures[number], prepared, sequence.scope
             )
         pictures[number] = features  # the pixels have done their work
         return features
 
-    def _admit_together(self, requests: Sequence[Request]) -> bool:
+    def _read_together(self, sequences: list[Sequence]) -> bool:
         """Prefills them in one pass; False if that failed, and then they can be tried alone."""
-        for request in requests:
-            request.answer.start()
-        starts = [self._start(request) for request in requests]
+        for sequence in sequences:
+            sequence.answer.start()
+        starts = [self._start(sequence) for sequence in sequences]
         try:
-            result = prefill_together(self._loaded, [one.prompt for one in requests], starts)
+            result = prefill_together(self._loaded, [one.prompt for one in sequences], starts)
         except Exception as error:  # alone, only the one at fault fails
             log.warning("requests failed together, each is tried alone", exc_info=error)
             return False
         try:
-            self._begin(requests, result)
+            self._begin(sequences, result)
         except Exception as error:  # noqa: BLE001 - their failure must not end the others
-            self._fail(requests, error)
+            self._fail(sequences, error)
         return True
 
-    def _begin(self, requests: Sequence[Request], result: Prefilled) -> None:
-        """Takes prefilled requests into the batch, with their first tokens."""
-        self._batch.join(result.rows, result.cache)
-        self._running.update(zip(result.rows, requests, strict=True))
-        for i, request in enumerate(requests):
-            request.prompt.pictures.clear()  # the cache has them now
-            request.prepared.clear()
-            request.answer.cached_tokens = result.cached_tokens[i]
+    def _begin(self, sequences: list[Sequence], result: Prefilled) -> None:
+        """Takes prefilled sequences into a batch, with their first tokens."""
+        batch = self._batch_for([row.length for row in result.rows])
+        batch.join(result.rows, result.cache)
+        with self._changed:
+            self._running.update(zip(result.rows, sequences, strict=True))
+            self._admitting = [one for one in self._admitting if one not in sequences]
+        for i, sequence in enumerate(sequences):
+            sequence.row = result.rows[i]
+            sequence.prompt.pictures.clear()  # the cache has them now
+            sequence.prepared.clear()
+            sequence.answer.cached_tokens = result.cached_tokens[i]
             # At once: others may be asking the same now.
-            self._prefixes.put(request.keys, self._batch.states(result.rows[i]), request.scope)
-            self._pick(request, result.logits[i])
+            self._prefixes.put(sequence.keys, batch.states(sequence.row), sequence.scope)
+            self._pick(sequence, result.logits[i])
 
-    # --- on the way through and out ---
+    def _batch_for(self, lengths: list[int]) -> Batch:
+        """The first batch that has room for rows of these lengths, or a new one."""
+        for batch in self._batches:
+            if batch.has_room(lengths):
+                return batch
+        self._batches.append(Batch(self._loaded))
+        return self._batches[-1]
 
-    def _pick(self, request: Request, logits: torch.Tensor) -> None:
-        """The request's next token. What goes wrong here is of this row alone."""
+    # --- decoding ---
+
+    def _step(self) -> None:
+        """One more token for everybody who is in a batch."""
+        for batch in tuple(self._batches):
+            self._decode(batch)
+        self._batches = [batch for batch in self._batches if batch.rows]
+        for other in self._batches[1:]:  # apart because of a row that may have left
+            if self._batches[0].has_room([row.length for row in other.rows]):
+                self._unite(self._batches[0], other)
+
+    def _decode(self, batch: Batch) -> None:
         try:
-            self._accept(request, request.sampler.next_token(logits))
+            self._drop_ended(batch)
+            if not batch.rows:
+                return
+            sequences = [self._running[row] for row in batch.rows]
+            logits = batch.step([sequence.tokens[-1] for sequence in sequences])
+            for sequence, scores in zip(sequences, logits, strict=True):
+                self._pick(sequence, scores)
+            self._drop_ended(batch)
+        except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
+            self._lose(batch.rows, error)
+            batch.leave(batch.rows)
+
+    def _unite(self, batch: Batch, other: Batch) -> None:
+        rows = list(other.rows)
+        try:
+            batch.absorb(other)
+        except Exception as error:  # noqa: BLE001 - the rows of `batch` are as they were
+            self._lose(rows, error)
+
+    def _lose(self, rows: list[Row], error: Exception) -> None:
+        self._fail([self._running.pop(row) for row in rows if row in self._running], error)
+
+    def _pick(self, sequence: Sequence, logits: torch.Tensor) -> None:
+        """The sequence's next token. What goes wrong here is of this row alone."""
+        try:
+            sequence.accept(sequence.sampler.next_token(logits), self._loaded.end_ids)
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
-            self._fail([request], error)
+            self._fail([sequence], error)
 
-    def _accept(self, request: Request, token: int) -> None:
-        """Takes a generated token in, and ends the answer if it was its last."""
-        request.answer.count_token()
-        request.tokens.append(token)
-        if token in self._loaded.end_ids:
-            request.finish("stop")
-            return
-        request.answer.emit(request.text.push(token))
-        if request.text.stopped:
-            request.finish("stop")
-        elif len(request.tokens) >= request.max_new_tokens:
-            request.finish("length")
-        elif is_looping(request.tokens):
-            request.finish("repetition")
-
-    def _drop_ended(self) -> None:
+    def _drop_ended(self, batch: Batch) -> None:
         """Takes ended rows out; what they hold is kept for the next turn."""
-        for request in self._running.values():
-            if request.answer.out_of_time:
-                request.finish("timeout")
-        batch = self._batch
-        gone = [row for row in batch.rows if not self._running[row].answer.wanted]
+        gone = []
+        for row in batch.rows:
+            sequence = self._running[row]
+            if sequence.answer.out_of_time:
+                sequence.finish("timeout")
+            if not sequence.answer.wanted:
+                gone.append(row)
         for row in gone:
-            request = self._running.pop(row)
-            if request.broken:
-                continue
-            written = request.tokens[: row.length - len(request.keys)]
-            keys = np.concatenate([request.keys, np.array(written, dtype=np.int64)])
-            self._prefixes.put(keys, batch.states(row), request.scope)
+            sequence = self._running.pop(row)
+            if not sequence.is_broken:
+                self._prefixes.put(sequence.cached_keys, batch.states(row), sequence.scope)
         if gone:
             held_bytes = batch.size_bytes
             batch.leave(gone)
             if held_bytes - batch.size_bytes > TRIMMED_BYTES:
                 trim_heap()
 
-    def _fail(self, requests: Sequence[Request], error: Exception) -> None:
+    def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
         log.error("a request failed", exc_info=error)
         if machine.is_out_of_memory(error):
             if torch.cuda.is_available():
@@ -304,6 +412,6 @@ class Scheduler:
         else:
             told = EngineFailed("The model failed on this request. The server's log says why.")
         self._on_failure(f"{type(error).__name__}: {told}")
-        for request in requests:
-            request.broken = True
-            request.answer.fail(told)
+        for sequence in sequences:
+            sequence.is_broken = True
+            sequence.answer.fail(told)

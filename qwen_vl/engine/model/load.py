@@ -9,6 +9,7 @@ import gc
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ class LoadedModel:
     @property
     def vocabulary_size(self) -> int:
         return int(self.model.config.get_text_config().vocab_size)
+
+    @cached_property
+    def token_bytes(self) -> int:
+        """What the keys and values of one token take, in all layers."""
+        config = self.model.config.get_text_config()
+        head_dim = getattr(config, "head_dim", None)
+        head_dim = head_dim or config.hidden_size // config.num_attention_heads
+        values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+        return int(values * self.model.dtype.itemsize)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        return int(self.model.get_memory_footprint())
 
     def positions(self, prompt: Prompt) -> torch.Tensor:
         """Position ids of a prompt: [1, tokens] for text models, else [4, 1, tokens].

@@ -1,0 +1,69 @@
+"""Everything of one request, from its prompt to its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qwen_vl.engine.answer import Answer
+from qwen_vl.engine.local.batch import Row
+from qwen_vl.engine.local.detokenize import TextStream
+from qwen_vl.engine.local.loops import is_looping
+from qwen_vl.engine.local.preparation import Prepared
+from qwen_vl.engine.local.sampler import Sampler
+from qwen_vl.engine.model.prompt import Prompt
+from qwen_vl.schema import FinishReason
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A prompt, the tokens generated after it, and who reads them."""
+
+    scope: str
+    prompt: Prompt
+    keys: np.ndarray  # of the prompt's tokens, for the prefix store
+    prepared: Prepared
+    max_new_tokens: int
+    answer: Answer
+    sampler: Sampler
+    text: TextStream
+    tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
+    row: Row | None = None  # of a batch, once the prompt has been read
+    is_broken: bool = False  # its states may be anything
+    queued_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def most_tokens(self) -> int:
+        """How long it may become."""
+        return len(self.keys) + self.max_new_tokens
+
+    @property
+    def cached_keys(self) -> np.ndarray:
+        """The keys of all tokens whose states are in the cache."""
+        assert self.row is not None
+        written = self.tokens[: self.row.length - len(self.keys)]
+        return np.concatenate([self.keys, np.array(written, dtype=np.int64)])
+
+    def accept(self, token: int, end_ids: Collection[int]) -> None:
+        """Takes a generated token in, and ends the answer if it was its last."""
+        self.answer.count_token()
+        self.tokens.append(token)
+        if token in end_ids:
+            self.finish("stop")
+            return
+        self.answer.emit(self.text.push(token))
+        if self.text.stopped:
+            self.finish("stop")
+        elif len(self.tokens) >= self.max_new_tokens:
+            self.finish("length")
+        elif is_looping(self.tokens):
+            self.finish("repetition")
+
+    def finish(self, reason: FinishReason) -> None:
+        """Ends the answer with all text that there is."""
+        if not self.text.stopped:
+            self.answer.emit(self.text.flush())
+        self.answer.finish(reason)
