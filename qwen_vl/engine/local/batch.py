@@ -76,7 +76,8 @@ class Batch:
         device = self._loaded.device
         lengths = torch.tensor([row.length for row in self.rows])
         mask = columns_in_use(lengths + 1, self._cache.get_seq_length() + 1)
-        output = self._loaded.model(
+        output = self._loaded.forward(
+            len(tokens),
             input_ids=torch.tensor(tokens).unsqueeze(1).to(device),
             attention_mask=mask.to(device),
             position_ids=self._positions(lengths).to(device),

@@ -24,6 +24,7 @@ from qwen_vl.engine.model.prompt import Prompt
 # A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
 CHUNK_TOKENS_CPU = 256
 CHUNK_TOKENS_GPU = 2048
+CHUNK_PAIRS_CPU = 2**20  # of a chunk's tokens and those they look at: else the last chunks are slow
 SHARED_TOKENS = 8  # a shorter beginning that all prompts have is not worth keeping
 SHORT_TOKENS = 64  # what is left of a prompt whose system prompt or picture was seen before
 
@@ -61,9 +62,10 @@ def prefill(
     positions = loaded.positions(prompt)
     cache = new_cache(start)
     while True:
-        chunk = prompt.token_ids[done : done + chunk_tokens(loaded)]
+        chunk = prompt.token_ids[done : done + chunk_tokens(loaded, done)]
         visual = sum(token == loaded.image_token_id for token in chunk)
-        output = loaded.model(
+        output = loaded.forward(
+            len(chunk),
             input_ids=torch.tensor([chunk]).to(loaded.device),
             position_ids=positions[..., done : done + len(chunk)].to(loaded.device),
             past_key_values=cache,
@@ -80,9 +82,11 @@ def prefill(
     return Prefilled(output.logits[:, -1], [_row(loaded, positions)], cache, [cached_tokens])
 
 
-def chunk_tokens(loaded: LoadedModel) -> int:
-    """How many tokens one part of a prefill runs."""
-    return CHUNK_TOKENS_CPU if loaded.device.type == "cpu" else CHUNK_TOKENS_GPU
+def chunk_tokens(loaded: LoadedModel, done: int = 0) -> int:
+    """How many tokens one part of a prefill runs after `done` others."""
+    if loaded.device.type != "cpu":
+        return CHUNK_TOKENS_GPU
+    return max(1, min(CHUNK_TOKENS_CPU, CHUNK_PAIRS_CPU // (done + 1)))
 
 
 def next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
@@ -133,7 +137,8 @@ def prefill_together(
     positions = [loaded.positions(prompt) for prompt in prompts]
     cache = new_cache(_joined(starts, kept))
     mask = columns_in_use(torch.tensor(lengths), max(lengths))
-    output = loaded.model(
+    output = loaded.forward(
+        tail * len(prompts),
         input_ids=torch.tensor([prompt.token_ids[-tail:] for prompt in prompts]).to(loaded.device),
         attention_mask=mask.to(loaded.device),
         position_ids=torch.cat([one[..., -tail:] for one in positions], -2).to(loaded.device),

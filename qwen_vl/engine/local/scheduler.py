@@ -35,7 +35,7 @@ from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.errors import Busy, EngineFailed, UserError
 from qwen_vl.heap import trim_heap
 
-BREATH_S = 0.1  # of encoding one picture, before the others get a step
+BREATH_S = 0.03  # of encoding one picture, before the others get a step
 PIXEL_BYTES = 2**27  # of sequences whose prompts are not read yet: 30 or so pictures of full HD
 TRIMMED_BYTES = 2**28  # smaller caches leave holes that the next one fills
 

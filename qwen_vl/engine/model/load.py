@@ -35,6 +35,9 @@ VISION_FAMILIES = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen2_vl")
 TEXT_FAMILIES = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 
 
+SMALL_PASS = 2**31  # tokens times bytes of weights: about 10 ms on one core
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to run, and what the engine must know of it."""
@@ -66,6 +69,22 @@ class LoadedModel:
     @cached_property
     def weight_bytes(self) -> int:
         return int(self.model.get_memory_footprint())
+
+    def forward(self, tokens: int, **inputs: Any) -> Any:
+        """The model's forward pass over so many tokens.
+
+        One with little work runs on one thread: a team waits in every layer for its slowest member,
+        and where a clip is being decoded that is one without a core.
+        """
+        small = self.device.type == "cpu" and tokens * self.weight_bytes < SMALL_PASS
+        if not small:
+            return self.model(**inputs)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self.model(**inputs)
+        finally:
+            torch.set_num_threads(threads)
 
     def positions(self, prompt: Prompt) -> torch.Tensor:
         """Position ids of a prompt: [1, tokens] for text models, else [4, 1, tokens].
