@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except PortTaken as error:
         sys.exit(f"app.py: {error}")
-    serve(settings, open_engine(settings), stopped_by_signals(), sockets)
+    with installed.or_told():  # an engine imports its libraries late
+        engine = open_engine(settings)
+    serve(settings, engine, stopped_by_signals(), sockets)
 
 
 def start_logging() -> None:

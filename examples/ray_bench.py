@@ -23,13 +23,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.ray_serve import Cluster, RayEngine, start_ray, wait_until_ready
 from qwen_vl.config import Settings
+from qwen_vl.engine import Engine, open_engine
 from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
 
 CLIENTS, CONVERSATIONS, TURNS, SIDE_PX = 12, 36, 4, 448
 PARAMS = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=32)
-SETTINGS = Settings(model="bundled")
+LOOK_S = 0.1
 QUESTIONS = ("Describe the image.", "How many shapes are there?", "Locate every shape.")
 
 
@@ -44,16 +44,21 @@ class Told:
 
 
 @contextmanager
-def replicas(count: int, affine: bool = True) -> Iterator[RayEngine]:
-    engine = RayEngine(SETTINGS, Cluster(replicas=count, affine=affine))
+def replicas(count: int, affinity: bool) -> Iterator[Engine]:
+    """An engine with so many replicas, all of them ready. Raises RuntimeError if they cannot be."""
+    settings = Settings(model="bundled", engine="ray", replicas=count, affinity=affinity)
+    engine = open_engine(settings)
     try:
-        wait_until_ready(engine)
+        while (status := engine.status()).state != "ready":
+            if status.state == "failed":
+                raise RuntimeError(status.detail)
+            time.sleep(LOOK_S)
         yield engine
     finally:
         engine.close()
 
 
-def talk(engine: RayEngine, seed: int) -> Told:
+def talk(engine: Engine, seed: int) -> Told:
     """One conversation about a picture that nobody else shows."""
     rng, told = random.Random(seed), Told()
     picture = Image.frombytes("RGB", (SIDE_PX, SIDE_PX), rng.randbytes(SIDE_PX * SIDE_PX * 3))
@@ -72,7 +77,7 @@ def talk(engine: RayEngine, seed: int) -> Told:
     return told
 
 
-def measure(engine: RayEngine, seeds: Iterator[int]) -> tuple[float, float, float]:
+def measure(engine: Engine, seeds: Iterator[int]) -> tuple[float, float, float]:
     """Tokens/s of all clients together; of later turns the share found and the seconds waited."""
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(lambda seed: talk(engine, seed), itertools.islice(seeds, CLIENTS)))  # warm
@@ -85,10 +90,9 @@ def measure(engine: RayEngine, seeds: Iterator[int]) -> tuple[float, float, floa
     return sum(one.written for one in told) / took_s, found, waited_s
 
 
-def measure_one(count: int, affine: bool) -> tuple[float, float, float]:
+def measure_one(count: int, affinity: bool) -> tuple[float, float, float]:
     """`measure` with so many replicas, on a Ray of its own."""
-    start_ray(None)
-    with replicas(count, affine) as engine:
+    with replicas(count, affinity) as engine:
         return measure(engine, itertools.count())
 
 
@@ -97,12 +101,12 @@ def main() -> None:
     print("| replicas | turns go to | tokens/s | against one | later prompts found | waited, s |")
     print("|---|---|---|---|---|---|")
     base = 0.0
-    for count, affine in ((1, True), (2, True), (2, False)):
+    for count, affinity in ((1, True), (2, True), (2, False)):
         # In a new process: Ray Serve keeps what it knows of an application's router.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            speed, found, waited_s = fresh.submit(measure_one, count, affine).result()
+            speed, found, waited_s = fresh.submit(measure_one, count, affinity).result()
         base = base or speed
-        where = "their replica" if affine else "any"
+        where = "their replica" if affinity else "any"
         ratio = f"{speed:.0f} | {speed / base:.2f}"
         print(f"| {count} | {where} | {ratio} | {found:.0%} | {waited_s:.2f} |", flush=True)
 

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,8 +71,9 @@ class Settings:
     )
     engine: str = _option(
         "local",
-        "where the model runs: in this process, or on servers at --base-url",
-        choices=("local", "remote"),
+        "where the model runs: in this process, on servers at --base-url, or as replicas of this "
+        "engine on a Ray cluster (needs examples/requirements-ray.txt)",
+        choices=("local", "remote", "ray"),
     )
     base_url: tuple[str, ...] = _secret(
         (),
@@ -84,6 +85,19 @@ class Settings:
         "", "the model's name on those servers; the first that they list if left out", metavar="ID"
     )
     remote_key: str = _secret("", "the API key of those servers", metavar="KEY")
+    ray_address: str = _option(
+        "",
+        "the cluster for --engine ray: 'auto' for the one that this machine belongs to; without it "
+        "one is started here",
+        metavar="ADDRESS",
+    )
+    replicas: int = _option(2, "replicas on the cluster, at first and at least")
+    most_replicas: int = _option(0, "replicas under load; 0 starts no more than --replicas")
+    replica_cpus: float = _option(1.0, "CPUs of each replica")
+    replica_gpus: float = _option(0.0, "GPUs of each replica")
+    affinity: bool = _option(
+        True, "send all turns of a conversation to the replica that has read it already"
+    )
     hub: str = _option(
         "huggingface", "where models are downloaded from", choices=("huggingface", "modelscope")
     )
@@ -212,6 +226,8 @@ class Settings:
             )
         if (self.engine == "remote") != bool(self.base_url):
             raise ValueError("--engine remote and --base-url URL go together")
+        if self.engine != "ray" and (changed := _changed(self, _CLUSTER)):
+            raise ValueError(f"{_flag(changed[0])} goes with --engine ray")
         if not all(_is_address(url) for url in self.base_url):
             raise ValueError("--base-url must begin with http:// or https:// and name a server")
         if not (self.remote_key.isascii() and self.remote_key.isprintable()):
@@ -243,6 +259,15 @@ class Settings:
                 raise ValueError(f"{_flag(item.name)} must be one of {', '.join(choices)}")
 
 
+_CLUSTER = (
+    "ray_address",
+    "replicas",
+    "most_replicas",
+    "replica_cpus",
+    "replica_gpus",
+    "affinity",
+)
+
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_.-]+")
 
 _POSITIVE = (
@@ -263,6 +288,7 @@ _POSITIVE = (
     "max_seconds",
     "max_jobs",
     "job_keep_hours",
+    "replicas",
 )
 
 
@@ -272,6 +298,9 @@ _NOT_NEGATIVE = (
     "vision_cache_mb",
     "rate_limit",
     "shutdown_seconds",
+    "most_replicas",
+    "replica_cpus",
+    "replica_gpus",
 )
 
 
@@ -295,6 +324,22 @@ def _is_network(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _defaults(names: Sequence[str]) -> dict[str, Any]:
+    return {item.name: item.default for item in fields(Settings) if item.name in names}
+
+
+def _changed(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Which of these fields have another value than their default."""
+    defaults = _defaults(names)
+    return [name for name in names if getattr(settings, name) != defaults[name]]
+
+
+def for_one_replica(settings: Settings) -> Settings:
+    """The settings of one engine on the cluster: the model runs in its process."""
+    threads = settings.threads or max(1, int(settings.replica_cpus))
+    return replace(settings, engine="local", threads=threads, **_defaults(_CLUSTER))
 
 
 def _flag(name: str) -> str:
@@ -416,6 +461,11 @@ def load_settings(
 def keep_uploads_in(folder: Path) -> None:
     """Tells Gradio where uploads go. It looks at this variable alone, whenever it needs to know."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
+
+
+def start_ray_when_told_only() -> None:
+    """Or a look at replicas that is still under way at the end would start another Ray."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+OPTIONAL = {"ray": "examples/requirements-ray.txt"}  # what only some flags need
+
 
 @contextmanager
 def or_told() -> Iterator[None]:
@@ -24,6 +26,11 @@ def or_told() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("qwen_vl"):
             raise
+        if error.name in OPTIONAL:
+            sys.exit(
+                f"The module {error.name!r} is not installed: "
+                f"run `pip install -r {OPTIONAL[error.name]}` with the same Python."
+            )
         sys.exit(
             f"The module {error.name!r} is not installed: run `make run`, "
             "or `pip install -r requirements.txt` with the same Python."

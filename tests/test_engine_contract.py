@@ -6,7 +6,6 @@ All of them run the bundled model, and plain `model.generate` is the judge.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,15 +74,9 @@ def foreign_server(folder: Path) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def ray_replicas(_: Path) -> Iterator[Engine]:
-    ray_serve = importlib.import_module("examples.ray_serve")
-    ray_serve.start_ray(None)
-    engine = ray_serve.RayEngine(SERVED, ray_serve.Cluster(replicas=2))
-    try:
-        ray_serve.wait_until_ready(engine)
-        yield engine
-    finally:
-        engine.close()
-        ray_serve.ray.shutdown()
+    engine = opened(replace(SERVED, engine="ray", replicas=2))
+    yield engine
+    engine.close()
 
 
 ENGINES = {

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from conftest import opened
 from support.foreign_servers import TINY_MODEL, running
 from support.oracle import Oracle
 from test_engine import GREEDY, assistant, picture, run, text_of, user
@@ -29,18 +29,9 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
-def ray_serve() -> Iterator[Any]:
-    """The example as a module, and a Ray of its own on this machine."""
-    ray_serve = importlib.import_module("examples.ray_serve")
-    ray_serve.start_ray(None)
-    yield ray_serve
-    ray_serve.ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def engine(ray_serve: Any) -> Iterator[Engine]:
-    engine = ray_serve.RayEngine(SERVED, ray_serve.Cluster(replicas=2))
-    ray_serve.wait_until_ready(engine)
+def engine() -> Iterator[Engine]:
+    engine = opened(replace(SERVED, engine="ray", replicas=2))
+    assert engine.status().state == "ready", engine.status()
     yield engine
     engine.close()
 
@@ -73,7 +64,9 @@ def test_later_turns_find_their_replica(engine: Engine) -> None:
         assert usage.cached_tokens > usage.prompt_tokens / 2
 
 
-def test_conversations_are_spread_over_the_replicas(ray_serve: Any) -> None:
+def test_conversations_are_spread_over_the_replicas() -> None:
+    routing = importlib.import_module("qwen_vl.engine.ray.routing")  # Ray is not everywhere
+
     class Named:
         def __init__(self, name: str) -> None:
             self.replica_id = type("Id", (), {"unique_id": name})
@@ -83,14 +76,14 @@ def test_conversations_are_spread_over_the_replicas(ray_serve: Any) -> None:
             self.kwargs = {"conversation": conversation}
 
     def choices(names: str, conversation: str) -> list[str]:
-        router = object.__new__(ray_serve.ConversationRouter)
+        router = object.__new__(routing.ConversationRouter)
         ranks = router.choose_replicas([Named(name) for name in names], Asked(conversation))
         with pytest.raises(StopIteration) as ended:
             ranks.send(None)
         return [rank[0].replica_id.unique_id for rank in ended.value.value]
 
-    conversations = [ray_serve.conversation_of(turns_of(seed)[0]) for seed in range(60)]
-    assert conversations == [ray_serve.conversation_of(turns_of(seed)[1]) for seed in range(60)]
+    conversations = [routing.conversation_of(turns_of(seed)[0]) for seed in range(60)]
+    assert conversations == [routing.conversation_of(turns_of(seed)[1]) for seed in range(60)]
     before = {name: choices("abc", name)[0] for name in conversations}
     assert set(before.values()) == set("abc")
     for name, first in before.items():
@@ -158,11 +151,10 @@ def test_a_closed_answer_gives_its_row_back(engine: Engine) -> None:
     assert run(engine, turns_of(4)[0])[-1].finish_reason in ("stop", "length")
 
 
-def test_more_replicas_are_started_under_load(ray_serve: Any, engine: Engine) -> None:
+def test_more_replicas_are_started_under_load(engine: Engine) -> None:
     """After the module's own engine: there is one of the application at a time."""
     engine.close()
-    engine = ray_serve.RayEngine(SERVED, ray_serve.Cluster(replicas=1, most_replicas=2))
-    ray_serve.wait_until_ready(engine)
+    engine = opened(replace(SERVED, engine="ray", replicas=1, most_replicas=2))
     assert len(replica_pids()) == 1
     over = threading.Event()
 
@@ -187,7 +179,7 @@ def test_more_replicas_are_started_under_load(ray_serve: Any, engine: Engine) ->
 def test_the_command_serves_and_ends(tmp_path: Path) -> None:
     """As the README says: the page and the API in front, and nothing left after SIGTERM."""
     others = replica_pids()
-    command = (str(EXAMPLES / "ray_serve.py"), "--replicas", "2", "--", "--model", "bundled")
+    command = (str(EXAMPLES / "ray_serve.py"), "--replicas", "2", "--model", "bundled")
     with running(tmp_path, *command) as url:
         client = httpx.Client(base_url=url.removesuffix("/v1"), timeout=PATIENCE_S)
         while client.get("/health").json()["status"] != "ready":

@@ -57,6 +57,10 @@ def open_engine(settings: Settings) -> Engine:
         from qwen_vl.engine.remote.engine import RemoteEngine  # openai is imported only here
 
         return RemoteEngine(settings)
+    if settings.engine == "ray":
+        from qwen_vl.engine.ray.engine import RayEngine  # ray is imported only here
+
+        return RayEngine(settings)
     from qwen_vl.engine.local.engine import LocalEngine  # torch is imported only here
 
     return LocalEngine(settings)

@@ -86,8 +86,8 @@ class Bridge:
         while self._answers and time.monotonic() < end_s:
             time.sleep(0.05)
 
-    def close(self, last: Callable[[], Awaitable[None]]) -> None:
-        """Ends answers as cancelled and every other task; then runs `last`. Idempotent."""
+    def close(self, last: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Ends answers as cancelled and every other task, then runs `last`. Idempotent."""
         with self._lock:  # no answer is begun after the last look
             if self._closed:
                 return
@@ -103,13 +103,14 @@ class Bridge:
         self._thread.join(CLOSE_S)
         self._loop.close()
 
-    async def _end_all(self, last: Callable[[], Awaitable[None]]) -> None:
+    async def _end_all(self, last: Callable[[], Awaitable[None]] | None) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
-        await last()
+        if last is not None:
+            await last()
 
     def _on_close(self, answer: Answer) -> None:
         with self._lock:
