@@ -365,9 +365,9 @@ def test_waiting_pictures_are_bounded(
     tiny_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    from qwen_vl.engine.local import scheduler
+    from qwen_vl.engine.local import budget
 
-    monkeypatch.setattr(scheduler, "PIXEL_BYTES", 1)
+    monkeypatch.setattr(budget, "PIXEL_BYTES", 1)
     engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_batch=1, max_queue=9))
     running = engine.stream([user("A")], LONG)
     next(running)

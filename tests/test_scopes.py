@@ -26,7 +26,7 @@ from qwen_vl.engine.local.preparation import Prepared
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.store import IDLE_S, FairStore
-from qwen_vl.engine.local.vision import EXAMPLES
+from qwen_vl.engine.local.vision_cache import EXAMPLES
 from qwen_vl.engine.local.waiting import PATIENCE_S, WaitingSequences
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.media.pictures import open_image

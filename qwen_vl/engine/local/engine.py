@@ -25,7 +25,7 @@ from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.local.scheduler import Scheduler
 from qwen_vl.engine.local.sequence import Sequence as LocalSequence
 from qwen_vl.engine.local.turns import Turns
-from qwen_vl.engine.local.vision import VisionCache, keys_of_examples
+from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, machine
 from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
 from qwen_vl.errors import (

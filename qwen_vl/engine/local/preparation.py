@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qwen_vl.engine.local.prefix import LayerStates, PrefixStore
-from qwen_vl.engine.local.vision import Features, VisionCache
+from qwen_vl.engine.local.vision import Features
+from qwen_vl.engine.local.vision_cache import VisionCache
 from qwen_vl.engine.model.pictures import PictureReader
 from qwen_vl.engine.model.prompt import Prompt
 

@@ -18,6 +18,8 @@ import torch
 from qwen_vl.config import Settings
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.batch import Batch, Row, fit_in_one_batch
+from qwen_vl.engine.local.budget import Budget
+from qwen_vl.engine.local.failures import in_words
 from qwen_vl.engine.local.prefill import (
     Prefilled,
     chunk_tokens,
@@ -28,15 +30,14 @@ from qwen_vl.engine.local.prefill import (
 )
 from qwen_vl.engine.local.prefix import LayerStates, PrefixStore
 from qwen_vl.engine.local.sequence import Sequence
-from qwen_vl.engine.local.vision import Features, VisionCache, between_blocks
+from qwen_vl.engine.local.vision import Features, between_blocks
+from qwen_vl.engine.local.vision_cache import VisionCache
 from qwen_vl.engine.local.waiting import WaitingSequences
-from qwen_vl.engine.model import machine
 from qwen_vl.engine.model.load import LoadedModel
-from qwen_vl.errors import Busy, EngineFailed, UserError
+from qwen_vl.errors import Busy, UserError
 from qwen_vl.heap import trim_heap
 
 BREATH_S = 0.03  # of encoding one picture, before the others get a step
-PIXEL_BYTES = 2**27  # of sequences whose prompts are not read yet: 30 or so pictures of full HD
 TRIMMED_BYTES = 2**28  # smaller caches leave holes that the next one fills
 
 log = logging.getLogger(__name__)
@@ -50,9 +51,6 @@ class Scheduler:
     """All sequences of one model; fills the stores of prefixes and pictures.
 
     `on_failure` is told in words when a request broke.
-
-    Memory is bounded: long sequences together hold no more tokens than one conversation may have,
-    and are long where they need more than their share of that. The others always find room.
     """
 
     def __init__(
@@ -68,11 +66,9 @@ class Scheduler:
         self._vision = vision
         self._on_failure = on_failure
         self._most_rows = settings.max_batch
-        self._long_tokens = settings.max_context_tokens // settings.max_batch
-        self._most_long_tokens = settings.max_context_tokens
+        self._budget = Budget(settings)
         self._changed = threading.Condition()
         self._closing = False
-        self._decoding_bytes = 0  # of the pixels of requests that are being prepared
         self._waiting = WaitingSequences(settings.max_queue)
         self._admitting: list[Sequence] = []  # between the queue and a batch
         self._running: dict[Row, Sequence] = {}
@@ -102,9 +98,7 @@ class Scheduler:
             full = self._waiting.is_full(scope, new_pictures=more_bytes > 0)
             if taken >= self._most_rows and full:
                 raise self.busy()
-            others = sum(one.prepared.pixel_bytes for one in (*self._waiting, *self._admitting))
-            others_bytes = others + self._decoding_bytes
-            if others_bytes and more_bytes and others_bytes + more_bytes > PIXEL_BYTES:
+            if not self._budget.has_room_for(more_bytes, (*self._waiting, *self._admitting)):
                 raise self.busy()
 
     @contextmanager
@@ -112,12 +106,12 @@ class Scheduler:
         """Holds memory for pixels that are being decoded. Raises Busy if there is none left."""
         with self._changed:
             self.check_room(scope, pixel_bytes)
-            self._decoding_bytes += pixel_bytes
+            self._budget.hold(pixel_bytes)
         try:
             yield
         finally:
             with self._changed:
-                self._decoding_bytes -= pixel_bytes
+                self._budget.hold(-pixel_bytes)
 
     def add(self, sequence: Sequence) -> None:
         """Lets a sequence wait for its turn. Raises Busy."""
@@ -199,19 +193,8 @@ class Scheduler:
             return []
 
     def _that_fit(self, order: Iterable[Sequence]) -> Iterator[Sequence]:
-        """Those for which there is memory now, if all that came before are taken too."""
-        held = (*self._running.values(), *self._admitting)
-        long_tokens = sum(one.most_tokens for one in held if self._is_long(one))
-        for sequence in order:
-            if self._is_long(sequence):
-                long_tokens += sequence.most_tokens
-                # A first one always fits. Where one has to wait, all after it do, or it starves.
-                if long_tokens > self._most_long_tokens:
-                    continue
-            yield sequence
-
-    def _is_long(self, sequence: Sequence) -> bool:
-        return len(sequence.keys) > self._long_tokens
+        """Those for which there is memory now."""
+        return self._budget.that_fit(order, (*self._running.values(), *self._admitting))
 
     def _take(self, sequences: list[Sequence]) -> list[Sequence]:
         for sequence in sequences:
@@ -402,16 +385,8 @@ class Scheduler:
 
     def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
         log.error("a request failed", exc_info=error)
-        if machine.is_out_of_memory(error):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            told = EngineFailed(
-                "There was not enough memory for this answer: use fewer or smaller pictures "
-                "(image detail), or start a new conversation."
-            )
-        else:
-            told = EngineFailed("The model failed on this request. The server's log says why.")
-        self._on_failure(f"{type(error).__name__}: {told}")
+        failure = in_words(error)
+        self._on_failure(f"{type(error).__name__}: {failure}")
         for sequence in sequences:
             sequence.is_broken = True
-            sequence.answer.fail(told)
+            sequence.answer.fail(failure)
