@@ -40,9 +40,10 @@ class RayEngine:
             cluster.most_replicas(settings) * settings.max_batch + settings.max_queue
         )
         self._bridge = Bridge("ray", waiting_and_running, settings.max_seconds)
-        self._joined = False
         self._handle: DeploymentHandle | None = None
-        self._bridge.start(self._watch())
+        self._joined = self._join()
+        if self._joined:
+            self._bridge.start(self._watch())
 
     @property
     def model_id(self) -> str:
@@ -118,16 +119,25 @@ class RayEngine:
         finally:
             chunks.cancel()
 
+    def _join(self) -> bool:
+        """On the caller's thread: a cluster that is started here ends with the thread it began on."""
+        try:
+            cluster.join(self._settings.ray_address)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = self._settings.ray_address or "this machine"
+            detail = f"No Ray cluster at {where}: check --ray-address. {error}"
+            self._status = replace(self._status, state="failed", detail=detail)
+            return False
+        return True
+
     async def _watch(self) -> None:
         """Starts the replicas, then looks at them now and then."""
         try:
-            await asyncio.to_thread(cluster.join, self._settings.ray_address)
-            self._joined = True
             replicas = cluster.deployment(self._settings)
             handle = await asyncio.to_thread(
                 serve.run, replicas, name=cluster.APP, route_prefix=None
             )
-        except (ConnectionError, ValueError, RuntimeError, RayError, RayServeException) as error:
+        except (RuntimeError, RayError, RayServeException) as error:
             self._status = replace(self._status, state="failed", detail=str(error))
             return
         self._handle = handle
