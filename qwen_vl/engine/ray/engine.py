@@ -120,7 +120,7 @@ class RayEngine:
             chunks.cancel()
 
     def _join(self) -> bool:
-        """On the caller's thread: a cluster that is started here ends with the thread it began on."""
+        """On the thread that opens the engine: a cluster ends with the thread that started it."""
         try:
             cluster.join(self._settings.ray_address)
         except (ConnectionError, ValueError, RuntimeError) as error:
