@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
+from support import clip_files
 from support.scripted_engine import READY, SPEED, USAGE, ScriptedEngine, echo
 from support.until import PATIENCE_S, until
+from test_api import serving
 
 from qwen_vl.config import BUNDLED_MODEL_ID, Settings
 from qwen_vl.errors import Busy, TooLarge
@@ -679,6 +682,25 @@ def test_frames_carry_their_true_times(uploads: Path) -> None:
     assert [second_of(frame.picture.decode()) for frame in frames] == [0, 5, 10]
     assert len(extracted(video, path, "even", 5, 4, 16)) == 4
     assert len(extracted(video, path, "interval", 1, 8, 3)) == 3
+
+
+def test_a_clip_gives_the_same_pictures_on_the_page_and_in_the_api(uploads: Path) -> None:
+    large = (cv2.resize(clip_files.frame(i), (1600, 800)) for i in range(30))
+    path = clip_files.write(uploads / "large.mp4", large)
+    frames = extracted(video_with(ScriptedEngine()), str(path), "interval", 1, 8, 16)
+
+    engine = ScriptedEngine("a")
+    address = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+    part = {"type": "video_url", "video_url": {"url": address}, "every_s": 1}
+    with serving(engine, Settings()) as client:
+        content = [part, {"type": "text", "text": "What happens?"}]
+        asked = {"messages": [{"role": "user", "content": content}]}
+        assert client.post("/v1/chat/completions", json=asked).status_code == 200
+    sent = engine.requests[0][0][0].images
+    assert [frame.time_s for frame in frames] == [part.time_s for part in sent]
+    for frame, part in zip(frames, sent, strict=True):
+        assert max(part.size) < 1600
+        assert frame.picture.decode().tobytes() == part.image.tobytes()
 
 
 def test_broken_clips_say_so_and_show_no_frames(uploads: Path, toasts: list[str]) -> None:

@@ -24,7 +24,7 @@ from qwen_vl.media.limits import check_bytes
 
 Method = Literal["interval", "even", "scenes"]
 
-MAX_SIDE_PX = 1280  # keyframes are scaled down to this; 32 of them take 90 MB or so
+MAX_SIDE_PX = 1024  # keyframes are scaled down to this, for the page and the API alike
 MEMORY_BYTES = 480 << 20  # for decoding: a 4K film in HEVC with 10 bits takes some 400 MB of it
 
 

@@ -44,7 +44,6 @@ from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.strings import language_of, say
 
-FRAME_SIDE_PX = 768  # frames are kept no larger: 32 of them take about 4 MB compressed
 FRAMES_BYTES = 128 * 1024**2  # of all tabs, compressed
 FRAMES_KEPT_S = 24 * 3600.0
 
@@ -93,7 +92,6 @@ class VideoChat(Conversation):
                 every_s=every_s,
                 count=int(count),
                 max_frames=int(max_frames),
-                max_side_px=FRAME_SIDE_PX,
                 on_progress=partial(_show_progress, bar, say("extracting", lang)),
                 should_stop=lambda: run.stopped,
             )
