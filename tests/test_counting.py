@@ -26,7 +26,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local import prefill, scheduler
-from qwen_vl.engine.local.turns import AT_ONCE
+from qwen_vl.engine.local.turns import MOST_ACTIVE
 from qwen_vl.engine.model.pictures import PictureReader
 from qwen_vl.errors import BadRequest, Busy, TooLarge
 from qwen_vl.media.pictures import content_hash
@@ -227,7 +227,7 @@ def test_decoding_is_bounded_and_text_goes_on(tiny_checkpoints: dict[str, Path])
             assert isinstance(refused.exception(), Busy)
             other = pool.submit(ask, "other", shown[6])
             assert run(engine, [user("Hello")])[-1].finish_reason == "length"
-            assert sum(one.begun.is_set() for one in shown) == AT_ONCE
+            assert sum(one.begun.is_set() for one in shown) == MOST_ACTIVE
             assert not any(one.done() for one in (*asked, other) if one is not refused)
         finally:
             gate.set()

@@ -425,7 +425,7 @@ def test_a_job_that_waits_for_busy_servers_encodes_once(
         job = jobs.submit(showing(picture), PARAMS)
         until(lambda: len(server.asked) > 3 * bridge.TRIES)
         server.answer = plain
-        until(lambda: jobs.get(job.task_id).status == "done")
+        until(lambda: jobs.get(job.job_id).status == "done")
         jobs.close()
     assert picture.decoded == 1
 

@@ -22,7 +22,7 @@ from test_api import serving
 from qwen_vl import jobs as tasks
 from qwen_vl.config import Settings
 from qwen_vl.errors import Bug, Busy
-from qwen_vl.jobs import AT_ONCE, BadJobFile, Jobs, JobView
+from qwen_vl.jobs import JOBS_AT_ONCE, BadJobFile, Job, Jobs
 from qwen_vl.jobs import store as job_store
 from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
 
@@ -56,9 +56,9 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def finished(jobs: Jobs, task_id: str, owner: str = "") -> JobView:
-    until(lambda: jobs.get(task_id, owner).status != "processing")
-    return jobs.get(task_id, owner)
+def finished(jobs: Jobs, job_id: str, owner: str = "") -> Job:
+    until(lambda: jobs.get(job_id, owner).status != "processing")
+    return jobs.get(job_id, owner)
 
 
 def rows(file: Path) -> dict[str, str]:
@@ -85,11 +85,10 @@ def test_while_the_file_is_locked_jobs_go_on_and_are_written_later(
     file = tmp_path / "jobs.sqlite"
     with jobs_of(ScriptedEngine("All of it"), file) as jobs:
         with locked(file):
-            ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(2 * AT_ONCE)]
+            ids = [jobs.submit(ASKED, PARAMS).job_id for _ in range(2 * JOBS_AT_ONCE)]
             assert [finished(jobs, id).text for id in ids] == ["All of it"] * len(ids)
-            assert jobs.counts() == (0, 0)
         until(lambda: rows(file) == dict.fromkeys(ids, "done"))
-        assert finished(jobs, jobs.submit(ASKED, PARAMS).task_id).status == "done"
+        assert finished(jobs, jobs.submit(ASKED, PARAMS).job_id).status == "done"
     assert caplog.text.count("cannot be written") == 1  # told once, not with every try
 
 
@@ -102,7 +101,7 @@ def test_a_file_that_no_longer_takes_anything_costs_neither_worker_nor_close(
             full = "create trigger full{0} before {0} on jobs begin select raise(fail, 'disk'); end"
             for change in ("insert", "update", "delete"):
                 db.execute(full.format(change))
-        ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(3 * AT_ONCE)]
+        ids = [jobs.submit(ASKED, PARAMS).job_id for _ in range(3 * JOBS_AT_ONCE)]
         assert [finished(jobs, id).text for id in ids] == ["a"] * len(ids)
     assert f"{len(ids)} jobs could not be written" in caplog.text
     assert "Traceback" not in caplog.text
@@ -111,12 +110,12 @@ def test_a_file_that_no_longer_takes_anything_costs_neither_worker_nor_close(
 def test_what_is_forgotten_before_it_was_written_leaves_no_row(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
     with jobs_of(ScriptedEngine("a"), file, most=3) as jobs:
-        first = jobs.submit(ASKED, PARAMS).task_id
+        first = jobs.submit(ASKED, PARAMS).job_id
         finished(jobs, first)
         with locked(file):
             ids = []
             for _ in range(6):
-                ids.append(jobs.submit(ASKED, PARAMS).task_id)
+                ids.append(jobs.submit(ASKED, PARAMS).job_id)
                 finished(jobs, ids[-1])
         until(lambda: set(rows(file)) == set(ids[-3:]))
         assert jobs.get(first) is None
@@ -126,10 +125,10 @@ def test_a_job_that_is_taken_is_in_the_file(tmp_path: Path) -> None:
     file, gate = tmp_path / "jobs.sqlite", threading.Event()
     with jobs_of(ScriptedEngine("a", gate), file) as jobs:
         job = jobs.submit(ASKED, PARAMS)
-        assert rows(file) == {job.task_id: "processing"}
+        assert rows(file) == {job.job_id: "processing"}
         gate.set()
-        finished(jobs, job.task_id)
-    assert rows(file) == {job.task_id: "done"}  # all is written before it closes
+        finished(jobs, job.job_id)
+    assert rows(file) == {job.job_id: "done"}  # all is written before it closes
 
 
 def test_calls_are_answered_while_the_file_is_locked(tmp_path: Path) -> None:
@@ -185,10 +184,9 @@ class Strange(ScriptedEngine):
 
 def test_an_answer_without_a_last_chunk_is_a_failed_job() -> None:
     with jobs_of(ScriptedEngine("Half", finish_reason=None)) as jobs:
-        job = finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
+        job = finished(jobs, jobs.submit(ASKED, PARAMS).job_id)
         assert (job.status, job.text, job.error_code) == ("failed", "Half", "engine_failed")
         assert "broke off" in job.error
-        assert jobs.counts() == (0, 0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), MemoryError(), ZeroDivisionError()])
@@ -197,7 +195,7 @@ def test_an_answer_that_breaks_is_a_failed_job(error: Exception) -> None:
         raise error
 
     with jobs_of(Strange(answer)) as jobs:
-        ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(AT_ONCE + 1)]
+        ids = [jobs.submit(ASKED, PARAMS).job_id for _ in range(JOBS_AT_ONCE + 1)]
         assert {finished(jobs, id).error_code for id in ids} == {Bug.code}
 
 
@@ -207,7 +205,7 @@ def test_a_job_whose_answer_hangs_can_be_cancelled_and_everything_closed(
     monkeypatch.setattr(tasks, "CLOSE_S", 0.2)
     gate = threading.Event()
     with jobs_of(Strange(lambda: Endless(gate)), most=2) as jobs:
-        ids = [jobs.submit(ASKED, PARAMS).task_id for _ in range(2)]
+        ids = [jobs.submit(ASKED, PARAMS).job_id for _ in range(2)]
         until(lambda: all(jobs.get(id).text for id in ids))
         job = jobs.cancel(ids[0])
         assert (job.status, job.text) == ("cancelled", "Half")
@@ -238,9 +236,9 @@ def test_waiting_pictures_count_as_files_and_are_abandoned_with_their_job(
     monkeypatch.setattr(tasks, "PICTURE_BYTES", 10_000)
     gate = threading.Event()
     with jobs_of(ScriptedEngine(gate)) as jobs:
-        pictures = [Undecoded() for _ in range(AT_ONCE + 2)]
+        pictures = [Undecoded() for _ in range(JOBS_AT_ONCE + 2)]
         ids = [
-            jobs.submit([Message("user", (ImagePart(picture),))], PARAMS).task_id
+            jobs.submit([Message("user", (ImagePart(picture),))], PARAMS).job_id
             for picture in pictures
         ]
         assert jobs.cancel(ids[-1]).status == "cancelled"
@@ -256,7 +254,7 @@ def test_a_restart_after_a_kill_fails_what_was_under_way(tmp_path: Path) -> None
     code = (
         "import sys, threading; from test_job_store import *\n"
         "with jobs_of(ScriptedEngine('a', threading.Event()), sys.argv[1]) as jobs:\n"
-        "    print(*[jobs.submit(ASKED, PARAMS).task_id for _ in range(6)], flush=True)\n"
+        "    print(*[jobs.submit(ASKED, PARAMS).job_id for _ in range(6)], flush=True)\n"
         "    threading.Event().wait(60)\n"
     )
     server = subprocess.Popen(
@@ -280,7 +278,7 @@ def test_more_results_than_are_kept_shrink_at_the_start(tmp_path: Path) -> None:
     with jobs_of(ScriptedEngine("a"), file) as jobs:
         ids = []
         for _ in range(5):
-            ids.append(jobs.submit(ASKED, PARAMS).task_id)
+            ids.append(jobs.submit(ASKED, PARAMS).job_id)
             finished(jobs, ids[-1])
     with jobs_of(ScriptedEngine("a"), file, most=2) as jobs:
         assert [jobs.get(id) is not None for id in ids] == [False] * 3 + [True] * 2
@@ -292,7 +290,7 @@ def test_more_results_than_are_kept_shrink_at_the_start(tmp_path: Path) -> None:
 def sound(file: Path, count: int = 40) -> None:
     with jobs_of(ScriptedEngine("long " * 200), file, most=1000) as jobs:
         for _ in range(count):
-            last = jobs.submit(ASKED, PARAMS).task_id
+            last = jobs.submit(ASKED, PARAMS).job_id
         finished(jobs, last)
 
 
@@ -386,7 +384,7 @@ def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
         with contextlib.closing(sqlite3.connect(file)) as db:
             db.execute("pragma journal_mode = wal")  # somebody has switched it on
         with jobs_of(ScriptedEngine("a"), file) as jobs:
-            finished(jobs, jobs.submit(ASKED, PARAMS).task_id)
+            finished(jobs, jobs.submit(ASKED, PARAMS).job_id)
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
         os.umask(before)
@@ -423,11 +421,11 @@ def test_where_nobody_has_a_key_all_places_are_there_for_all() -> None:
 
 def test_one_owners_jobs_never_cost_another_his_results() -> None:
     with jobs_of(ScriptedEngine("a"), most=6) as jobs:
-        mine = jobs.submit(ASKED, PARAMS, "ann").task_id
+        mine = jobs.submit(ASKED, PARAMS, "ann").job_id
         finished(jobs, mine, "ann")
         theirs = []
         for _ in range(20):
-            theirs.append(jobs.submit(ASKED, PARAMS, "bob").task_id)
+            theirs.append(jobs.submit(ASKED, PARAMS, "bob").job_id)
             finished(jobs, theirs[-1], "bob")
         assert jobs.get(mine, "ann").text == "a"
         kept = [id for id in theirs if jobs.get(id, "bob") is not None]

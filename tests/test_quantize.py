@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from qwen_vl.bench import accuracy
 from qwen_vl.config import Settings
-from qwen_vl.engine.model.quantize import GROUP, Int4Linear, Int8Linear, quantise, round_to_int4
+from qwen_vl.engine.model.quantize import GROUP, Int4Linear, Int8Linear, quantize, round_to_int4
 from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
 
 # Activations are rounded to bfloat16, which has 8 bits: the error of a sum stays below this share
@@ -92,7 +92,7 @@ def test_no_plain_linear_layer_is_left(tiny_checkpoints: dict[str, Path]) -> Non
     model = AutoModelForCausalLM.from_pretrained(
         tiny_checkpoints["qwen_text"], dtype=torch.bfloat16
     )
-    quantise(model, "int8", torch.float32)
+    quantize(model, "int8", torch.float32)
     assert not any(type(module) is nn.Linear for module in model.modules())
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
@@ -139,6 +139,6 @@ def test_an_embedding_that_does_more_than_look_up_is_kept() -> None:
 
     model, ids = Tiny(), torch.arange(10)
     before = model.embed(ids)
-    quantise(model, "int8", torch.float32)
+    quantize(model, "int8", torch.float32)
     assert torch.equal(model.embed(ids), before)
     assert isinstance(model.head, Int8Linear)

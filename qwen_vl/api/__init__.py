@@ -32,7 +32,7 @@ from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import NotFound, WrongMethod
-from qwen_vl.jobs import Jobs, JobView
+from qwen_vl.jobs import Job, Jobs
 from qwen_vl.metrics import CONTENT_TYPE, Metrics
 from qwen_vl.schema import Chunk, Message, TextPart
 
@@ -55,7 +55,7 @@ def build_router(
     guards = service.guards
     methods_of: dict[str, list[str]] = {}
     for method, path, endpoint, check in (
-        ("GET", "/health", service.health, _nothing),
+        ("GET", "/health", service.health, _no_guard),
         ("GET", "/v1/models", service.models, guards),
         ("POST", "/v1/chat/completions", service.chat_completions, guards),
         ("POST", "/stream_chat", service.stream_chat, guards),
@@ -72,7 +72,7 @@ def build_router(
         router.add_api_route(path, answering, methods=methods, include_in_schema=False)
     # Else these would be answered by the framework, in another shape than all other errors.
     for path, methods in methods_of.items():
-        wrong = answering_errors(metrics, path, _nothing)(_refusing_method(methods))
+        wrong = answering_errors(metrics, path, _no_guard)(_refusing_method(methods))
         others = [method for method in _METHODS if method not in methods]
         router.add_api_route(path, wrong, methods=others, include_in_schema=False)
     unknown = answering_errors(metrics, "/v1/*", guards)(_refusing_path)
@@ -83,7 +83,7 @@ def build_router(
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def _nothing(_: Request) -> None:
+def _no_guard(_: Request) -> None:
     pass
 
 
@@ -167,7 +167,7 @@ class _Service:
         owner = self.guards.key_owner(request)
         submit = partial(self.jobs.submit, call.messages, call.params, owner)
         job = await self.looking_up.run(submit)
-        return JSONResponse({"task_id": job.task_id, "status": job.status}, status_code=202)
+        return JSONResponse({"task_id": job.job_id, "status": job.status}, status_code=202)
 
     async def result(self, request: Request) -> Response:
         """A job as it is now."""
@@ -205,17 +205,17 @@ class _Service:
         release(request)
         return answer
 
-    async def _job(self, look: Callable[[str, str], JobView | None], request: Request) -> Response:
+    async def _job(self, look: Callable[[str, str], Job | None], request: Request) -> Response:
         """What `look` finds, in a thread: the jobs may lie in a file."""
-        task_id, owner = request.path_params["task_id"], self.guards.key_owner(request)
-        job = await self.looking_up.run(partial(look, task_id, owner))
+        job_id, owner = request.path_params["task_id"], self.guards.key_owner(request)
+        job = await self.looking_up.run(partial(look, job_id, owner))
         if job is None:
             raise NotFound("There is no such job, or it has been forgotten: see --job-keep-hours.")
-        return JSONResponse(_told(job), headers={"Cache-Control": "no-store"})
+        return JSONResponse(_as_json(job), headers={"Cache-Control": "no-store"})
 
 
-def _told(job: JobView) -> dict[str, Any]:
-    told: dict[str, Any] = {"task_id": job.task_id, "status": job.status, "result": job.text}
+def _as_json(job: Job) -> dict[str, Any]:
+    told: dict[str, Any] = {"task_id": job.job_id, "status": job.status, "result": job.text}
     told["created"] = job.created_s
     if job.status == "processing":
         told["position"] = job.position

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from qwen_vl.engine.model.quantize import Int8Linear, quantise
+from qwen_vl.engine.model.quantize import Int8Linear, quantize
 
 WINDOW = 512  # tokens that are read in one go
 TOPICS = ("assignment", "exceptions", "naming", "with", "typesmapping", "formatstrings")
@@ -73,11 +73,11 @@ def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
     yield "int8 weights, multiplied in float32", model
     for dtype in (torch.float32, torch.bfloat16):
         model = read(weights)
-        quantise(model, "int8", dtype)
+        quantize(model, "int8", dtype)
         yield f"int8, prefill in {str(dtype).removeprefix('torch.')}", model
     for scheme in ("int8", "int4"):
         model = read(weights)
-        quantise(model, scheme, torch.float32)
+        quantize(model, scheme, torch.float32)
         for layer in model.modules():
             if isinstance(layer, Int8Linear):
                 layer.most_decode_rows = WINDOW

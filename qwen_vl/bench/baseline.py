@@ -27,7 +27,7 @@ from qwen_vl.engine.model import checkpoint, machine
 from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
 from qwen_vl.engine.model.machine import release_memory
 from qwen_vl.engine.model.prompt import PromptBuilder
-from qwen_vl.engine.model.quantize import quantise
+from qwen_vl.engine.model.quantize import quantize
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.schema import Message
 
@@ -116,7 +116,7 @@ def random_2b(settings: Settings) -> Subject:
         config, dtype=torch.bfloat16 if rounded else choice.dtype
     )
     if rounded:
-        quantise(model, choice.quantize, choice.product_dtype)
+        quantize(model, choice.quantize, choice.product_dtype)
         release_memory()
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -29,8 +29,8 @@ class Answer:
     """An iterator of chunks; the last one carries finish_reason and usage.
 
     Iterating raises Busy, TooLarge, EngineFailed and the like from the `errors` family. `on_close`
-    is told when the reader has gone. `limit_s` is how long the writing may take. `asked_s`, on the
-    monotonic clock, is when the question came, if that was before now.
+    is called when the reader has gone. `limit_s` is how long the writing may take. `asked_s`, on
+    the monotonic clock, is when the question came, if that was before now.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Answer:
         self._changed = threading.Condition()  # of all that follows
         self._unread: deque[Chunk | UserError] = deque()
         self._wake: Callable[[], object] | None = None  # an event loop's reader
-        self._told: list[Ending] = []
+        self._listeners: list[Ending] = []
         self._last: Chunk | UserError | None = None
         self._exhausted = False
         self._asked_s = time.monotonic() if asked_s is None else asked_s
@@ -110,7 +110,7 @@ class Answer:
         with self._changed:
             last = self._last
             if last is None:
-                self._told.append(tell)
+                self._listeners.append(tell)
         if last is not None:
             tell(last)
 
@@ -159,8 +159,8 @@ class Answer:
                 return False
             self._last = last
             self._put(last)
-            told, self._told = self._told, []
-        for tell in told:
+            listeners, self._listeners = self._listeners, []
+        for tell in listeners:
             tell(last)
         return True
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import Bug, Busy, ShuttingDown, StillLoading, UserError
-from qwen_vl.jobs.file import BadJobFile, JobStatus, JobView
+from qwen_vl.jobs.file import BadJobFile, Job, JobStatus
 from qwen_vl.jobs.results import LOST, Results
 from qwen_vl.jobs.store import JobStore, check_file
 from qwen_vl.schema import (
@@ -30,11 +30,13 @@ from qwen_vl.schema import (
     held_bytes,
 )
 
-__all__ = ["AT_ONCE", "PICTURE_BYTES", "BadJobFile", "JobStatus", "JobView", "Jobs", "check_file"]
+__all__ = ["JOBS_AT_ONCE", "PICTURE_BYTES", "BadJobFile", "Job", "JobStatus", "Jobs", "check_file"]
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 4  # jobs that are answered at the same time: pages and calls need rows of the batch too
+JOBS_AT_ONCE = (
+    4  # jobs that are answered at the same time: pages and calls need rows of the batch too
+)
 PICTURE_BYTES = 2**30  # of all jobs that have not finished
 RETRY_S = 0.5  # how long a job waits when the engine has no place for it, doubled up to
 RETRY_MOST_S = 8.0
@@ -45,10 +47,10 @@ CLOSE_S = 10.0  # how long closing waits for the workers
 
 
 @dataclass(eq=False)
-class _Job:
+class _Unfinished:
     """One that has not finished yet."""
 
-    task_id: str
+    job_id: str
     owner: str
     created_s: float
     messages: Sequence[Message]
@@ -66,7 +68,7 @@ class Jobs:
     are kept, and finished ones for `keep_s` seconds. `owner` tells clients apart: nobody sees the
     jobs of others. Where there are several (`shared`), one with a name (an API key) holds at most
     half of the places, and of the memory for pictures, that unfinished jobs of others leave; see
-    `job_results` for the rest.
+    `results` for the rest.
     """
 
     def __init__(
@@ -76,54 +78,52 @@ class Jobs:
         self._shared = shared
         self._most = most
         self._lock = threading.Condition()
-        self._waiting: deque[_Job] = deque()
-        self._unfinished: dict[str, _Job] = {}
+        self._waiting: deque[_Unfinished] = deque()
+        self._unfinished: dict[str, _Unfinished] = {}
         self._refusing = self._closing = False
         self._store = JobStore(file)
         self._results = Results(self._store, keep_s, most)
         self._workers = [
             threading.Thread(target=self._work, name=f"job-{i}", daemon=True)
-            for i in range(AT_ONCE)
+            for i in range(JOBS_AT_ONCE)
         ]
         for worker in self._workers:
             worker.start()
 
-    def submit(
-        self, messages: Sequence[Message], params: SamplingParams, owner: str = ""
-    ) -> JobView:
+    def submit(self, messages: Sequence[Message], params: SamplingParams, owner: str = "") -> Job:
         """Raises Busy when unfinished jobs take all places or memory, ShuttingDown at the end.
 
         When this returns the job is in the file, unless that cannot be written just now.
         """
         size = held_bytes(messages)
-        job = _Job(secrets.token_urlsafe(16), owner, time.time(), messages, params, size)
+        job = _Unfinished(secrets.token_urlsafe(16), owner, time.time(), messages, params, size)
         with self._lock:
             if self._refusing or self._closing:
                 raise ShuttingDown
             self._check_share(job)
             self._results.make_room(owner, Counter(j.owner for j in self._unfinished.values()))
-            self._unfinished[job.task_id] = job
+            self._unfinished[job.job_id] = job
             self._waiting.append(job)
             view = self._view(job)
             self._store.put(owner, view)
             self._lock.notify_all()
-        self._store.wait(job.task_id, WRITE_S)
+        self._store.wait(job.job_id, WRITE_S)
         return view
 
-    def get(self, task_id: str, owner: str = "") -> JobView | None:
+    def get(self, job_id: str, owner: str = "") -> Job | None:
         """None for a job that is unknown, has expired or is somebody else's. Waits for nothing."""
         with self._lock:
-            job = self._unfinished.get(task_id)
+            job = self._unfinished.get(job_id)
             if job is not None:
                 return self._view(job) if job.owner == owner else None
-            return self._results.get(task_id, owner)
+            return self._results.get(job_id, owner)
 
-    def cancel(self, task_id: str, owner: str = "") -> JobView | None:
+    def cancel(self, job_id: str, owner: str = "") -> Job | None:
         """Ends a job that has not finished; one that has stays as it is."""
         with self._lock:
-            job = self._unfinished.get(task_id)
+            job = self._unfinished.get(job_id)
             if job is None or job.owner != owner:
-                return self.get(task_id, owner)
+                return self.get(job_id, owner)
             job.cancelled = True
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -133,14 +133,9 @@ class Jobs:
         if answer is not None:
             _close(answer)
         with self._lock:  # its last chunk has the figures, but it ends without one too
-            self._lock.wait_for(lambda: task_id not in self._unfinished, CANCEL_S)
+            self._lock.wait_for(lambda: job_id not in self._unfinished, CANCEL_S)
             self._finish(job, "cancelled")
-        return self.get(task_id, owner)
-
-    def counts(self) -> tuple[int, int]:
-        """(waiting, being answered)."""
-        with self._lock:
-            return len(self._waiting), len(self._unfinished) - len(self._waiting)
+        return self.get(job_id, owner)
 
     def refuse_more(self) -> None:
         """Takes no more; those that are here go on."""
@@ -182,12 +177,12 @@ class Jobs:
                 self._finish(job, "failed", error=Bug())  # if nothing else has
             del job  # and its pictures, while there is no other
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> _Unfinished | None:
         with self._lock:
             self._lock.wait_for(lambda: self._waiting or self._closing)
             return None if self._closing else self._waiting.popleft()
 
-    def _answer(self, job: _Job) -> None:
+    def _answer(self, job: _Unfinished) -> None:
         """Asks until the engine has a place for it, and no server behind it sends it back."""
         until_s, pause_s = time.monotonic() + PATIENCE_S, RETRY_S
         while True:
@@ -204,7 +199,7 @@ class Jobs:
                 self._lock.wait_for(lambda: job.cancelled or self._closing, pause_s)
             pause_s = min(2 * pause_s, RETRY_MOST_S)
 
-    def _ask(self, job: _Job) -> None:
+    def _ask(self, job: _Unfinished) -> None:
         with self._lock:
             if job.cancelled:
                 self._finish(job, "cancelled")
@@ -232,7 +227,7 @@ class Jobs:
 
     def _finish(
         self,
-        job: _Job,
+        job: _Unfinished,
         status: JobStatus,
         *,
         reason: FinishReason | None = None,
@@ -241,7 +236,7 @@ class Jobs:
     ) -> None:
         """Gives a job's place back; the first end that it is given counts."""
         with self._lock:
-            if self._unfinished.pop(job.task_id, None) is None:
+            if self._unfinished.pop(job.job_id, None) is None:
                 return
             view = replace(
                 self._view(job),
@@ -261,7 +256,7 @@ class Jobs:
         if status != "done":
             abandon_pictures(messages)
 
-    def _check_share(self, job: _Job) -> None:
+    def _check_share(self, job: _Unfinished) -> None:
         """Raises Busy when a job would take more than its owner's share."""
         mine = [other for other in self._unfinished.values() if other.owner == job.owner]
         others = [other for other in self._unfinished.values() if other.owner != job.owner]
@@ -278,9 +273,9 @@ class Jobs:
         """How much of what others leave one owner may take: all of it where it is the only one."""
         return (left + 1) // 2 if owner and self._shared else left
 
-    def _view(self, job: _Job) -> JobView:
+    def _view(self, job: _Unfinished) -> Job:
         position = self._waiting.index(job) + 1 if job in self._waiting else 0
-        return JobView(job.task_id, "processing", job.created_s, position=position, text=job.text)
+        return Job(job.job_id, "processing", job.created_s, position=position, text=job.text)
 
 
 def _close(answer: Answer) -> None:

@@ -50,13 +50,13 @@ class BadJobFile(ValueError):
 
 
 @dataclass(frozen=True)
-class JobView:
+class Job:
     """A job as it is now. `position` counts from 1 in the queue, 0 means that it is being answered.
 
     `created_s` and `finished_s` are Unix times.
     """
 
-    task_id: str
+    job_id: str
     status: JobStatus
     created_s: float
     finished_s: float | None = None
@@ -136,17 +136,17 @@ def _damaged(file: str) -> BadJobFile:
     return BadJobFile(f"--job-file {file} is damaged: move it away, a new one will be made.")
 
 
-def row_of(owner: str, job: JobView) -> Row:
+def row_of(owner: str, job: Job) -> Row:
     """A job in the order of `_COLUMNS`; SQLite refuses half a surrogate pair: it becomes '?'."""
     usage = json.dumps(asdict(job.usage)) if job.usage else None
     row = (
-        *(job.task_id, owner, job.status, job.created_s, job.finished_s),
+        *(job.job_id, owner, job.status, job.created_s, job.finished_s),
         *(job.text, job.finish_reason, usage, job.error_code, job.error),
     )
     return tuple(v.encode(errors="replace").decode() if isinstance(v, str) else v for v in row)
 
 
-def jobs_in(db: sqlite3.Connection, file: str) -> list[tuple[str, JobView]]:
+def jobs_in(db: sqlite3.Connection, file: str) -> list[tuple[str, Job]]:
     """(owner, job) of each row, those that finished first first. Raises BadJobFile."""
     with _in_words(file):
         try:
@@ -155,18 +155,18 @@ def jobs_in(db: sqlite3.Connection, file: str) -> list[tuple[str, JobView]]:
             raise _damaged(file) from error
 
 
-def _job_of(row: Row) -> tuple[str, JobView]:
+def _job_of(row: Row) -> tuple[str, Job]:
     """The other way round. Raises TypeError or ValueError for what no job can be."""
-    task_id, owner, status, created_s, finished_s, text, reason, usage, code, error = row
+    job_id, owner, status, created_s, finished_s, text, reason, usage, code, error = row
     if status not in get_args(JobStatus) or reason not in (None, *get_args(FinishReason)):
         raise ValueError(status, reason)
-    if not all(isinstance(value, str) for value in (task_id, owner, text)):
-        raise TypeError(task_id)
+    if not all(isinstance(value, str) for value in (job_id, owner, text)):
+        raise TypeError(job_id)
     if not all(isinstance(value, float) for value in (created_s, finished_s or 0.0)):
         raise TypeError(created_s)
     figures = Usage(**json.loads(usage)) if usage else None  # type: ignore[arg-type]
-    view = JobView(
-        *(task_id, status, created_s, finished_s, 0),  # type: ignore[arg-type]
+    view = Job(
+        *(job_id, status, created_s, finished_s, 0),  # type: ignore[arg-type]
         *(text, reason, figures, code, error),  # type: ignore[arg-type]
     )
     return owner, view  # type: ignore[return-value]

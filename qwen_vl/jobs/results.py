@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 
 from qwen_vl.errors import Busy, ShuttingDown
-from qwen_vl.jobs.file import JobView
+from qwen_vl.jobs.file import Job
 from qwen_vl.jobs.store import JobStore
 
 LOST = "The server stopped before this job was finished: send it again."
@@ -26,10 +26,10 @@ class Results:
 
     def __init__(self, store: JobStore, keep_s: float, most: int) -> None:
         self._store, self._keep_s, self._most = store, keep_s, most
-        self._jobs: dict[str, tuple[str, JobView]] = {}  # by id, the oldest first
+        self._jobs: dict[str, tuple[str, Job]] = {}  # by id, the oldest first
         found = store.load()
         for owner, job in [item for item in found if item[1].finished_s is not None]:
-            self._jobs[job.task_id] = (owner, job)
+            self._jobs[job.job_id] = (owner, job)
         for owner, job in [item for item in found if item[1].finished_s is None]:
             now_s, code = time.time(), ShuttingDown.code
             self.add(
@@ -38,15 +38,15 @@ class Results:
         while len(self._jobs) > most:
             self._forget(self._next_to_go("", Counter()))
 
-    def add(self, owner: str, job: JobView) -> None:
+    def add(self, owner: str, job: Job) -> None:
         """Keeps a job that has just ended."""
-        self._jobs[job.task_id] = (owner, job)
+        self._jobs[job.job_id] = (owner, job)
         self._store.put(owner, job)
 
-    def get(self, task_id: str, owner: str) -> JobView | None:
+    def get(self, job_id: str, owner: str) -> Job | None:
         """None for what is unknown, has expired or is somebody else's."""
         self.forget_expired()
-        whose, job = self._jobs.get(task_id, (None, None))
+        whose, job = self._jobs.get(job_id, (None, None))
         return job if whose == owner else None
 
     def make_room(self, owner: str, unfinished: Counter[str]) -> None:
@@ -66,9 +66,9 @@ class Results:
     def forget_expired(self) -> None:
         """Drops what has been kept for long enough."""
         before_s = time.time() - self._keep_s
-        for task_id, (_, job) in list(self._jobs.items()):
+        for job_id, (_, job) in list(self._jobs.items()):
             if (job.finished_s or 0.0) < before_s:
-                self._forget(task_id)
+                self._forget(job_id)
 
     def _counts(self, unfinished: Counter[str]) -> Counter[str]:
         return Counter(owner for owner, _ in self._jobs.values()) + unfinished
@@ -77,12 +77,12 @@ class Results:
         """The oldest result of whoever keeps the most jobs; rather one of `owner`'s own."""
         counts = self._counts(unfinished)
 
-        def rank(task_id: str) -> tuple[int, bool]:
-            whose, _ = self._jobs[task_id]
+        def rank(job_id: str) -> tuple[int, bool]:
+            whose, _ = self._jobs[job_id]
             return counts[whose], whose == owner
 
         return max(self._jobs, key=rank)
 
-    def _forget(self, task_id: str) -> None:
-        del self._jobs[task_id]
-        self._store.forget(task_id)
+    def _forget(self, job_id: str) -> None:
+        del self._jobs[job_id]
+        self._store.forget(job_id)

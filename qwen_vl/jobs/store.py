@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 
-from qwen_vl.jobs.file import BUSY_S, REPLACE, JobView, Row, jobs_in, opened, row_of
+from qwen_vl.jobs.file import BUSY_S, REPLACE, Job, Row, jobs_in, opened, row_of
 
 log = logging.getLogger(__name__)
 
@@ -38,34 +38,34 @@ class JobStore:
         self._in_file: set[str] = set()  # ids that may have a row
         self._failing = False
         self._close_by_s: float | None = None  # on the monotonic clock, once it is closing
-        self._found: list[tuple[str, JobView]] = []
+        self._found: list[tuple[str, Job]] = []
         self._writer: threading.Thread | None = None
         if file == MEMORY:
             return
         self._db = opened(file)
         self._found = jobs_in(self._db, file)
-        self._in_file = {view.task_id for _, view in self._found}
+        self._in_file = {view.job_id for _, view in self._found}
         self._writer = threading.Thread(target=self._write_on, name="job-store", daemon=True)
         self._writer.start()
 
-    def load(self) -> list[tuple[str, JobView]]:
+    def load(self) -> list[tuple[str, Job]]:
         """(owner, job) of all that the file held at the start, those that finished first first."""
         found, self._found = self._found, []
         return found
 
-    def put(self, owner: str, job: JobView) -> None:
+    def put(self, owner: str, job: Job) -> None:
         """Keeps a job as it is now. Never waits and never raises."""
-        self._change(job.task_id, row_of(owner, job))
+        self._change(job.job_id, row_of(owner, job))
 
-    def forget(self, task_id: str) -> None:
+    def forget(self, job_id: str) -> None:
         """Drops a job. Never waits and never raises."""
-        self._change(task_id, _FORGOTTEN)
+        self._change(job_id, _FORGOTTEN)
 
-    def wait(self, task_id: str, seconds: float) -> bool:
+    def wait(self, job_id: str, seconds: float) -> bool:
         """Waits until a job is written, but for no longer than writing works -> whether it is."""
         with self._lock:
-            self._lock.wait_for(lambda: task_id not in self._unwritten or self._failing, seconds)
-            return task_id not in self._unwritten
+            self._lock.wait_for(lambda: job_id not in self._unwritten or self._failing, seconds)
+            return job_id not in self._unwritten
 
     def close(self) -> None:
         """Writes what is left if that can be done in CLOSE_S. Never raises. Idempotent."""
@@ -80,14 +80,14 @@ class JobStore:
 
     # --- the writer ---
 
-    def _change(self, task_id: str, row: Row) -> None:
+    def _change(self, job_id: str, row: Row) -> None:
         with self._lock:
             if self._writer is None or self._close_by_s is not None:
                 return
-            if row == _FORGOTTEN and task_id not in self._in_file:
-                self._unwritten.pop(task_id, None)
+            if row == _FORGOTTEN and job_id not in self._in_file:
+                self._unwritten.pop(job_id, None)
             else:
-                self._unwritten[task_id] = row
+                self._unwritten[job_id] = row
             self._lock.notify_all()
 
     def _write_on(self) -> None:
@@ -114,7 +114,7 @@ class JobStore:
         """One transaction: all of it or nothing."""
         try:
             self._db.execute("begin immediate")
-            forgotten = [(task_id,) for task_id, row in batch.items() if row == _FORGOTTEN]
+            forgotten = [(job_id,) for job_id, row in batch.items() if row == _FORGOTTEN]
             self._db.executemany("delete from jobs where id = ?", forgotten)
             self._db.executemany(REPLACE, (row for row in batch.values() if row != _FORGOTTEN))
             self._db.execute("commit")
@@ -126,11 +126,11 @@ class JobStore:
 
     def _wrote(self, batch: dict[str, Row]) -> None:
         with self._lock:
-            for task_id, row in batch.items():
-                if self._unwritten.get(task_id) is row:  # else it has changed again meanwhile
-                    del self._unwritten[task_id]
+            for job_id, row in batch.items():
+                if self._unwritten.get(job_id) is row:  # else it has changed again meanwhile
+                    del self._unwritten[job_id]
                     if row == _FORGOTTEN:
-                        self._in_file.discard(task_id)
+                        self._in_file.discard(job_id)
             if self._failing:
                 log.info("%s can be written again", self._file)
             self._failing = False

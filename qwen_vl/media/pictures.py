@@ -82,7 +82,7 @@ class Picture:
         self.size = kept_size(*header.upright_size)
         self.key = key
         self._source, self._header, self._settings = source, header, settings
-        self._image: Callable[[], Image.Image | None] = _nothing  # a weak reference
+        self._image: Callable[[], Image.Image | None] = _no_image  # a weak reference
         self._lock = threading.Lock()
         self._abandoned = 0  # how often
 
@@ -115,7 +115,7 @@ class Picture:
         self._abandoned += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_image": _nothing}
+        state = {**self.__dict__, "_image": _no_image}
         del state["_lock"]
         return state
 
@@ -123,7 +123,7 @@ class Picture:
         self.__dict__.update(state, _lock=threading.Lock())
 
 
-def _nothing() -> None:
+def _no_image() -> None:
     """The pixels of a picture that has none now."""
 
 

@@ -18,10 +18,10 @@ from qwen_vl.errors import UserError
 from qwen_vl.schema import ImagePart, SamplingParams
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
-    AT_ONCE,
     LATEX,
     QUIET,
     SOON,
+    UNQUEUED,
     Conversation,
     index_of,
     session_of,
@@ -268,7 +268,7 @@ class Chat(Conversation):
                 concurrency_id="chat",
                 **QUIET,
             ).then(self.after, None, box, **SOON)
-        box.stop(self.stop, None, None, **AT_ONCE)
+        box.stop(self.stop, None, None, **UNQUEUED)
         chatbot.undo(self.undo, chatbot, both, **SOON)
         gr.on([chatbot.clear, new_chat.click], self.reset_clear, None, both, **SOON)
         camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)

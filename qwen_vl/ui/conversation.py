@@ -45,7 +45,7 @@ REFUSAL_SHOWN_S = 30
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Quick handlers go through the queue as well: without it Gradio drops gr.Info and gr.Warning.
 SOON: dict[str, Any] = {"concurrency_limit": None, **QUIET}
-AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}  # Stop, which must not wait behind anything
+UNQUEUED: dict[str, Any] = {"queue": False, **QUIET}  # Stop, which must not wait behind anything
 PICTURES_BYTES = 256 * 1024**2  # decoded pictures that are kept for the next turns, of all tabs
 PICTURES_KEPT_S = 3600.0
 ANSWERS_AT_ONCE = 64  # on the page; how many really run is the engine's to bound

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from qwen_vl.media.clips import Method
-from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, AT_ONCE, LATEX, QUIET, SOON
+from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, LATEX, QUIET, SOON, UNQUEUED
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
 from qwen_vl.ui.video import VideoChat
@@ -168,7 +168,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
             concurrency_id="video",
             **QUIET,
         ).then(video.after, None, buttons, **SOON)
-    stop.click(video.stop, None, None, **AT_ONCE)
+    stop.click(video.stop, None, None, **UNQUEUED)
     chatbot.undo(video.undo, chatbot, questions, **SOON)
     chatbot.clear(video.clear_all, None, questions, **SOON)
     return clips

@@ -1,6 +1,6 @@
 """Tells when generated tokens have fallen into a loop that will not end by itself.
 
-Small or quantised models get there under greedy decoding. Knows token ids only.
+Small or quantized models get there under greedy decoding. Knows token ids only.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def token_keys(prompt: Prompt, image_token_id: int | None) -> np.ndarray:
     keys = np.array(prompt.token_ids, dtype=np.int64)
     if not prompt.pictures:
         return keys
-    visual = [_visual_keys(picture.content, picture.tokens) for picture in prompt.pictures]
+    visual = [_visual_keys(picture.content_key, picture.tokens) for picture in prompt.pictures]
     keys[keys == image_token_id] = np.concatenate(visual)
     return keys
 

@@ -70,6 +70,6 @@ def decode(prompt: Prompt, prepared: Prepared, reader: PictureReader) -> None:
     made: dict[str, np.ndarray] = {}
     for i in prepared.missing:
         picture = prompt.pictures[i]
-        if picture.content not in made:
-            made[picture.content] = reader.pixels(picture)
-        prepared.pictures[i] = made[picture.content]
+        if picture.content_key not in made:
+            made[picture.content_key] = reader.pixels(picture)
+        prepared.pictures[i] = made[picture.content_key]

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 from qwen_vl.errors import UserError
 
-AT_ONCE = 2  # requests that handle pixels; each holds one decoded picture and what it has scaled
+MOST_ACTIVE = (
+    2  # requests that handle pixels; each holds one decoded picture and what it has scaled
+)
 OTHERS_SHARE = 4  # one of so many places in a line is left to other scopes
 
 
@@ -26,7 +28,7 @@ def share_of(most: int) -> int:
 
 
 class Turns:
-    """At most AT_ONCE requests handle pixels at a time, those of the least busy scopes first.
+    """At most MOST_ACTIVE requests handle pixels at a time, those of the least busy scopes first.
 
     `most_waiting` may wait for that; `busy` makes the refusal of one more.
     """
@@ -44,10 +46,10 @@ class Turns:
         mine = object()
         with self._changed:
             line = list(self._waiting.values())
-            if len(self._active) >= AT_ONCE and is_full(line, scope, self._most_waiting):
+            if len(self._active) >= MOST_ACTIVE and is_full(line, scope, self._most_waiting):
                 raise self._busy()
             self._waiting[mine] = scope
-            self._changed.wait_for(lambda: len(self._active) < AT_ONCE and self._next() is mine)
+            self._changed.wait_for(lambda: len(self._active) < MOST_ACTIVE and self._next() is mine)
             del self._waiting[mine]
             self._active.append(scope)
             self._changed.notify_all()  # there may be room for one more

@@ -49,7 +49,7 @@ class VisionCache:
     def find(self, picture: Picture, scope: str) -> Features | None:
         """What is kept of this picture for this scope. Does not count."""
         with self._lock:
-            return self._kept.get(self._scope(picture, scope), picture.content)
+            return self._kept.get(self._scope(picture, scope), picture.content_key)
 
     def features(
         self, loaded: LoadedModel, picture: Picture, prepared: Features | np.ndarray, scope: str
@@ -64,7 +64,7 @@ class VisionCache:
         made = encode(loaded, picture, prepared)
         size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in made)
         with self._lock:
-            self._kept.put(self._scope(picture, scope), picture.content, made, size_bytes)
+            self._kept.put(self._scope(picture, scope), picture.content_key, made, size_bytes)
         return made
 
     def _scope(self, picture: Picture, scope: str) -> str:

@@ -28,7 +28,7 @@ from transformers import (
 from qwen_vl.engine.model.checkpoint import Checkpoint, Report
 from qwen_vl.engine.model.machine import Choice, is_out_of_memory, release_memory
 from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
-from qwen_vl.engine.model.quantize import quantise
+from qwen_vl.engine.model.quantize import quantize
 from qwen_vl.errors import ModelUnavailable
 
 VISION_FAMILIES = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen2_vl")
@@ -198,7 +198,7 @@ def _weights(checkpoint: Checkpoint, choice: Choice, has_vision: bool, report: R
         transformers.utils.logging.set_tqdm_hook(previous)
     if on_cpu:
         report(f"Rounding the weights to {choice.quantize}", None)
-        quantise(model, choice.quantize, choice.product_dtype)
+        quantize(model, choice.quantize, choice.product_dtype)
         release_memory()  # what the weights took before, or it stays with this process
     return model.eval()
 

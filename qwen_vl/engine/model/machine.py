@@ -35,11 +35,11 @@ class Choice:
     """Where and how the model runs; `reason` is shown to the user."""
 
     device: str  # "cpu", "cuda", "mps", or "auto" for several GPUs
-    dtype: torch.dtype  # of activations, and of weights that are not quantised
+    dtype: torch.dtype  # of activations, and of weights that are not quantized
     threads: int
     reason: str
     quantize: str = "none"  # "int8" or "int4" on a CPU, "4bit" on a GPU
-    product_dtype: torch.dtype = torch.float32  # what quantised weights are widened to for prefill
+    product_dtype: torch.dtype = torch.float32  # what quantized weights are widened to for prefill
 
     @property
     def precision(self) -> str:
@@ -50,7 +50,7 @@ class Choice:
 def choose(settings: Settings, *, tiny: bool = False, has_experts: bool = False) -> Choice:
     """Picks for `settings`; `tiny` models run in float32, where they are exact and fast anyway.
 
-    Models with experts are not quantised on a CPU: theirs are no linear layers. Raises
+    Models with experts are not quantized on a CPU: theirs are no linear layers. Raises
     ModelUnavailable for what this machine or the model cannot do.
     """
     threads = settings.threads or usable_cores()

@@ -42,7 +42,7 @@ class Picture:
         return content_hash(source) if isinstance(source, Image.Image) else source.key
 
     @property
-    def content(self) -> str:
+    def content_key(self) -> str:
         """Equal for what the model sees alike: equal-size pictures have equal token ids."""
         return f"{self.key}:{self.grid}"
 

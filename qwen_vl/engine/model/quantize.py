@@ -129,7 +129,7 @@ def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
 _of_thread = threading.local()
 
 
-def quantise(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
+def quantize(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
     """Replaces the model's linear layers one by one, in place, so that memory only ever falls.
 
     `scheme` is "int8" or "int4". In int4, what runs once per picture (the vision encoder), what

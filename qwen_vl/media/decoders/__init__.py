@@ -81,7 +81,7 @@ class Decoders:
                 cause = watch.cause or "stop" * worker.was_closed or _cause_of(worker.end())
                 raise _refusal(cause, what, limit_s) from None
         if "error" in message[0]:
-            raise _told(message[0])
+            raise _error_in(message[0])
 
     def close(self) -> None:
         """Ends all workers; who waits for one gets Abandoned. A later call starts new ones."""
@@ -239,7 +239,7 @@ class _Watch:
                 return self._worker.kill()
 
 
-def _told(header: dict[str, Any]) -> Exception:
+def _error_in(header: dict[str, Any]) -> Exception:
     kind, text = _TELLABLE.get(str(header["error"])), str(header.get("text"))
     return kind(text) if kind else RuntimeError(f"in a decoder: {text}")
 
