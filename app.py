@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings(argv)
     start_logging()
     try:
-        check_file(settings.job_file)  # both before a model is loaded in vain
+        check_file(settings.job_file)  # both before the model is loaded: either may end the program
         sockets = listen(settings.host.strip("[]"), settings.port)
     except BadJobFile as error:
         print(f"app.py: {error}", file=sys.stderr)

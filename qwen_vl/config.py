@@ -158,7 +158,7 @@ class Settings:
         "take at most half of the places that other keys leave",
     )
     shutdown_seconds: float = _option(
-        30.0, "seconds that running answers get to finish when the server is told to stop"
+        30.0, "seconds for running answers to finish when the server stops"
     )
     share: bool = _option(False, "also open a public gradio.live link")
     system_prompt: str = _option("", "system prompt that new chats start with", metavar="TEXT")
@@ -175,7 +175,7 @@ class Settings:
     max_image_mb: float = _option(MAX_IMAGE_MB, "largest picture file, in MB")
     max_video_mb: float = _option(MAX_VIDEO_MB, "largest clip, in MB")
     max_upload_mb: float = _option(
-        MAX_UPLOAD_MB, "what the page keeps of all visitors' uploads, in MB; the oldest go first"
+        MAX_UPLOAD_MB, "space for all visitors' uploads, in MB; the oldest are deleted first"
     )
     max_image_megapixels: float = _option(
         MAX_IMAGE_MEGAPIXELS, "largest picture, in million pixels, before it is scaled down"
@@ -197,10 +197,10 @@ class Settings:
         1024, "memory for earlier prompts and answers, so that follow-up questions start at once"
     )
     vision_cache_mb: int = _option(256, "memory for what the vision encoder made of pictures")
-    max_batch: int = _option(MAX_BATCH, "answers that are written at the same time")
-    max_queue: int = _option(MAX_QUEUE, "requests that may wait; one more is told to come back")
+    max_batch: int = _option(MAX_BATCH, "largest batch: answers generated at the same time")
+    max_queue: int = _option(MAX_QUEUE, "requests that may wait; one more is refused with 429")
     max_seconds: float = _option(
-        MAX_SECONDS, "seconds of work on one answer; what is there by then is kept"
+        MAX_SECONDS, "seconds until one answer is ended; its text so far is kept"
     )
 
     def __post_init__(self) -> None:
@@ -464,7 +464,7 @@ def keep_uploads_in(folder: Path) -> None:
 
 
 def start_ray_when_told_only() -> None:
-    """Or a look at replicas that is still under way at the end would start another Ray."""
+    """Without this, a status check that is still running at the end would start another Ray."""
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 

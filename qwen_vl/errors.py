@@ -46,14 +46,14 @@ class WrongMethod(UserError):
 
 
 class TooSlow(UserError):
-    """The request did not come in its time."""
+    """The request took too long to arrive."""
 
     status = 408
     code = "request_timeout"
 
 
 class Conflict(UserError):
-    """Something else is under way that this would get in the way of."""
+    """This would disturb something that is under way."""
 
     status = 409
     code = "conflict"
@@ -102,7 +102,7 @@ class TooOften(Busy):
 
 
 class OutOfTime(UserError):
-    """The answer was not finished within its time. `partial` is what there is of it."""
+    """The time limit ended the answer. `partial` is its text so far."""
 
     status = 504
     code = "timeout"
@@ -127,7 +127,7 @@ class EngineFailed(UserError):
 
 
 class Bug(UserError):
-    """All that anybody is told about a bug; the log has its traceback."""
+    """What users read about a bug. The log has the traceback."""
 
     status = 500
     code = "internal_error"
@@ -151,7 +151,7 @@ class StillLoading(ModelUnavailable):
 
 
 class ShuttingDown(ModelUnavailable):
-    """The server finishes what it has begun and takes nothing new."""
+    """The server is shutting down: it finishes what it has begun and takes nothing new."""
 
     code = "shutting_down"
 

@@ -16,8 +16,8 @@ _M_ARENA_MAX = -8  # from glibc's malloc.h
 def share_heaps() -> None:
     """Lets all threads share two heaps.
 
-    With one for each thread, what short-lived threads free stays scattered over all of them: 640
-    questions to the bundled model grew the process by 70 MB that nothing used, with two by none.
+    With one heap for each thread, what short-lived threads free stays scattered over all heaps. 640
+    questions to the bundled model then grew the process by 70 MB; with two heaps it did not grow.
     """
     mallopt = _from_libc("mallopt")
     if mallopt is not None:

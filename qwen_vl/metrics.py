@@ -1,8 +1,8 @@
 """Figures for Prometheus: what was asked, what went wrong, how fast answers were.
 
-`Measured` is an engine around an engine: it counts what goes through it, whoever asks. A bug is
-what is logged with its traceback, whoever does that. Knows the engine's interface and nothing of
-HTTP; no text or picture leaves a trace here.
+`Measured` wraps an engine and counts everything that goes through it. Whatever is logged with a
+traceback counts as a bug. Knows the engine's interface and nothing of HTTP. No text or picture
+leaves a trace here.
 """
 
 from __future__ import annotations

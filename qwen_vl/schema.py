@@ -42,7 +42,7 @@ class Undecoded(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Nobody wants it any more: ends a decoding that is under way, from any thread."""
+        """Ends a decoding that is under way, from any thread: nobody wants the picture any more."""
         ...
 
 
@@ -68,7 +68,7 @@ class ImagePart:
 
     @property
     def held_bytes(self) -> int:
-        """Memory that it takes now: its file's, where it is not decoded yet and tells."""
+        """Memory that it takes now: its file's bytes until it is decoded."""
         width, height = self.size
         return getattr(self.source, "held_bytes", width * height * 3)
 
@@ -105,7 +105,7 @@ def held_bytes(messages: Sequence[Message]) -> int:
 
 
 def abandon_pictures(messages: Sequence[Message]) -> None:
-    """Nobody wants the pictures of a conversation any more: ends their decoding."""
+    """Ends the decoding of a conversation's pictures: nobody wants them any more."""
     for part in (part for message in messages for part in message.images):
         if not isinstance(part.source, Image.Image):
             part.source.abandon()
@@ -158,7 +158,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What is running, told honestly. `progress` is 0..1 while loading, None when unknown."""
+    """What is running. `progress` is 0..1 while loading, None when unknown."""
 
     state: LoadState
     model_id: str

@@ -139,10 +139,9 @@ def _name(choice: machine.Choice) -> str:
 class SubjectEngine(LocalEngine):
     """The local engine over the subject that `find` gives. No token ends its answers.
 
-    Found on the inference thread, as the app loads its model there: OpenMP keeps a team of workers
-    for every thread that ever computed in parallel, and with two teams alive its workers sleep
-    between products where they would wait awake. Every decode step of a 2B model took a third
-    longer so.
+    The model is loaded on the inference thread, as in the app. OpenMP keeps a team of workers for
+    every thread that ever computed in parallel. With two teams alive, workers sleep between
+    products, and every decode step of a 2B model took a third longer.
     """
 
     def __init__(self, find: Callable[[Settings], Subject], settings: Settings) -> None:

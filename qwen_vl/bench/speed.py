@@ -107,7 +107,7 @@ def at_least(least: int) -> Callable[[str], int]:
 def measure(
     settings: Settings, *, shape: str | None, image_px: int, new_tokens: int, most_at_once: int
 ) -> tuple[list[Figure], str]:
-    """Runs everything, one after another, and tells what it is doing -> (figures, model name)."""
+    """Runs everything, one after another, and prints what it is doing -> (figures, model name)."""
     from qwen_vl.bench import baseline
 
     find = baseline.random_2b if shape else baseline.named

@@ -43,7 +43,7 @@ class Engine(Protocol):
         ...
 
     def drain(self, seconds: float) -> None:
-        """Refuses new requests from now on, and waits for the others, at most so many seconds."""
+        """Refuses new requests from now on, and waits at most `seconds` for the others to end."""
         ...
 
     def close(self) -> None:

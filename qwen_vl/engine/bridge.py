@@ -26,7 +26,7 @@ CLOSE_S = 5.0
 
 
 class TryAgain(Exception):
-    """Nothing has been said yet. `told` is for the user if nobody else can answer either."""
+    """The answer has not begun. The user reads `told` if nobody else can answer either."""
 
     def __init__(self, told: UserError) -> None:
         super().__init__(str(told))
@@ -80,7 +80,7 @@ class Bridge:
         return answer
 
     def drain(self, seconds: float) -> None:
-        """Takes no more, and waits for the others, at most so many seconds."""
+        """Takes no more, and waits at most `seconds` for the others to end."""
         self._draining = True
         end_s = time.monotonic() + seconds
         while self._answers and time.monotonic() < end_s:

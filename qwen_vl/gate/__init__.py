@@ -1,7 +1,7 @@
 """The gate before everything on the port, page and API alike.
 
-A request gets through if it was sent to a name of this server, by no web page of another site, and
-with a body within its bounds. Knows ASGI and the settings. Knows nothing of what is behind it.
+A request gets through if its Host is a name of this server, no other site's web page sent it, and
+its body is within bounds. Knows ASGI and the settings. Knows nothing of what is behind it.
 """
 
 from __future__ import annotations

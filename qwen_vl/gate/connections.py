@@ -1,6 +1,6 @@
 """TCP connections: idle ones do not stay, stuck ones are cut, and one more always finds room.
 
-uvicorn itself waits for a request's head, and for a reader, for ever; hence this small subclass of
+uvicorn waits for ever for a request's headers and for a slow reader. So this is a small subclass of
 its HTTP protocol. Knows uvicorn. Knows nothing of requests.
 """
 

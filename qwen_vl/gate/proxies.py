@@ -40,7 +40,7 @@ class Proxies:
         return any(ip in network for network in self._networks)
 
     def client_of(self, peer: str, headers: Headers) -> str:
-        """The address of who asks: of all hops, the last that is no proxy of ours."""
+        """The client's address: of all hops, the last one that is not a trusted proxy."""
         if not self.trust(peer):
             return peer
         hops = ",".join(
@@ -56,7 +56,7 @@ class Proxies:
         return peer
 
     def host_of(self, peer: str, headers: Headers, hosts: Hosts) -> str | None:
-        """The `Host` the client asked for; None if it told none."""
+        """The `Host` that the client asked for; None if it sent none."""
         forwarded = (header(headers, b"x-forwarded-host") or "").partition(",")[0].strip()
         # The share link's own name is harmless from anybody: it only ever leads back here.
         if forwarded and (self.trust(peer) or hosts.is_share(forwarded.lower())):

@@ -14,7 +14,7 @@ WINDOW_S = 60.0
 
 
 def network_of(address: str) -> str:
-    """Whose address this is: an IPv4 address itself, of an IPv6 address the /64 that one gets."""
+    """Who is counted: an IPv4 address itself, or the /64 network of an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -51,7 +51,7 @@ class RateLimit:
             self._change(address, 1)
 
     def _change(self, address: str, by: int) -> float:
-        """What is left afterwards; below 0: nothing was taken, and so much is missing."""
+        """What is left afterwards. Below 0 nothing was taken, and that is how much is missing."""
         key, now_s = network_of(address), time.monotonic()
         left, since_s = self._buckets.pop(key, (self._most, now_s))
         left = min(self._most, left + (now_s - since_s) * self._most / WINDOW_S)

@@ -1,4 +1,4 @@
-"""What a refused request is told, in the form that clients of the OpenAI API read."""
+"""The body of a refusal, in the form that clients of the OpenAI API read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Asynchronous jobs: questions that are answered in the background and picked up later.
 
 Jobs wait in a queue of their own and are answered a few at a time. All of them are kept in memory
-until they expire, and by `job_store` in a file that survives a restart; jobs that a dead server
+until they expire. `store` keeps them in a file that survives a restart; jobs that a dead server
 left unfinished come back as failed. Every job ends, whatever its answer or the disk does. Knows the
 engine's interface and nothing of HTTP.
 """
@@ -270,7 +270,7 @@ class Jobs:
             raise Busy("The pictures of waiting jobs take all the memory: try again later.")
 
     def _share(self, left: int, owner: str) -> int:
-        """How much of what others leave one owner may take: all of it where it is the only one."""
+        """How much of what others leave one owner may take; a single owner may take all of it."""
         return (left + 1) // 2 if owner and self._shared else left
 
     def _view(self, job: _Unfinished) -> Job:

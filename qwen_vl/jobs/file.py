@@ -147,7 +147,7 @@ def row_of(owner: str, job: Job) -> Row:
 
 
 def jobs_in(db: sqlite3.Connection, file: str) -> list[tuple[str, Job]]:
-    """(owner, job) of each row, those that finished first first. Raises BadJobFile."""
+    """(owner, job) of each row, in the order in which they finished. Raises BadJobFile."""
     with _in_words(file):
         try:
             return [_job_of(row) for row in db.execute(_SELECT)]
@@ -156,7 +156,7 @@ def jobs_in(db: sqlite3.Connection, file: str) -> list[tuple[str, Job]]:
 
 
 def _job_of(row: Row) -> tuple[str, Job]:
-    """The other way round. Raises TypeError or ValueError for what no job can be."""
+    """A row -> (owner, job). Raises TypeError or ValueError for a row that is no job."""
     job_id, owner, status, created_s, finished_s, text, reason, usage, code, error = row
     if status not in get_args(JobStatus) or reason not in (None, *get_args(FinishReason)):
         raise ValueError(status, reason)

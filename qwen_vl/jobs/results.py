@@ -74,7 +74,7 @@ class Results:
         return Counter(owner for owner, _ in self._jobs.values()) + unfinished
 
     def _next_to_go(self, owner: str, unfinished: Counter[str]) -> str:
-        """The oldest result of whoever keeps the most jobs; rather one of `owner`'s own."""
+        """The oldest result of the owner with the most jobs; `owner` itself on a tie."""
         counts = self._counts(unfinished)
 
         def rank(job_id: str) -> tuple[int, bool]:

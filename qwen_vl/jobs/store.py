@@ -1,8 +1,7 @@
-"""The SQLite file that jobs outlive a restart in, written behind the back of who changes them.
+"""Writes jobs to a SQLite file in the background, so that they survive a restart.
 
-A thread of its own writes, so that nobody ever waits for a disk or a lock. What cannot be written
-now is kept here and tried again, later each time. Knows nothing of engines, queues or
-limits.
+A thread of its own writes, so that nobody waits for a disk or a lock. What cannot be written now is
+kept and tried again after growing pauses. Knows nothing of engines, queues or limits.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class JobStore:
         self._writer.start()
 
     def load(self) -> list[tuple[str, Job]]:
-        """(owner, job) of all that the file held at the start, those that finished first first."""
+        """(owner, job) of everything in the file at the start, first finished first."""
         found, self._found = self._found, []
         return found
 
@@ -62,7 +61,7 @@ class JobStore:
         self._change(job_id, _FORGOTTEN)
 
     def wait(self, job_id: str, seconds: float) -> bool:
-        """Waits until a job is written, but for no longer than writing works -> whether it is."""
+        """Waits until a job is written, or until writing fails. Returns whether it is written."""
         with self._lock:
             self._lock.wait_for(lambda: job_id not in self._unwritten or self._failing, seconds)
             return job_id not in self._unwritten
@@ -137,7 +136,7 @@ class JobStore:
             self._lock.notify_all()
 
     def _wait_for_better(self, error: sqlite3.Error, pause_s: float) -> bool:
-        """Whether to try once more, which is soon when the store is being closed."""
+        """Whether to try once more. While the store is being closed the next try comes soon."""
         with self._lock:
             if not self._failing:
                 text = "%s cannot be written (%s): jobs are kept in memory and written later"

@@ -1,8 +1,8 @@
 """The first bytes of a picture -> its format, size and orientation, without decoding anything.
 
-Knows how the formats that are read here begin, and the names of those that are not. Runs in the
-server on untrusted bytes, so it is plain Python that only compares, counts and skips, in a bounded
-number of steps. Does not know Pillow, and does not tell whether the pixels are sound.
+Runs in the server on untrusted bytes, so it is plain Python that compares, counts and skips, in a
+bounded number of steps. Knows how formats begin, and the names of those that are not read. Does not
+know Pillow, and does not tell whether the pixels are sound.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def read_header(data: bytes) -> Header:
 
 
 def damaged(cause: str = "") -> str:
-    """What is said of a broken picture; `cause` is a decoder's word for it."""
+    """The refusal of a broken picture; `cause` is a decoder's word for it."""
     is_cut = any(word in cause for word in ("truncated", "EOF", "cut off"))
     state = "incomplete: its end is missing" if is_cut else "damaged and cannot be decoded"
     return f"The picture is {state}. Save or download it again, then send the new file."
 
 
 def not_read(what: str) -> str:
-    """What is said of a format that is known but not read."""
+    """The refusal of a format that is known but not read."""
     return f"{what} is not read here. Save the picture as PNG or JPEG and send that."
 
 
@@ -289,7 +289,7 @@ def _checked(orientation: int) -> int:
 
 
 def _foreign(data: bytes) -> str:
-    """What it is instead of a picture that is read here, where its first bytes tell."""
+    """The name of a format that is not read here, if the first bytes tell it."""
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
     brands = re.findall(b"....", data[8:64], re.DOTALL) if data[4:8] == b"ftyp" else []
     if b"<svg" in head:

@@ -40,7 +40,7 @@ def check_bytes(size_bytes: int, limit_mb: float, what: str) -> None:
 
 
 def too_many_bytes(what: str, limit_mb: float) -> str:
-    """What is said of a file over the limit."""
+    """The refusal of a file over the limit."""
     return f"The {what} file is larger than {limit_mb:g} MB. Send a smaller or shorter one."
 
 

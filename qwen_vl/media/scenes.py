@@ -37,7 +37,7 @@ class SceneFinder:
         self._found: list[Timed] = []  # one for each finished scene
         self._kept: list[Timed] = []  # of the scene that runs and of what may be the next one
         self._changes: list[tuple[float, float]] = []  # (time_s, score) of every picture
-        self._decided = 0  # so many of them were looked at
+        self._decided = 0  # how many of them were looked at
         self._start_s = 0.0  # of the scene that runs
         self._before: np.ndarray | None = None
 

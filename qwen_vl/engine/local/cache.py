@@ -82,7 +82,7 @@ def new_cache(layers: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
 
 
 def columns_in_use(lengths: torch.Tensor, columns: int) -> torch.Tensor:
-    """[rows, columns] int64: 1 but for the padding on the left of rows of `lengths` tokens."""
+    """[rows, columns] int64: 1 for tokens, 0 for padding left of rows of `lengths` tokens."""
     return (torch.arange(columns) >= (columns - lengths).unsqueeze(1)).long()
 
 

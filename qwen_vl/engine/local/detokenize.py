@@ -1,6 +1,6 @@
 """Token ids -> text deltas that are safe to show: whole characters, no stop strings.
 
-Nothing is held back but incomplete UTF-8 and what may be the beginning of a stop string.
+Holds back only incomplete UTF-8, and text that may begin a stop string.
 """
 
 from __future__ import annotations

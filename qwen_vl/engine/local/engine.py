@@ -1,7 +1,6 @@
 """The local engine: requests are prepared on any thread, one inference thread owns the model.
 
-What happens to a request that is prepared is the `scheduler`'s. Knows nothing of Gradio, HTTP or
-files.
+The `scheduler` takes over once a request is prepared. Knows nothing of Gradio, HTTP or files.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from qwen_vl.heap import share_heaps
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 MB = 2**20
-PREFIX_CONTEXTS = 4  # prefixes need no more memory than so many of the longest conversations
+PREFIX_CONTEXTS = 4  # the prefix store is never larger than this many of the longest conversations
 CLOSE_S = 60.0  # for the part of a prefill that is under way
 DEGRADED_S = 60.0  # how long a failed request shows in the status
 

@@ -1,4 +1,4 @@
-"""What broke in a request -> what its user is told."""
+"""An exception inside a request -> the error that its user reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qwen_vl.errors import EngineFailed
 
 
 def in_words(error: Exception) -> EngineFailed:
-    """Out of memory is told as such, and what the GPU's allocator keeps is given back."""
+    """Says so where memory ran out, and gives the GPU allocator's free memory back."""
     if not machine.is_out_of_memory(error):
         return EngineFailed("The model failed on this request. The server's log says why.")
     if torch.cuda.is_available():

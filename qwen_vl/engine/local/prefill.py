@@ -1,7 +1,7 @@
 """A prompt -> its KV cache and the logits of the first new token.
 
-Runs only what no earlier prompt has left in the prefix store, and the vision encoder only for new
-pictures. Works in parts, so that a long prompt holds nobody up for long.
+Runs only the tokens that the prefix store does not hold, and encodes only new pictures. Works in
+parts, so that a long prompt does not hold the others up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHORT_TOKENS = 64  # what is left of a prompt whose system prompt or picture was
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Prompts that are in their cache but for their last tokens' successors."""
+    """Prompts whose tokens are all in the cache, and the logits of each one's first new token."""
 
     logits: torch.Tensor  # [rows, vocabulary], of the first new tokens
     rows: list[Row]
@@ -83,14 +83,14 @@ def prefill(
 
 
 def chunk_tokens(loaded: LoadedModel, done: int = 0) -> int:
-    """How many tokens one part of a prefill runs after `done` others."""
+    """How many tokens the next part of a prefill runs, when `done` are in the cache."""
     if loaded.device.type != "cpu":
         return CHUNK_TOKENS_GPU
     return max(1, min(CHUNK_TOKENS_CPU, CHUNK_PAIRS_CPU // (done + 1)))
 
 
 def next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
-    """Runs one more part of a prefill; the result once it was the last."""
+    """Runs one more part of a prefill. Returns the result after the last part."""
     try:
         next(parts)
     except StopIteration as finished:
@@ -114,7 +114,7 @@ def read_own_texts(loaded: LoadedModel, system_prompt: str, prefixes: PrefixStor
 
 
 def fit_together(keys: Sequence[np.ndarray], found: Sequence[int]) -> bool:
-    """Whether `prefill_together` takes prompts with these keys, of which so much is stored."""
+    """Whether `prefill_together` takes these prompts; `found` counts each one's stored tokens."""
     tail = max(len(one) - stored for one, stored in zip(keys, found, strict=True))
     return tail <= SHORT_TOKENS and all(
         len(one) >= tail and not (one[-tail:] < 0).any() for one in keys
@@ -124,11 +124,11 @@ def fit_together(keys: Sequence[np.ndarray], found: Sequence[int]) -> bool:
 def prefill_together(
     loaded: LoadedModel, prompts: Sequence[Prompt], starts: Sequence[Sequence[LayerStates]]
 ) -> Prefilled:
-    """Prompts that `fit_together` in one pass: it costs hardly more than the shortest one alone.
+    """Reads prompts that `fit_together` in one pass, which costs hardly more than one alone.
 
-    Each row runs as many of its last tokens as the one that has the most to run, so that all
-    padding lies on the left; what that row has stored of them already is not used, and counts as
-    found all the same: what others ask at the same moment shows in no figure.
+    Every row runs as many of its last tokens as the row with the most to run. So all padding lies
+    on the left. Stored tokens that run again still count as found: no figure may tell what others
+    ask at the same moment.
     """
     found = [start[0][0].shape[2] if start else 0 for start in starts]
     lengths = [len(prompt.token_ids) for prompt in prompts]

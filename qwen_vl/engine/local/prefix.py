@@ -1,9 +1,9 @@
 """Keeps the KV caches of earlier prompts and answers, and finds the longest common prefix.
 
-Goes by content: token ids, and for visual tokens the hash of their picture, because pictures of
+Compares content: token ids, and for visual tokens the hash of their picture, because pictures of
 equal size have equal token ids. So a second, an edited and a regenerated turn all reuse what is
-still equal. A prefix serves the scope that left it; what the server itself sets, its system prompt,
-serves all scopes alike, from the start on. So how much is found tells a scope nothing of others.
+still equal. A prefix serves only the scope that left it. The server's own system prompt serves all
+scopes from the start. So the number of tokens found tells a scope nothing about others.
 Bounded in bytes. Knows nothing of models or requests.
 """
 
@@ -84,8 +84,8 @@ class PrefixStore:
     def longest(self, keys: np.ndarray, scope: str = "") -> list[LayerStates]:
         """Views on the states of the longest prefix of `keys` that this scope may see.
 
-        Short of the last token, which always runs, because its logits are needed. An empty list if
-        none fits. Counts as a use.
+        Without the last token: it always runs, because its logits are needed. An empty list if none
+        fits. Counts as a use.
         """
         with self._lock:
             prefix, length = self._best(keys, scope)
@@ -140,7 +140,7 @@ class PrefixStore:
                 return
         try:
             new = Prefix(keys, _copies(layers))
-        except (MemoryError, RuntimeError) as error:  # a copy only fails for want of memory
+        except (MemoryError, RuntimeError) as error:  # only a lack of memory makes a copy fail
             log.warning("no memory to keep a prefix, all are dropped: %s", error)
             with self._lock:
                 self._kept.clear()

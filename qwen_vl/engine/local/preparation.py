@@ -1,4 +1,4 @@
-"""What a request brings before its turn: what caches cover is found, and only the rest is decoded.
+"""Before a request's turn: finds what the caches cover, and decodes only the rest.
 
 Runs in the callers' threads. Knows nothing of the model or of the queue.
 """

@@ -1,6 +1,6 @@
 """Who gets a token next: sequences wait, are prefilled, decode together, and leave.
 
-Keeps what prompts and answers leave behind for later ones. What goes wrong in one request ends that
+Stores the states of prompts and answers for later ones. A failure in one request ends only that
 request. Any thread adds sequences; one thread runs them. Knows nothing of threads or loading.
 """
 
@@ -48,9 +48,9 @@ class _Unwanted(Exception):
 
 
 class Scheduler:
-    """All sequences of one model; fills the stores of prefixes and pictures.
+    """All sequences of one model. Fills the prefix store and the vision cache.
 
-    `on_failure` is told in words when a request broke.
+    Calls `on_failure` with a sentence when a request breaks.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Scheduler:
             return not (self._waiting or self._admitting or self._running)
 
     def check_room(self, scope: str, more_bytes: int = 0) -> None:
-        """Raises Busy if one more sequence, with so many bytes of pixels, may not wait."""
+        """Raises Busy if one more sequence, with `more_bytes` of new pixels, may not wait."""
         with self._changed:
             taken = len(self._running) + len(self._admitting) + len(self._waiting)
             full = self._waiting.is_full(scope, new_pictures=more_bytes > 0)
@@ -147,7 +147,7 @@ class Scheduler:
             self._step()
 
     def end(self, cause: UserError | None) -> None:
-        """Ends all answers: as cancelled, or with what has happened."""
+        """Ends all answers: as cancelled, or with `cause`."""
         with self._changed:
             everybody = [*self._running.values(), *self._admitting, *self._waiting]
             self._waiting.clear()
@@ -213,7 +213,7 @@ class Scheduler:
     # --- reading prompts ---
 
     def admit(self, sequences: list[Sequence]) -> None:
-        """Reads the prompt of one sequence, or of several that `prefill.fit_together`."""
+        """Reads the prompt of one sequence, or of several that fit together."""
         if len(sequences) < 2 or not self._read_together(sequences):
             for sequence in sequences:
                 if sequence.answer.wanted:
@@ -242,9 +242,9 @@ class Scheduler:
             self._depth -= 1
 
     def _go_on_with_others(self, sequence: Sequence) -> None:
-        """In the middle of a prefill: a step for all others, and those are let in who take no time.
+        """In the middle of a prefill: gives all others a step, and lets short prompts in.
 
-        Raises _Unwanted when nobody waits for the sequence itself any more.
+        Raises _Unwanted when nobody waits for this sequence any more.
         """
         if self._depth == 1:
             self.admit(self._quick_one())
@@ -257,7 +257,7 @@ class Scheduler:
             raise _Unwanted
 
     def _start(self, sequence: Sequence) -> list[LayerStates]:
-        """The longest that is stored now, or was when the request was prepared."""
+        """The longest prefix that is stored now, or was stored when the request was prepared."""
         stored = self._prefixes.longest(sequence.keys, sequence.scope)
         stored_tokens = stored[0][0].shape[2] if stored else 0
         held = sequence.prepared
@@ -283,7 +283,7 @@ class Scheduler:
         return features
 
     def _read_together(self, sequences: list[Sequence]) -> bool:
-        """Prefills them in one pass; False if that failed, and then they can be tried alone."""
+        """Prefills them in one pass. Returns False if that failed: then each can be tried alone."""
         for sequence in sequences:
             sequence.answer.start()
         starts = [self._start(sequence) for sequence in sequences]
@@ -299,7 +299,7 @@ class Scheduler:
         return True
 
     def _begin(self, sequences: list[Sequence], result: Prefilled) -> None:
-        """Takes prefilled sequences into a batch, with their first tokens."""
+        """Puts prefilled sequences into a batch, and picks their first tokens."""
         batch = self._batch_for([row.length for row in result.rows])
         batch.join(result.rows, result.cache)
         with self._changed:
@@ -325,7 +325,7 @@ class Scheduler:
     # --- decoding ---
 
     def _step(self) -> None:
-        """One more token for everybody who is in a batch."""
+        """One more token for every row of every batch."""
         for batch in tuple(self._batches):
             self._decode(batch)
         self._batches = [batch for batch in self._batches if batch.rows]
@@ -358,14 +358,14 @@ class Scheduler:
         self._fail([self._running.pop(row) for row in rows if row in self._running], error)
 
     def _pick(self, sequence: Sequence, logits: torch.Tensor) -> None:
-        """The sequence's next token. What goes wrong here is of this row alone."""
+        """Picks the sequence's next token. A failure here is of this row alone."""
         try:
             sequence.accept(sequence.sampler.next_token(logits), self._loaded.end_ids)
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([sequence], error)
 
     def _drop_ended(self, batch: Batch) -> None:
-        """Takes ended rows out; what they hold is kept for the next turn."""
+        """Takes ended rows out, and stores their states for the next turn."""
         gone = []
         for row in batch.rows:
             sequence = self._running[row]

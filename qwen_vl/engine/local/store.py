@@ -57,9 +57,9 @@ class FairStore(Generic[V]):
         return held.entries[key][0]
 
     def make_room(self, scope: str, size_bytes: int, replaced: Sequence[Hashable] = ()) -> bool:
-        """Drops what must go for so many bytes more, the scope's own `replaced` ones first.
+        """Drops what must go for `size_bytes` more, the scope's own `replaced` ones first.
 
-        False if the scope's share is too small for them, and then nothing goes.
+        Returns False, and drops nothing, if the scope's share is too small.
         """
         victims = self._victims(scope, size_bytes, replaced)
         if victims is None:

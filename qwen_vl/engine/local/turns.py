@@ -14,7 +14,7 @@ from qwen_vl.errors import UserError
 MOST_ACTIVE = (
     2  # requests that handle pixels; each holds one decoded picture and what it has scaled
 )
-OTHERS_SHARE = 4  # one of so many places in a line is left to other scopes
+OTHERS_SHARE = 4  # of every OTHERS_SHARE places in a line, one is left to other scopes
 
 
 def is_full(waiting: Sequence[str], scope: str, most: int) -> bool:

@@ -1,8 +1,8 @@
 """The sequences that wait, and whose turn it is. Not safe between threads: the scheduler locks.
 
-First comes who has the fewest answers running, then who brings no new pictures, then who came
-first. Nobody starves: every second turn goes to the one that waited longest, once that is over
-PATIENCE_S. Neither one scope nor new pictures may fill the whole queue.
+The scope with the fewest running answers goes first, then sequences without new pictures, then the
+first come. Nobody starves: once the oldest has waited for PATIENCE_S, it gets every second turn.
+Neither one scope nor new pictures may fill the whole queue.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class WaitingSequences:
         self._sequences.remove(sequence)
 
     def forget(self, answer: Answer) -> None:
-        """Its reader has gone."""
+        """Removes the sequence whose reader has gone."""
         self._sequences = [one for one in self._sequences if one.answer is not answer]
 
     def clear(self) -> None:

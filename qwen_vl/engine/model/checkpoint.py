@@ -48,7 +48,7 @@ Report = Callable[[str, float | None], None]  # what is being done, and how far 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete model folder, the name to show for it, and what users must be told of it."""
+    """A complete model folder, the name to show for it, and what users must know about it."""
 
     folder: Path
     model_id: str

@@ -40,7 +40,7 @@ SMALL_PASS = 2**31  # tokens times bytes of weights: about 10 ms on one core
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, and what the engine must know of it."""
+    """A model ready to run, and what the engine must know about it."""
 
     model: Any
     tokenizer: Any
@@ -71,10 +71,10 @@ class LoadedModel:
         return int(self.model.get_memory_footprint())
 
     def forward(self, tokens: int, **inputs: Any) -> Any:
-        """The model's forward pass over so many tokens.
+        """The model's forward pass over `tokens` tokens.
 
-        One with little work runs on one thread: a team waits in every layer for its slowest member,
-        and where a clip is being decoded that is one without a core.
+        A small pass runs on one thread. A team of threads waits in every layer for its slowest
+        member, and while a clip is being decoded one member has no core.
         """
         small = self.device.type == "cpu" and tokens * self.weight_bytes < SMALL_PASS
         if not small:

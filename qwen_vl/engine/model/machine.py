@@ -1,8 +1,7 @@
 """Which precision, device and thread count suit this machine, and why.
 
-Decides by measurement: on a CPU, "auto" is not to be trusted, because bfloat16 is emulated on many
-of them and then several times slower than float32, and fewer bits are faster only where there are
-kernels for them. Knows nothing of models.
+Decides by measurement. Many CPUs emulate bfloat16, which is then several times slower than float32,
+and fewer bits are faster only where there are kernels for them. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -120,7 +119,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Gives memory that nothing uses any more back to the system, where that can be asked for."""
+    """Gives unused memory back to the system, where the C library offers that."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,10 +1,10 @@
 """Messages -> token ids and the pictures among them, in the format the checkpoint was trained on.
 
 The chat template comes with the checkpoint; an image is one placeholder there, which is repeated
-here once per visual token. Text from users is tokenised with control tokens taken apart, so a typed
-`<|im_end|>` ends nothing. Texts that stand next to each other are joined before: the template would
-join them, and halves of a control token would become a real one. Frames of a clip get their time
-before them: `<12.3 seconds>`, the form of Qwen's cookbook for frames that were chosen by hand.
+here once per visual token. Control tokens in a user's text are taken apart, so a typed
+`<|im_end|>` ends nothing. Neighbouring texts are joined first: the template would join them, and
+two halves of a control token would become a real one. Each frame of a clip follows its time,
+`<12.3 seconds>`: the form of Qwen's cookbook for frames that were chosen by hand.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Linear layers with 8- or 4-bit weights for the CPU, put in the place of a model's own.
 
-Only weights are rounded, never activations, because rounding those ruins language models (measured
-in the README). The same stored weights serve two kernels: decoding runs a kernel that unpacks while
-it multiplies, as reading the weights is what takes the time there; prefill widens the weights of
-one layer at a time and runs an ordinary matrix product in the type that is fastest on this machine.
+Only weights are rounded, never activations: rounding those ruins language models. The same stored
+weights serve two kernels. Decoding spends its time on reading weights, so its kernel unpacks while
+it multiplies. Prefill widens the weights of one layer at a time and runs an ordinary matrix product
+in the type that is fastest on this machine.
 Knows nothing of families, requests or files.
 """
 
@@ -132,9 +132,9 @@ _of_thread = threading.local()
 def quantize(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
     """Replaces the model's linear layers one by one, in place, so that memory only ever falls.
 
-    `scheme` is "int8" or "int4". In int4, what runs once per picture (the vision encoder), what
-    decides between tokens (the output layer) and what has no whole groups stays in int8. All else
-    becomes float32, but for the embedding, of which only single rows are read.
+    `scheme` is "int8" or "int4". With int4 three kinds of layers stay in int8: those of the vision
+    encoder, the output layer, and layers without whole groups. The embedding keeps its type, as
+    only single rows of it are read. Everything else becomes float32.
     """
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     head = model.get_output_embeddings()  # type: ignore[operator]

@@ -1,9 +1,9 @@
 """An `Engine` over other servers that speak the OpenAI API: vLLM, SGLang, llama.cpp, this one.
 
 Each answer is a task of its own (`bridge`), so that ending one closes its connection in any phase.
-The least busy healthy server is asked; what fails before the first token is tried again, on another
-server where there is one. Knows how servers are chosen and watched; how they are read is for
-`remote_wire`. torch is never imported here.
+Asks the least busy healthy server. What fails before the first token is tried again, on another
+server if there is one. Knows how servers are chosen and watched; `wire` reads their answers. Never
+imports torch.
 """
 
 from __future__ import annotations
@@ -173,9 +173,9 @@ class RemoteEngine:
         answer.finish(reason, usage)
 
     async def _open(self, up: Upstream, request: dict[str, Any], stack: AsyncExitStack) -> Any:
-        """The response with an answer; fields that this server refuses are left out.
+        """The response with an answer, without the fields that this server refuses.
 
-        From then on, too, where it is seen to answer without them and does not take them at all.
+        Later requests leave a field out too, once the server has answered without it.
         """
         left_out, refused = set(up.refused), Refused()
         create = up.client.chat.completions.with_streaming_response.create
@@ -195,7 +195,7 @@ class RemoteEngine:
             return response
 
     async def _ask_why(self, up: Upstream, request: dict[str, Any]) -> None:
-        """Some servers end a stream without a word where they would refuse the plain question."""
+        """Some servers end a stream silently, but refuse the same question unstreamed."""
         plain = {**request, "stream": False, "max_tokens": 1}
         plain = without(plain, {*up.refused, "stream_options"})
         create = up.client.chat.completions.with_streaming_response.create

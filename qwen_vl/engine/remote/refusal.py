@@ -1,7 +1,7 @@
-"""What the refusal of a server behind this one means: a field that it does not take, or words.
+"""What the refusal of another server means: a field that it does not take, or a message to show.
 
-A server's words may quote the question, so what they say of a field counts for that question alone
-as soon as the question itself names the field; and they are never logged. Knows errors of openai's
+A refusal may quote the question. So where the question itself names a field, what the refusal says
+about that field counts for this question alone. Refusals are never logged. Knows errors of openai's
 client; knows nothing of connections.
 """
 
@@ -65,7 +65,7 @@ def refused_fields(error: openai.APIStatusError, request: dict[str, Any]) -> Ref
 
 
 def _is_near(told: str, name: str, words: str) -> bool:
-    """Whether one sentence says `told` of the field."""
+    """Whether one sentence says `told` about the field."""
     before = rf"(?:{told})[^.\n]{{0,200}}\b{name}\b"
     after = rf"\b{name}\b[^.\n]{{0,80}}(?:{told})"
     return re.search(f"{before}|{after}", words[:2000], re.I) is not None
@@ -116,9 +116,9 @@ def told_of(error: openai.APIStatusError, said: str) -> UserError | None:
 
 
 def said_of(error: Exception, hidden: Sequence[str]) -> str:
-    """An error in one short line, with a server's own words where there are some.
+    """An error in one short line, with the server's own words where it sent some.
 
-    What lets one into a server is not among them: `hidden`, and all that looks like it.
+    Credentials are cut out: the texts in `hidden`, and everything that looks like a key.
     """
     if isinstance(error, openai.APIStatusError):
         words = _words(error) or f"status {error.status_code}"

@@ -125,7 +125,7 @@ def request_of(
 
 
 def texts_of(request: dict[str, Any]) -> list[str]:
-    """All that the one who asks has written himself."""
+    """Everything that the user wrote."""
     texts = list(request.get("stop", ()))
     for message in request["messages"]:
         content = message["content"]

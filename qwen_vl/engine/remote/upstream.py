@@ -1,4 +1,4 @@
-"""One server behind this one, and what is known of it: its models, its health, its refusals.
+"""One upstream server, and what is known about it: its models, its health, its refusals.
 
 Its address is shown without name and password, and a model that is a file without its folders.
 """

@@ -29,7 +29,7 @@ MOST_TOKENS = 10**9  # what is beyond is no count
 
 
 class Garbled(Exception):
-    """What a server sent is no answer, or says that there is none. The message is about that."""
+    """The server sent something that is no answer. The message says what."""
 
 
 # --- sending ---

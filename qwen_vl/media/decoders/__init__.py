@@ -1,8 +1,8 @@
 """A few processes that decode untrusted files, each with a budget of time and memory.
 
-Knows processes, budgets and whose turn it is. Does not know pictures or clips: what there is to
-decode, and how, is between the caller and `worker`. A decoder in a thread could not be stopped;
-a process is killed when its time is up, when its memory is used up, or when nobody waits any more.
+A decoder in a thread could not be stopped. A process is killed when its time is up, when its memory
+is used up, or when nobody waits any more. Knows processes, budgets and whose turn it is. Does not
+know pictures or clips: the caller and `worker` agree on those.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class _Worker:
 
 
 class _WorkerDied(Exception):
-    """A worker has ended, by itself or killed, or says what it must not."""
+    """A worker has ended, was killed, or sent nonsense."""
 
 
 class _Watch:
@@ -245,7 +245,7 @@ def _error_in(header: dict[str, Any]) -> Exception:
 
 
 def _cause_of(status: int) -> str:
-    """What a worker died of: its status is negative, or that of what it forked."""
+    """Why a worker died: its own status is negative, that of its fork is shifted."""
     number = -status if status < 0 else status - SIGNAL_STATUS
     return _CAUSES.get(number, "")
 

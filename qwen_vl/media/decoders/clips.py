@@ -1,9 +1,8 @@
 """One untrusted clip -> keyframes with their times. Runs in a worker. Alone imports av and cv2.
 
-Knows containers, timestamps and limits. Does not know the model, prompts or pages, and chooses
-frames by time or by content, never by what was asked. The container is named by its first bytes and
-not guessed, so that no playlist is followed; pixels are bounded before a frame is decoded; a frame
-counts only if it was decoded and converted without an error.
+The first bytes name the container and FFmpeg never guesses, so no playlist is followed. Pixels are
+bounded before a frame is decoded. A frame counts only if it was decoded and converted without an
+error. Knows containers, timestamps and limits. Does not know the model, prompts or pages.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One untrusted picture -> its pixels: RGB, upright, bounded. Runs in a worker.
 
-Knows Pillow and what else is in the files. Pixels decide: metadata that is large, broken or has a
-wrong checksum is cut off before a parser sees it. Works through a picture in bands, so that no
-second copy of all its pixels is ever needed.
+Only pixels count: metadata that is large, broken or has a wrong checksum is cut off before a parser
+sees it. Works through a picture in bands, so that it never needs a second copy of all pixels. Knows
+Pillow and the structure of the files.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def _tells_colours(segment: bytes) -> bool:
 def _jpeg_without_end(data: bytes, settings: Settings) -> Image.Image:
     """A JPEG whose end marker is missing, if all of its pixels are there.
 
-    Decoders fill what is missing from the bits that follow, without a word. So other bits follow
-    in a second reading: where they change a pixel, pixels were missing.
+    Decoders silently fill missing pixels from the bits that follow. So a second reading puts other
+    bits there: where they change a pixel, pixels were missing.
     """
     data = data.rstrip(b"\xff")
     last = data.rfind(b"\xff\xda")

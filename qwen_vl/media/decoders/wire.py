@@ -1,7 +1,7 @@
 """Messages over a pipe: a small JSON header, then bytes. Both ends of `decoders` speak it.
 
-JSON and not pickle, for a worker that read a hostile file is not trusted. Unbuffered, so that a
-forked worker finds everything in the pipe that its template has not taken out.
+JSON and not pickle: a worker that read a hostile file is not trusted. Unbuffered, so that a forked
+worker finds in the pipe everything that its parent has not read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def receive(pipe: IO[bytes]) -> Message:
 
 
 def read(pipe: IO[bytes], size: int) -> bytearray:
-    """Exactly so many bytes. Raises EOFError where the other end is gone."""
+    """Exactly `size` bytes. Raises EOFError where the other end is gone."""
     data = bytearray(size)
     view, done = memoryview(data), 0
     while done < size:

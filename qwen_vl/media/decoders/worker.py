@@ -5,8 +5,8 @@ has only imported what decodes them. Each file goes to a fork, so nothing of one
 be in the memory of the next one's decoder, written or not. Where there is no good fork (macOS,
 Windows) a process reads one file and ends.
 
-A fork bounds its memory, cannot open files or addresses once it reads, and ends by an alarm of its
-own should the server be gone. What it may do to a file is in `pictures` and `clips`.
+A fork bounds its memory and cannot open files or addresses once it reads. An alarm ends it if the
+server is gone. `pictures` and `clips` do the reading.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _serve(request: dict[str, Any], size: int, pipe_in: FileIO, pipe_out: FileIO
 
 
 def _end_in_time(limit_s: float) -> None:
-    """The server kills earlier. This is for the case that there is none any more."""
+    """The server kills earlier. This alarm is for the case that the server is gone."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, limit_s * CLOCK_FACTOR + 2)
     if _CAN_FORK:
@@ -91,7 +91,7 @@ def _end_in_time(limit_s: float) -> None:
 
 
 def _bound(memory_bytes: int, cpu_s: float) -> None:
-    """So much memory and time from here on, no further file or socket, and no core file."""
+    """Limits memory and time from here on. Forbids further files, sockets and core files."""
     try:
         import resource
     except ImportError:  # Windows: the time limit is all there is
