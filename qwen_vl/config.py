@@ -376,7 +376,6 @@ def flag_table() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="app.py",
         description="Chat with a Qwen vision-language model about pictures and clips.",
         epilog=f"Every flag is also an environment variable: {ENV_PREFIX}MAX_FRAMES and so on.",
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "examples"
+from qwen_vl import EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Example:
     video: str | None = None
 
 
-def load_examples(folder: Path = FOLDER) -> list[Example]:
+def load_examples(folder: Path = EXAMPLES) -> list[Example]:
     """All examples whose files are there, in their order; none when the file is missing."""
     try:
         entries = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -18,14 +18,20 @@ PATIENCE_S = 240  # what a test waits for takes seconds, on a busy machine a min
 
 
 @contextlib.contextmanager
-def started(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+def started(
+    *flags: str,
+    command: Sequence[str] = (sys.executable, "app.py"),
+    cwd: Path = ROOT,
+    env: dict[str, str] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """The app in a process of its own, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--model", "bundled", "--port", str(port), *flags],
-        cwd=ROOT,
+        [*command, "--model", "bundled", "--port", str(port), *flags],
+        cwd=cwd,
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

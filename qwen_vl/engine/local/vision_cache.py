@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qwen_vl import EXAMPLES
 from qwen_vl.config import Settings
 from qwen_vl.engine.local.store import SHARED, FairStore
 from qwen_vl.engine.local.vision import Features, encode
@@ -19,10 +20,8 @@ from qwen_vl.engine.model.pictures import Picture
 from qwen_vl.errors import UserError
 from qwen_vl.media.pictures import open_image
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "images"
 
-
-def keys_of_examples(settings: Settings, folder: Path = EXAMPLES) -> frozenset[str]:
+def keys_of_examples(settings: Settings, folder: Path = EXAMPLES / "images") -> frozenset[str]:
     """The keys of the pictures that come with the app; none if they are not there."""
     keys = set()
     for path in folder.glob("*.png"):

@@ -29,11 +29,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm as hub_tqdm
 from huggingface_hub.utils import validate_repo_id
 
+from qwen_vl import EXAMPLES
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
 from qwen_vl.engine.model.hub_cache import bytes_here, cached, complete
 from qwen_vl.errors import ModelUnavailable
 
-BUNDLED_FOLDER = Path(__file__).parents[3] / "examples" / "tiny_model" / "model"
+BUNDLED_FOLDER = EXAMPLES / "tiny_model" / "model"
 REACH_SECONDS = 3.0  # how long the hub may take to answer before it counts as unreachable
 
 _DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
