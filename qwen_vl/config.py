@@ -2,7 +2,7 @@
 
 Every field of `Settings` is a flag (`max_frames` is `--max-frames`) and an environment variable
 (`QWEN_VL_MAX_FRAMES`); a flag wins over the environment. Nothing below this module reads either.
-`python -m qwen_vl.config` prints all of them as the table that the README has to hold.
+`python -m qwen_vl.config` prints all of them as the page `docs/flags.md`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 BUNDLED_MODEL = "bundled"
 BUNDLED_MODEL_ID = "qwen3-vl-tiny-demo"
 
-# Limits for untrusted input. All are flags too; see the README's table of limits.
+# Limits for untrusted input. All are flags too: see docs/flags.md.
 MAX_IMAGE_MB = 10.0
 MAX_VIDEO_MB = 100.0
 MAX_UPLOAD_MB = 2000.0
@@ -365,9 +365,25 @@ def flag_rows() -> list[tuple[str, str, str, str]]:
     ]
 
 
-def flag_table() -> str:
-    """All settings as a Markdown table: flag, environment variable, default, help."""
-    lines = ["| Flag | Environment variable | Default | Meaning |", "|---|---|---|---|"]
+_FLAGS_PAGE = """\
+# Flags
+
+Each flag is also an environment variable, and a flag wins over its variable. `--help` prints the
+same. In the environment, commas separate the values of a flag that may be given several times. A
+switch is turned off by `--no-...`, or by the value 0.
+
+The `--max-...` flags limit what untrusted input may take. Over a limit, a request is refused with
+413 (too large) or with 429 and `Retry-After` (queue full), or it ends with what there is by then
+(time).
+
+This page is written by `python -m qwen_vl.config > docs/flags.md`.
+"""
+
+
+def flags_page() -> str:
+    """All settings as a Markdown page: flag, environment variable, default, help."""
+    lines = [_FLAGS_PAGE]
+    lines += ["| Flag | Environment variable | Default | Meaning |", "|---|---|---|---|"]
     lines += [
         f"| `{flag}` | `{env}` | {default} | {text} |" for flag, env, default, text in flag_rows()
     ]
@@ -468,4 +484,4 @@ def start_ray_when_told_only() -> None:
 
 
 if __name__ == "__main__":
-    print(flag_table())
+    print(flags_page())

@@ -1,4 +1,4 @@
-"""`python app.py` as a user starts and stops it, and the README's calls against it."""
+"""`python app.py` as a user starts and stops it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image, ImageDraw
 from support.running_app import PATIENCE_S, ROOT, started
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def long_question(tokens: int) -> dict[str, object]:
@@ -93,40 +88,3 @@ def test_a_stopped_server_waits_no_longer_than_told() -> None:
             with contextlib.suppress(httpx.TransportError):
                 list(lines)
         assert process.wait(PATIENCE_S) == 0
-
-
-def curl_calls() -> list[str]:
-    """The curl commands of the README, backslashes and all."""
-    blocks = re.findall(r"```(?:bash|sh|shell)\n(.*?)```", README, re.DOTALL)
-    joined = "\n".join(blocks).replace("\\\n", " ")
-    return [line.strip() for line in joined.splitlines() if line.strip().startswith("curl ")]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[httpx.Client]:
-    with started() as (_, client):
-        yield client
-
-
-def test_the_readme_shows_curl_calls() -> None:
-    assert len(curl_calls()) >= 4
-
-
-@pytest.mark.parametrize("command", curl_calls())
-def test_the_readmes_curl_calls_work(command: str, server: httpx.Client, tmp_path: Path) -> None:
-    picture = Image.new("RGB", (160, 160), "white")
-    ImageDraw.Draw(picture).ellipse((30, 30, 120, 120), fill="red")
-    picture.save(tmp_path / "photo.jpg")
-    here = str(server.base_url).rstrip("/")
-    task = server.post("/inference", json={"text": "Hello", "max_tokens": 5}).json()["task_id"]
-    command = command.replace("http://127.0.0.1:7860", here).replace("TASK_ID", task)
-    done = subprocess.run(
-        ["bash", "-c", f"{command} --fail-with-body --silent --show-error"],
-        cwd=tmp_path,
-        env={**os.environ, "NO_PROXY": "*"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()

@@ -1,10 +1,10 @@
 """Linear layers with 8- or 4-bit weights for the CPU, put in the place of a model's own.
 
-Only weights are rounded, never activations: rounding those ruins language models. The same stored
-weights serve two kernels. Decoding spends its time on reading weights, so its kernel unpacks while
-it multiplies. Prefill widens the weights of one layer at a time and runs an ordinary matrix product
-in the type that is fastest on this machine.
-Knows nothing of families, requests or files.
+Only weights are rounded, never activations: rounding those ruins language models (docs/speed.md).
+The same stored weights serve two kernels. Decoding spends its time on reading weights, so its
+kernel unpacks while it multiplies. Prefill widens the weights of one layer at a time and runs an
+ordinary matrix product in the type that is fastest on this machine. Knows nothing of families,
+requests or files.
 """
 
 from __future__ import annotations
