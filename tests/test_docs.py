@@ -114,6 +114,13 @@ def test_every_other_command_means_something_here(command: str) -> None:
             pytest.fail("nothing here tells whether this command works")
 
 
+def test_versions_that_are_told_are_those_that_are_pinned() -> None:
+    told = {pin for page in PAGES for pin in re.findall(r"[\w-]+==\d[\w.]*", text_of(page))}
+    pins = text_of(ROOT / "requirements.txt").splitlines()
+    assert told
+    assert told <= {line.partition(";")[0] for line in pins}
+
+
 # --- paths and links ---
 
 

@@ -18,6 +18,7 @@ from support.tiny_models import VISION_TEMPLATE, qwen3_vl
 from test_api import serving
 from test_engine import GREEDY, cached_tokens, picture, text_of, user
 
+from qwen_vl import EXAMPLES
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.engine.answer import Answer
@@ -26,7 +27,6 @@ from qwen_vl.engine.local.preparation import Prepared
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.store import IDLE_S, FairStore
-from qwen_vl.engine.local.vision_cache import EXAMPLES
 from qwen_vl.engine.local.waiting import PATIENCE_S, WaitingSequences
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.media.pictures import open_image
@@ -129,7 +129,7 @@ def test_features_serve_the_scope_whose_picture_it_was(engine: Engine) -> None:
 
 
 def test_features_of_the_apps_own_examples_serve_everybody(engine: Engine) -> None:
-    path = sorted(EXAMPLES.glob("*.png"))[0]
+    path = sorted((EXAMPLES / "images").glob("*.png"))[0]
     for scope in ("alice", "mallory"):
         shown = ImagePart(open_image(path, Settings()))
         assert cached_tokens(ask(engine, scope, [user(shown, "What is it?")])) == 0
