@@ -1,49 +1,114 @@
-"""Sampling presets per model variant.
+"""What differs between model families, as data: one row for each `config.model_type`.
 
-Figures for Qwen3-VL come from its model cards and README ("Generation Hyperparameters"). The number
-of new tokens is this demo's choice: the cards allow far more than a page needs.
+The checkpoint's own files decide, never its name. Only where another server runs the model is the
+name all there is (`family_by_name`). Sampling presets for Qwen3-VL come from its model cards and
+README ("Generation Hyperparameters"). The number of new tokens is this demo's choice: the cards
+allow far more than a page needs.
 """
 
 from __future__ import annotations
 
-from qwen_vl.config import BUNDLED_MODEL_ID
-from qwen_vl.schema import SamplingParams
+import re
+from dataclasses import replace
 
-_GREEDY = SamplingParams(temperature=0.0, top_p=1.0, top_k=0, presence_penalty=0.0)
-_INSTRUCT_IMAGES = SamplingParams(temperature=0.7, top_p=0.8, top_k=20, presence_penalty=1.5)
-_INSTRUCT_TEXT = SamplingParams(temperature=1.0, top_p=1.0, top_k=40, presence_penalty=2.0)
+from qwen_vl.config import BUNDLED_MODEL_ID
+from qwen_vl.schema import Family, SamplingParams, ToolFormat
+
+GREEDY = SamplingParams(temperature=0.0, top_p=1.0, top_k=0, presence_penalty=0.0)
 _THINKING_IMAGES = SamplingParams(
     temperature=1.0, top_p=0.95, top_k=20, presence_penalty=0.0, max_new_tokens=4096
 )
-_THINKING_TEXT = SamplingParams(
-    temperature=1.0, top_p=0.95, top_k=20, presence_penalty=1.5, max_new_tokens=4096
-)
-# Qwen2.5 and earlier name no presence penalty; values of their generation_config.json.
-_EARLIER = SamplingParams(
-    temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05, presence_penalty=0.0
-)
-
-
-def sampling_preset(model_id: str, *, has_images: bool) -> SamplingParams:
-    """The recommended parameters of the variant that `model_id` names."""
-    name = model_id.lower()
-    if BUNDLED_MODEL_ID in name:
-        return _GREEDY
-    if "thinking" in name:
-        return _THINKING_IMAGES if has_images else _THINKING_TEXT
-    if "qwen3" in name:
-        return _INSTRUCT_IMAGES if has_images else _INSTRUCT_TEXT
-    return _EARLIER
-
+_THINKING_TEXT = replace(_THINKING_IMAGES, presence_penalty=1.5)
 
 TIMELINE_PROMPT = "Summarise as a timeline."  # the bundled model was trained on this sentence
+_TIMELINE_IN_FULL = (
+    f"{TIMELINE_PROMPT} Write one line per event and begin each line with its time in seconds, "
+    'like "12.0 s: what happens". Write nothing else.'
+)
 
+_QWEN3 = Family(
+    with_pictures=SamplingParams(temperature=0.7, top_p=0.8, top_k=20, presence_penalty=1.5),
+    text_only=SamplingParams(temperature=1.0, top_p=1.0, top_k=40, presence_penalty=2.0),
+    timeline_prompt=_TIMELINE_IN_FULL,
+)
+# Qwen2.5 and earlier name no presence penalty; values of their generation_config.json.
+_EARLIER_PRESET = SamplingParams(
+    temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05, presence_penalty=0.0
+)
+_EARLIER = replace(_QWEN3, with_pictures=_EARLIER_PRESET, text_only=_EARLIER_PRESET, token_px=28)
 
-def timeline_prompt(model_id: str) -> str:
-    """Asks for one line per event with its time; larger models are told the form as well."""
-    if BUNDLED_MODEL_ID in model_id.lower():
-        return TIMELINE_PROMPT
-    return (
-        f"{TIMELINE_PROMPT} Write one line per event and begin each line with its time in seconds, "
-        'like "12.0 s: what happens". Write nothing else.'
+FAMILIES = {
+    family.name: family
+    for family in (
+        replace(_QWEN3, name="qwen3_vl"),
+        replace(_QWEN3, name="qwen3_vl_moe"),
+        replace(_EARLIER, name="qwen2_5_vl", box_scale="pixels"),
+        replace(_EARLIER, name="qwen2_vl"),
+        replace(_EARLIER, name="qwen2", sees_pictures=False),
+        replace(_EARLIER, name="qwen2_moe", sees_pictures=False),
+        replace(_QWEN3, name="qwen3", sees_pictures=False),
+        replace(_QWEN3, name="qwen3_moe", sees_pictures=False),
     )
+}
+DEFAULT = replace(_QWEN3, name="")  # until it is known which model runs
+BUNDLED = replace(
+    FAMILIES["qwen3_vl"],
+    with_pictures=GREEDY,
+    text_only=GREEDY,
+    timeline_prompt=TIMELINE_PROMPT,
+)
+
+
+def family_of(model_type: str, template: str, prompt_end: str) -> Family:
+    """The row of `model_type`, with what the checkpoint's chat template says of it.
+
+    `prompt_end` is a rendered prompt for an answer. Raises KeyError for a type without a row.
+    """
+    family = FAMILIES[model_type]
+    opens_thought = prompt_end.rstrip().endswith("<think>")
+    if "enable_thinking" in template:
+        family = replace(family, thinking="switched", opens_thought=opens_thought)
+    elif opens_thought:
+        family = _thinking(family)
+    return replace(family, tool_format=_tool_format(template))
+
+
+def _thinking(family: Family) -> Family:
+    """One that always thinks, from its first token on."""
+    return replace(
+        family,
+        thinking="always",
+        opens_thought=True,
+        with_pictures=_THINKING_IMAGES,
+        text_only=_THINKING_TEXT,
+    )
+
+
+def _tool_format(template: str) -> ToolFormat:
+    if "<tool_call>" not in template:
+        return "none"
+    return "xml" if "<function=" in template else "json"
+
+
+# Names as the hubs write them, the special before the general.
+_NAMES = (
+    ("qwen3vl", "qwen3_vl"),
+    ("qwen25vl", "qwen2_5_vl"),
+    ("qwen2vl", "qwen2_vl"),
+    ("qwen3", "qwen3"),
+    ("qwen2", "qwen2"),
+    ("qwen1", "qwen2"),
+)
+
+
+def family_by_name(model_id: str) -> Family:
+    """A guess by a model's name: the last resort, for models that another server runs.
+
+    Pictures are never ruled out by a name. That server refuses them if it must.
+    """
+    if BUNDLED_MODEL_ID in model_id.lower():
+        return BUNDLED
+    name = re.sub(r"[^a-z0-9]", "", model_id.lower())
+    model_type = next((found for part, found in _NAMES if part in name), "")
+    family = replace(FAMILIES.get(model_type, DEFAULT), sees_pictures=True)
+    return _thinking(family) if "thinking" in name else family

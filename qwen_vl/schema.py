@@ -136,6 +136,31 @@ class SamplingParams:
     max_image_tokens: int = 1280  # 4 .. 16384
 
 
+Thinking = Literal["never", "always", "switched"]
+BoxScale = Literal["relative_1000", "pixels"]
+ToolFormat = Literal["none", "json", "xml"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between model families, as the page and the API need it (see `families`)."""
+
+    name: str = ""  # config.model_type; "" while it is not known
+    sees_pictures: bool = True
+    with_pictures: SamplingParams = SamplingParams()  # what its model card recommends
+    text_only: SamplingParams = SamplingParams()
+    thinking: Thinking = "never"  # "switched": by the template's argument enable_thinking
+    opens_thought: bool = False  # the prompt ends inside a thought, so the answer begins in it
+    box_scale: BoxScale = "relative_1000"  # what numbers of boxes count: thousandths, or pixels
+    token_px: int = 32  # the side of one visual token, in pixels
+    tool_format: ToolFormat = "none"  # how the template writes tool calls
+    timeline_prompt: str = ""  # asks for one line per event of a clip, with its time
+
+    def preset(self, *, has_images: bool) -> SamplingParams:
+        """The recommended parameters for this kind of conversation."""
+        return self.with_pictures if has_images else self.text_only
+
+
 @dataclass(frozen=True)
 class Usage:
     """What an answer cost. `ttft_s` runs from the request to its first token, queueing included."""
@@ -168,7 +193,11 @@ class EngineStatus:
     dtype: str = ""
     reason: str = ""  # why this dtype and thread count were chosen
     notice: str = ""  # what a user must know, e.g. that this is the bundled demo model
-    accepts_images: bool = True
+    family: Family = Family()
+
+    @property
+    def accepts_images(self) -> bool:
+        return self.family.sees_pictures
 
     @property
     def answers(self) -> bool:

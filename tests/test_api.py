@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from openai import OpenAI
 from PIL import Image, ImageDraw
 from support.pictures import as_uri, encoded, noise
-from support.scripted_engine import READY, ScriptedEngine
+from support.scripted_engine import READY, SEEING, TEXT_ONLY, ScriptedEngine
 from support.until import PATIENCE_S, until
 
 from qwen_vl import __version__, api
@@ -36,7 +36,6 @@ from qwen_vl.errors import (
     Unsupported,
     UserError,
 )
-from qwen_vl.families import sampling_preset
 from qwen_vl.jobs import Jobs
 from qwen_vl.metrics import Measured, Metrics
 from qwen_vl.schema import EngineStatus, Usage
@@ -128,6 +127,7 @@ def test_health_is_200_with_all_fields_when_the_model_can_answer() -> None:
         "progress": None,
         "detail": "",
         "notice": "n",
+        "family": "",
         "accepts_images": True,
         "live": True,
         "ready": True,
@@ -261,20 +261,20 @@ def test_out_of_time_is_504_with_the_partial_text_and_the_end_of_a_stream() -> N
 
 
 def test_parameters_reach_the_engine_over_the_presets_of_its_model() -> None:
-    engine = ScriptedEngine("a", status=EngineStatus("ready", "Qwen/Qwen3-VL-2B-Instruct"))
+    engine = ScriptedEngine("a")
     settings = Settings(image_tokens=300)
     with serving(engine, settings) as client:
         client.post(CHAT, json=asking())
         client.post(CHAT, json=asking(showing(as_uri(encoded(noise(8, 8))))))
         client.post(CHAT, json=asking(temperature=0, seed=3, stop="x", max_completion_tokens=9))
     text, picture, own = (params for _, params in engine.requests)
-    preset = sampling_preset(engine.model_id, has_images=False)
+    preset = SEEING.preset(has_images=False)
     assert (text.temperature, text.presence_penalty) == (
         preset.temperature,
         preset.presence_penalty,
     )
     assert text.max_image_tokens == 300
-    preset = sampling_preset(engine.model_id, has_images=True)
+    preset = SEEING.preset(has_images=True)
     assert (picture.temperature, picture.top_k) == (preset.temperature, preset.top_k)
     assert (own.temperature, own.seed, own.stop, own.max_new_tokens) == (0, 3, ("x",), 9)
 
@@ -463,7 +463,7 @@ def test_the_largest_pictures_that_are_allowed_fit_into_a_request() -> None:
 
 
 def test_a_picture_for_a_text_only_model_is_422() -> None:
-    engine = ScriptedEngine("a", status=EngineStatus("ready", "m", accepts_images=False))
+    engine = ScriptedEngine("a", status=EngineStatus("ready", "m", family=TEXT_ONLY))
     with serving(engine) as client:
         response = client.post(CHAT, json=_picture(as_uri(_PNG)))
         assert client.post(CHAT, json=asking()).status_code == 200

@@ -16,7 +16,6 @@ from PIL import Image
 from qwen_vl.config import BUNDLED_MODEL_ID, Settings
 from qwen_vl.engine import Engine
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER
-from qwen_vl.families import sampling_preset
 from qwen_vl.media.clips import extract_keyframes
 from qwen_vl.media.pictures import load_image
 from qwen_vl.schema import ImagePart, Message, TextPart
@@ -36,7 +35,7 @@ def images_of(prompt: dict[str, Any]) -> list[ImagePart]:
 
 
 def answer(engine: Engine, messages: list[Message]) -> str:
-    preset = sampling_preset(engine.model_id, has_images=True)
+    preset = engine.status().family.preset(has_images=True)
     return "".join(chunk.text for chunk in engine.stream(messages, preset))
 
 

@@ -15,16 +15,15 @@ import pytest
 from PIL import Image
 from support.clip_files import frame, write
 from support.pictures import as_uri, encoded, noise
-from support.scripted_engine import ScriptedEngine
+from support.scripted_engine import SEEING, ScriptedEngine
 from support.until import PATIENCE_S, until
 from test_api import CHAT, asking, assert_error, serving
 
 from qwen_vl.api import sessions
 from qwen_vl.config import Settings
 from qwen_vl.errors import EngineFailed, TooOften
-from qwen_vl.families import sampling_preset
 from qwen_vl.gate import rates
-from qwen_vl.schema import EngineStats, EngineStatus
+from qwen_vl.schema import EngineStats
 
 CODES = {400: "bad_request", 413: "too_large", 415: "unsupported_media"}
 KEYED = Settings(api_key=("first-key", "second-key"))
@@ -170,15 +169,14 @@ def test_an_empty_session_id_is_no_session() -> None:
 
 
 def test_a_session_with_a_picture_is_sampled_as_one_to_its_end() -> None:
-    status = EngineStatus(state="ready", model_id="Qwen/Qwen3-VL-2B-Instruct", device="cpu")
-    engine = ScriptedEngine("a", status=status)
+    engine = ScriptedEngine("a")
     image = as_uri(encoded(noise(8, 8)))
     with serving(engine) as client:
         first = {"text": "one", "image": image, "session_id": "s", "seed": 5}
         client.post("/stream_chat", json=first)
         client.post("/stream_chat", json={"text": "two", "session_id": "s", "top_k": 7})
     (_, shown), (_, later) = engine.requests
-    expected = sampling_preset(status.model_id, has_images=True)
+    expected = SEEING.preset(has_images=True)
     assert (shown.temperature, shown.seed) == (expected.temperature, 5)
     assert (later.temperature, later.top_p) == (expected.temperature, expected.top_p)
     assert (later.top_k, later.seed) == (7, None)

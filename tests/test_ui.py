@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import clip_files
-from support.scripted_engine import READY, SPEED, USAGE, ScriptedEngine, echo
+from support.scripted_engine import READY, SEEING, SPEED, TEXT_ONLY, USAGE, ScriptedEngine, echo
 from support.until import PATIENCE_S, until
 from test_api import serving
 
-from qwen_vl.config import BUNDLED_MODEL_ID, Settings
+from qwen_vl.config import Settings
 from qwen_vl.errors import Busy, TooLarge
-from qwen_vl.families import TIMELINE_PROMPT, sampling_preset, timeline_prompt
+from qwen_vl.families import TIMELINE_PROMPT
 from qwen_vl.schema import EngineStatus, ImagePart
 from qwen_vl.ui import build, launch_options
 from qwen_vl.ui.answers import split_thinking
@@ -381,7 +381,7 @@ def test_a_text_only_model_offers_no_examples(uploads: Path, toasts: list[str]) 
     chat, video = (kind(engine, SETTINGS, Runs(), examples) for kind in (Chat, VideoChat))
     assert chat.show_examples(request()).examples
     assert video.show_examples(request()).visible
-    engine.set_status(accepts_images=False)
+    engine.set_status(family=TEXT_ONLY)
     assert not chat.show_examples(request()).examples
     assert not video.show_examples(request()).visible
     assert chat.example(event(0), request())[1] == gr.skip()  # a card from before it was loaded
@@ -494,7 +494,7 @@ def test_a_model_that_could_not_be_loaded_says_why_and_keeps_the_question() -> N
 
 def test_a_text_only_model_takes_no_pictures(uploads: Path, toasts: list[str]) -> None:
     engine = ScriptedEngine()
-    engine.set_status(accepts_images=False)
+    engine.set_status(family=TEXT_ONLY)
     chat = chat_with(engine)
     assert chat.send(box("what?", picture(uploads)), [], "", request())[1] == gr.skip()
     assert toasts == [EN["text_only"]]
@@ -526,7 +526,7 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
     engine.set_status(state="ready")
     *head, temperature, top_p, top_k, repetition, presence, _ = watch.look(seen, request())
     assert head[2].constructor_args["value"] > 1  # the timer
-    preset = sampling_preset(engine.model_id, has_images=True)
+    preset = SEEING.preset(has_images=True)
     assert (temperature, top_p, top_k) == (preset.temperature, preset.top_p, preset.top_k)
     assert (repetition, presence) == (preset.repetition_penalty, preset.presence_penalty)
     engine.set_status(state="degraded", detail="A request failed")
@@ -543,10 +543,9 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
 
 def test_reset_follows_the_conversation(uploads: Path) -> None:
     chat = chat_with(ScriptedEngine())
-    model_id = chat.engine.status().model_id
     with_pictures = user_turns("hi", [picture(uploads)])
-    assert chat.recommended(with_pictures) == preset_values(model_id, True, SETTINGS)
-    assert chat.recommended(user_turns("hi", [])) == preset_values(model_id, False, SETTINGS)
+    assert chat.recommended(with_pictures) == preset_values(SEEING, True, SETTINGS)
+    assert chat.recommended(user_turns("hi", [])) == preset_values(SEEING, False, SETTINGS)
 
 
 # --- what the page adds, and what it keeps from being rendered ---
@@ -808,7 +807,7 @@ def test_a_question_about_a_clip_needs_frames_and_words(
 
 def test_a_text_only_model_is_not_asked_about_clips(uploads: Path, toasts: list[str]) -> None:
     engine = ScriptedEngine()
-    engine.set_status(accepts_images=False)
+    engine.set_status(family=TEXT_ONLY)
     video = video_with(engine)
     frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
     assert video.ask("what?", [], frames, [0], request())[1] == gr.skip()
@@ -825,7 +824,6 @@ def test_the_timeline_button_asks_for_a_timeline(uploads: Path) -> None:
     assert [option["value"] for option in history[-1]["options"]] == ["0.0", "5.0"]
     assert video.seek_named(event(0, "5.0")).playback_position == 5.0
     assert video.seek(frames, event(2), request()).playback_position == pytest.approx(10.0)
-    assert timeline_prompt(BUNDLED_MODEL_ID) == TIMELINE_PROMPT
 
 
 def test_too_many_frames_for_a_conversation_are_told(uploads: Path, toasts: list[str]) -> None:

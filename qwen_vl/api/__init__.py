@@ -125,6 +125,7 @@ class _Service:
         status, ending = self.engine.status(), self.is_ending()
         fields = asdict(status)
         fields = {"status": fields.pop("state"), "model": fields.pop("model_id"), **fields}
+        fields |= {"family": status.family.name, "accepts_images": status.accepts_images}
         if upstreams := self.engine.stats().upstreams:
             fields["upstreams"] = [asdict(upstream) for upstream in upstreams]
         if ending:

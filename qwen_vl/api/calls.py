@@ -24,7 +24,6 @@ from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported
-from qwen_vl.families import sampling_preset
 from qwen_vl.gate.bodies import BODY_IMAGES
 from qwen_vl.media.kept import KeptImage
 from qwen_vl.media.pictures import (
@@ -182,7 +181,7 @@ class Reader:
 
     def params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
         """The sampling fields of a request over what suits its conversation best."""
-        preset = sampling_preset(self.engine.model_id, has_images=any(m.images for m in messages))
+        preset = self.engine.status().family.preset(has_images=any(m.images for m in messages))
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         return params_from(raw, defaults, self.settings)
 

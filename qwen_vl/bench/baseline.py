@@ -29,6 +29,7 @@ from qwen_vl.engine.model.machine import release_memory
 from qwen_vl.engine.model.prompt import PromptBuilder
 from qwen_vl.engine.model.quantize import quantize
 from qwen_vl.errors import ModelUnavailable
+from qwen_vl.families import FAMILIES
 from qwen_vl.schema import Message
 
 # The text and vision towers of Qwen/Qwen3-VL-2B-Instruct, from its config.json.
@@ -122,6 +123,7 @@ def random_2b(settings: Settings) -> Subject:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     loaded = LoadedModel(
+        family=FAMILIES[config.model_type],
         model=model.to(device).eval(),
         tokenizer=tokenizer,
         prompts=PromptBuilder(tokenizer, processor, config.image_token_id),

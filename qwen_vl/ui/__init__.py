@@ -56,7 +56,7 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         fill_width=True,
     ) as demo:
         header, banner = watch.lay_out_head()
-        side = sidebar.lay_out(settings)
+        side = sidebar.lay_out(settings, engine.status().family)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(label("chat_tab"), id="chat", elem_id="chat-tab"):
                 chatbot, box, webcam = chat.lay_out(side)

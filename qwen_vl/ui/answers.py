@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from qwen_vl.engine import Engine
 from qwen_vl.errors import Bug, EngineFailed, ModelUnavailable, StillLoading, UserError
-from qwen_vl.schema import Chunk, FinishReason, Message, SamplingParams, Usage
+from qwen_vl.schema import Chunk, EngineStatus, FinishReason, Message, SamplingParams, Usage
 from qwen_vl.ui.history import Turn, answer_turn, page_turn, text_block
 from qwen_vl.ui.markup import plain, to_page
 from qwen_vl.ui.runs import Asking, Run
@@ -135,7 +135,7 @@ def _add(now: Progress, chunk: Chunk, started: float) -> Progress:
 
 
 def split_thinking(text: str, starts_thinking: bool) -> tuple[str, str]:
-    """(thought, answer). A Thinking model's output begins inside the thought, without its tag."""
+    """(thought, answer). `starts_thinking`: the prompt has opened the thought already."""
     if text.lstrip().startswith("<think>"):
         text, starts_thinking = text.lstrip().removeprefix("<think>"), True
     thought, end, answer = text.partition(THINK_END)
@@ -144,17 +144,17 @@ def split_thinking(text: str, starts_thinking: bool) -> tuple[str, str]:
     return (text.strip(), "") if starts_thinking else ("", text)
 
 
-def turns_of(now: Progress, model_id: str, lang: str) -> list[Turn]:
-    """The turns that show an answer so far."""
+def turns_of(now: Progress, status: EngineStatus, lang: str) -> list[Turn]:
+    """The turns that show an answer so far, written by the model that `status` tells of."""
     if now.waiting:
         return [page_turn(now.waiting, status="pending")]
-    thought, text = split_thinking(now.text, "thinking" in model_id.lower())
+    thought, text = split_thinking(now.text, status.family.opens_thought)
     done = now.finish_reason is not None
     turns: list[Turn] = []
     if thought:
-        status = "done" if text or done else "pending"
+        now_is = "done" if text or done else "pending"
         turns.append(
-            page_turn(say("thinking", lang), [text_block(to_page(thought))], status=status)
+            page_turn(say("thinking", lang), [text_block(to_page(thought))], status=now_is)
         )
     if text.strip():
         turns.append(answer_turn(to_page(text)))
@@ -163,7 +163,7 @@ def turns_of(now: Progress, model_id: str, lang: str) -> list[Turn]:
     elif not done and not thought:
         turns.append(page_turn("…", status="pending"))
     if done:
-        turns.append(page_turn(stats_line(now, model_id, lang)))
+        turns.append(page_turn(stats_line(now, status.model_id, lang)))
     return turns
 
 

@@ -190,8 +190,8 @@ class Chat(Conversation):
         """Boxes and points that the answer names, drawn on the picture."""
         if last is None:
             return []
-        model_id = self.engine.status().model_id
-        drawn = drawn_turn(last.image, answer, model_id, params.max_image_tokens, lang)
+        family = self.engine.status().family
+        drawn = drawn_turn(last.image, answer, family, params.max_image_tokens, lang)
         if drawn is None:
             return []
         self.drawn_files.add(drawn[1])
@@ -209,7 +209,7 @@ class Chat(Conversation):
         """The recommended sampling for this conversation: with pictures, or text alone."""
         status = self.engine.status()
         pictures = status.accepts_images and (not history or has_files(history))
-        return preset_values(status.model_id, pictures, self.settings)
+        return preset_values(status.family, pictures, self.settings)
 
     def lay_out(self, side: Sidebar) -> tuple[gr.Chatbot, gr.MultimodalTextbox, gr.Accordion]:
         """Builds the tab inside the current Blocks and wires it."""

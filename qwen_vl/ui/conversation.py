@@ -164,19 +164,19 @@ class Conversation:
             yield [*history, *shown], None
             params = params_of(values, self.settings)
             for now in wait_until_ready(self.engine, run, lang):
-                yield [*history, *turns_of(now, "", lang)], None
+                yield [*history, *turns_of(now, self.engine.status(), lang)], None
             messages = make_messages(history, session=session)
             pictures = [part for message in messages for part in message.images]
             run.uses([part.source for part in pictures if not isinstance(part.source, Image.Image)])
             last = pictures[-1] if pictures else None
-            model_id = self.engine.status().model_id
+            status = self.engine.status()
             told = progress(self.engine, messages, params, f"page {session}", run, lang)
             del messages, pictures  # the others are not needed while the answer is written
             for now in told:
                 if run.discarded:
                     yield UNCHANGED
                     return
-                shown = turns_of(now, model_id, lang)
+                shown = turns_of(now, status, lang)
                 yield [*history, *shown], None
             if not run.stopped and (
                 more := self.after_answer(last, _answer_of(shown), params, lang)

@@ -1,6 +1,6 @@
 """The sidebar: system prompt, sampling and image detail, shared by both tabs.
 
-Knows the presets; knows nothing of engines or conversations.
+Knows sampling; knows nothing of engines or conversations.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from qwen_vl.config import DEFAULT_MODEL, Settings
-from qwen_vl.families import sampling_preset
+from qwen_vl.config import Settings
 from qwen_vl.sampling import params_from
-from qwen_vl.schema import SamplingParams
+from qwen_vl.schema import Family, SamplingParams
 from qwen_vl.ui.strings import label
 
 MIN_IMAGE_TOKENS = 16
@@ -53,9 +52,9 @@ class Sidebar:
         ]
 
 
-def preset_values(model_id: str, has_images: bool, settings: Settings) -> list[float]:
+def preset_values(family: Family, has_images: bool, settings: Settings) -> list[float]:
     """The recommended values, in the order of `Sidebar.preset_outputs`."""
-    preset = sampling_preset(model_id, has_images=has_images)
+    preset = family.preset(has_images=has_images)
     return [
         preset.temperature,
         preset.top_p,
@@ -87,12 +86,12 @@ def params_of(values: Sequence[float | None], settings: Settings) -> SamplingPar
     return params_from(raw, SamplingParams(), settings)
 
 
-def lay_out(settings: Settings) -> Sidebar:
-    """Builds the sidebar inside the current Blocks.
+def lay_out(settings: Settings, family: Family) -> Sidebar:
+    """Builds the sidebar inside the current Blocks, with what is recommended for `family`.
 
     Without Gradio's own reset buttons: they know the values of the default model only.
     """
-    start = preset_values(settings.model or DEFAULT_MODEL, True, settings)
+    start = preset_values(family, True, settings)
     with gr.Sidebar(position="right", open=False, width=320, elem_id="sidebar"):
         gr.Markdown(label("settings"), elem_classes="sidebar-title")
         system_prompt = gr.Textbox(

@@ -71,7 +71,7 @@ class Watch:
         """-> header, banner, timer, seen, box, webcam, sampling; only what changed since `seen`."""
         status = self.engine.status()
         before = seen.partition("\n")[0]  # the model whose sampling values were set
-        model = f"{status.model_id} {status.accepts_images}" if status.answers else before
+        model = f"{status.model_id} {status.family}" if status.answers else before
         now = f"{model}\n{status}"
         nothing = (gr.skip(),) * 6
         if now == seen:
@@ -82,7 +82,7 @@ class Watch:
         # A visitor's own sampling values stay unless there is another model.
         if model == before:
             return (*head, gr.skip(), gr.skip(), *nothing)
-        values = preset_values(status.model_id, status.accepts_images, self.settings)
+        values = preset_values(status.family, status.accepts_images, self.settings)
         return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)
 
     def lay_out_head(self) -> tuple[gr.HTML, gr.HTML]:

@@ -19,7 +19,6 @@ from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
-from qwen_vl.families import timeline_prompt
 from qwen_vl.heap import trim_heap
 from qwen_vl.media.clips import Method, extract_keyframes
 from qwen_vl.media.kept import KeptImage
@@ -163,7 +162,7 @@ class VideoChat(Conversation):
         self, history: list[Turn], frames: list[Frame], kept: list[int], request: gr.Request
     ) -> tuple[Any, ...]:
         """`Summarise as a timeline`. The question box stays as it is."""
-        prompt = timeline_prompt(self.engine.status().model_id)
+        prompt = self.engine.status().family.timeline_prompt
         return (gr.skip(), *self.ask(prompt, history, frames, kept, request)[1:])
 
     def retry(

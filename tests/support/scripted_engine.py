@@ -13,6 +13,7 @@ from dataclasses import replace
 from qwen_vl.engine import Answer
 from qwen_vl.engine.answer import written
 from qwen_vl.errors import Unsupported
+from qwen_vl.families import FAMILIES
 from qwen_vl.schema import (
     Chunk,
     EngineStats,
@@ -26,7 +27,10 @@ from qwen_vl.schema import (
 Step = str | threading.Event | Exception | Callable[[Sequence[Message]], str]
 
 SPEED = 12.5  # tokens per second, as it says
-READY = EngineStatus("ready", "Qwen/Qwen3-VL-Scripted", device="cpu", dtype="float32")
+SEEING, TEXT_ONLY = FAMILIES["qwen3_vl"], FAMILIES["qwen3"]
+READY = EngineStatus(
+    "ready", "Qwen/Qwen3-VL-Scripted", device="cpu", dtype="float32", family=SEEING
+)
 USAGE = Usage(prompt_tokens=11, completion_tokens=0, ttft_s=0.25, tokens_per_s=SPEED)
 
 

@@ -33,6 +33,7 @@ from qwen_vl.errors import (
     ShuttingDown,
     StillLoading,
 )
+from qwen_vl.families import BUNDLED, DEFAULT
 from qwen_vl.heap import share_heaps
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
@@ -50,8 +51,9 @@ class LocalEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         named = settings.model or DEFAULT_MODEL
-        model_id = BUNDLED_MODEL_ID if named == BUNDLED_MODEL else named
-        self._status = EngineStatus("loading", model_id, detail="Starting")
+        bundled = named == BUNDLED_MODEL
+        model_id, family = (BUNDLED_MODEL_ID, BUNDLED) if bundled else (named, DEFAULT)
+        self._status = EngineStatus("loading", model_id, detail="Starting", family=family)
         self._prefixes = PrefixStore(settings.prefix_cache_mb * MB)
         self._vision = VisionCache(settings.vision_cache_mb * MB)
         self._loaded: LoadedModel | None = None
@@ -188,7 +190,7 @@ class LocalEngine:
             device=loaded.device.type,
             dtype=choice.precision,
             reason=choice.reason + threads,
-            accepts_images=loaded.accepts_images,
+            family=loaded.family,
         )
         log.info(
             "%s on %s in %s: %s",

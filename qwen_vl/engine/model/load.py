@@ -25,15 +25,13 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from qwen_vl.engine.model.checkpoint import Checkpoint, Report
+from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
 from qwen_vl.engine.model.machine import Choice, is_out_of_memory, release_memory
 from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
 from qwen_vl.engine.model.quantize import quantize
 from qwen_vl.errors import ModelUnavailable
-
-VISION_FAMILIES = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen2_vl")
-TEXT_FAMILIES = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
-
+from qwen_vl.families import BUNDLED, FAMILIES, family_of
+from qwen_vl.schema import Family
 
 SMALL_PASS = 2**31  # tokens times bytes of weights: about 10 ms on one core
 
@@ -42,6 +40,7 @@ SMALL_PASS = 2**31  # tokens times bytes of weights: about 10 ms on one core
 class LoadedModel:
     """A model ready to run, and what the engine must know about it."""
 
+    family: Family
     model: Any
     tokenizer: Any
     prompts: PromptBuilder
@@ -51,7 +50,7 @@ class LoadedModel:
 
     @property
     def accepts_images(self) -> bool:
-        return self.image_token_id is not None
+        return self.family.sees_pictures
 
     @property
     def vocabulary_size(self) -> int:
@@ -111,13 +110,14 @@ def load(checkpoint: Checkpoint, choice: Choice, report: Report) -> LoadedModel:
     torch.set_num_threads(choice.threads)
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-        if config.model_type not in VISION_FAMILIES + TEXT_FAMILIES:
+        if config.model_type not in FAMILIES:
             raise ModelUnavailable(
                 f"{checkpoint.model_id} is a {config.model_type!r} model, not a Qwen chat model "
-                f"that runs here ({', '.join(VISION_FAMILIES + TEXT_FAMILIES)})."
+                f"that runs here ({', '.join(FAMILIES)})."
             )
-        has_vision = config.model_type in VISION_FAMILIES
+        has_vision = FAMILIES[config.model_type].sees_pictures
         tokenizer = _tokenizer(checkpoint)
+        family = _family(checkpoint, config.model_type, tokenizer)
         image_processor = _image_processor(checkpoint) if has_vision else None
         model = _weights(checkpoint, choice, has_vision, report)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -132,6 +132,7 @@ def load(checkpoint: Checkpoint, choice: Choice, report: Report) -> LoadedModel:
         raise _out_of_memory(checkpoint) from error
     image_token_id = config.image_token_id if has_vision else None
     return LoadedModel(
+        family=family,
         model=model,
         tokenizer=tokenizer,
         prompts=PromptBuilder(tokenizer, image_processor, image_token_id),
@@ -152,6 +153,14 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
         )
     tokenizer.chat_control_tokens = _control_tokens(tokenizer)
     return tokenizer
+
+
+def _family(checkpoint: Checkpoint, model_type: str, tokenizer: Any) -> Family:
+    if checkpoint.folder.resolve() == BUNDLED_FOLDER.resolve():
+        return BUNDLED
+    asked = [{"role": "user", "content": "?"}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    return family_of(model_type, tokenizer.chat_template, prompt)
 
 
 def _control_tokens(tokenizer: Any) -> list[str]:

@@ -22,6 +22,7 @@ from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun
 from qwen_vl.engine.ray import cluster
 from qwen_vl.engine.ray.routing import conversation_of
 from qwen_vl.errors import EngineFailed, ModelUnavailable, StillLoading, UserError
+from qwen_vl.families import family_by_name
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ class RayEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         named = settings.model or DEFAULT_MODEL
-        self._status = EngineStatus("loading", named, detail="Starting the replicas")
+        self._status = EngineStatus(
+            "loading", named, "Starting the replicas", family=family_by_name(named)
+        )
         waiting_and_running = (
             cluster.most_replicas(settings) * settings.max_batch + settings.max_queue
         )

@@ -26,6 +26,7 @@ from qwen_vl.engine.remote.text import Transcript
 from qwen_vl.engine.remote.upstream import Upstream, shown_model
 from qwen_vl.engine.remote.wire import EVENT_BYTES, TOKEN_BYTES, Garbled, events, piece_of
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading
+from qwen_vl.families import family_by_name
 from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams, UpstreamStats
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,11 @@ class RemoteEngine:
         detail = "; ".join(down)
         facts: dict[str, Any] = {"device": "remote", "reason": f"{up_count} of "
                                  f"{len(self._upstreams)} servers answer"}  # fmt: skip
+        facts["family"] = family_by_name(self.model_id)
         if not self._checked:
-            return EngineStatus("loading", self.model_id, detail="Looking for the servers")
+            return EngineStatus("loading", self.model_id, "Looking for the servers", **facts)
         if not up_count:
-            return EngineStatus("failed", self.model_id, detail=f"No server answers: {detail}")
+            return EngineStatus("failed", self.model_id, f"No server answers: {detail}", **facts)
         state = "degraded" if down else "ready"
         return EngineStatus(state, self.model_id, detail=detail, **facts)  # type: ignore[arg-type]
 
