@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, open_engine
-from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import ImagePart, Message, TextPart
 
 CLIENTS, CONVERSATIONS, TURNS, SIDE_PX = 12, 36, 4, 448
 PARAMS = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=32)

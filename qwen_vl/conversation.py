@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge
+from qwen_vl.sampling import check_unicode
 from qwen_vl.schema import Message, TextPart
 
 
@@ -52,11 +53,3 @@ def check_image_count(images: int, settings: Settings) -> None:
             f"{images} pictures are more than the limit of {settings.max_images}: "
             "use fewer pictures or frames, or start a new conversation."
         )
-
-
-def check_unicode(text: str, what: str) -> None:
-    """JSON can carry half a surrogate pair, which no tokenizer and no other server takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRequest(f"{what} is not valid Unicode: half of a surrogate pair.") from None

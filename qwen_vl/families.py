@@ -12,7 +12,8 @@ import re
 from dataclasses import replace
 
 from qwen_vl.config import BUNDLED_MODEL_ID
-from qwen_vl.schema import Family, SamplingParams, ToolFormat
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Family, ToolFormat
 
 GREEDY = SamplingParams(temperature=0.0, top_p=1.0, top_k=0, presence_penalty=0.0)
 _THINKING_IMAGES = SamplingParams(

@@ -1,15 +1,240 @@
-"""The sampling fields of a request or of the page -> checked values."""
+"""The sampling fields: one list with ranges, defaults and help, and what a caller sends -> values.
+
+Everything else derives from this list: request validation, the OpenAPI document, the page's
+controls, the request to another server, the table in docs/api.md (`python -m qwen_vl.sampling`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields, replace
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from qwen_vl.config import MIN_IMAGE_TOKENS, Settings
-from qwen_vl.conversation import check_unicode
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from qwen_vl.config import MIN_IMAGE_TOKENS, MOST_IMAGE_TOKENS, Settings
 from qwen_vl.errors import BadRequest, TooLarge
-from qwen_vl.schema import SamplingParams
+
+MOST_STOPS, MOST_STOP_CHARS = 16, 1000  # the characters of all of them together
+MOST_BIASES = 1024
+
+
+@plain_dataclass(frozen=True)
+class Control:
+    """How the page shows a field. `step` is a slider's; `highest` ends it below the range."""
+
+    kind: Literal["slider", "lines", "seed"] = "slider"
+    step: float = 1
+    highest: float | None = None
+    expert: bool = False  # folded away at first
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError("a number")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():  # sliders and JSON may say 20.0
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number")
+    return value
+
+
+def _stops(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(s, str) and s for s in stops):
+        raise ValueError("a non-empty string or a list of them")
+    if len(stops) > MOST_STOPS or sum(len(s) for s in stops) > MOST_STOP_CHARS:
+        raise TooLarge(
+            f"'stop' takes at most {MOST_STOPS} strings of {MOST_STOP_CHARS:,} characters in all."
+        )
+    check_unicode("".join(stops), "'stop'")
+    return tuple(stops)
+
+
+def _biases(value: Any) -> Any:
+    """OpenAI's form: an object of token ids, as strings, and what to add to their logits."""
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, Mapping) or len(value) > MOST_BIASES:
+        raise ValueError(f"an object of at most {MOST_BIASES:,} token ids and numbers")
+    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in value):
+        raise BadRequest("'logit_bias' must have token ids, as strings, for its keys.")
+    if any(len(key) > 9 for key in value):
+        raise BadRequest("'logit_bias' names a token id that no model has.")
+    return tuple((int(key), checked(key, _Bias, bias)) for key, bias in value.items())
+
+
+def check_unicode(text: str, what: str) -> None:
+    """JSON can carry half a surrogate pair, which no tokenizer and no other server takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{what} is not valid Unicode: half of a surrogate pair.") from None
+
+
+# After the bounds in an annotation: it runs first, and the bounds stay in the JSON schema.
+NUMBER, WHOLE = BeforeValidator(_number), BeforeValidator(_whole)
+_Bias = Annotated[float, Field(ge=-100, le=100), NUMBER]
+Stops = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_stops),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1},
+                    "maxItems": MOST_STOPS,
+                },
+            ]
+        }
+    ),
+]
+Biases = Annotated[
+    tuple[tuple[int, float], ...],
+    BeforeValidator(_biases),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        }
+    ),
+]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one answer is sampled. Raises pydantic's ValidationError, a ValueError, out of range.
+
+    temperature 0 is greedy, and then top_p, top_k and min_p mean nothing. Penalties are over
+    generated tokens only. presence_penalty is subtracted once from the logit of every token
+    already generated, frequency_penalty once for each time it was generated.
+    """
+
+    temperature: Annotated[
+        float,
+        Field(ge=0, le=2, description="0 is greedy: always the likeliest token"),
+        NUMBER,
+        Control(step=0.05),
+    ] = 0.7
+    top_p: Annotated[
+        float,
+        Field(ge=0, le=1, description="only the likeliest tokens with this probability together"),
+        NUMBER,
+        Control(step=0.01),
+    ] = 0.8
+    top_k: Annotated[
+        int,
+        Field(ge=0, le=1000, description="only this many of the likeliest tokens; 0 is off"),
+        WHOLE,
+        Control(highest=200),
+    ] = 20
+    min_p: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="no token below this share of the likeliest one's probability; 0 is off",
+        ),
+        NUMBER,
+        Control(step=0.01, expert=True),
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        Field(ge=0.5, le=2, description="lowers the scores of tokens already generated; 1 is off"),
+        NUMBER,
+        Control(step=0.01),
+    ] = 1.0
+    presence_penalty: Annotated[
+        float,
+        Field(ge=-2, le=2, description="subtracted once for each token already generated"),
+        NUMBER,
+        Control(step=0.1),
+    ] = 1.5
+    frequency_penalty: Annotated[
+        float,
+        Field(ge=-2, le=2, description="subtracted for each time that a token was generated"),
+        NUMBER,
+        Control(step=0.1, expert=True),
+    ] = 0.0
+    max_new_tokens: Annotated[
+        int,
+        Field(ge=1, description="tokens of the answer, up to --max-new-tokens"),
+        WHOLE,
+        Control(),
+    ] = 1024
+    seed: Annotated[
+        Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE] | None,
+        Field(description="the same seed gives the same text"),
+        Control("seed"),
+    ] = None
+    stop: Annotated[
+        Stops, Field(description="texts that end the answer"), Control("lines", expert=True)
+    ] = ()
+    logit_bias: Annotated[
+        Biases, Field(description="token id -> what is added to its score, -100 .. 100")
+    ] = ()
+    max_image_tokens: Annotated[
+        int,
+        Field(
+            ge=MIN_IMAGE_TOKENS,
+            le=MOST_IMAGE_TOKENS,
+            description="visual tokens of each picture, up to --max-image-tokens",
+        ),
+        WHOLE,
+        Control(step=16),
+    ] = 1280
+
+
+FIELDS = tuple(field.name for field in fields(SamplingParams))
+# What clients call a field, where that is another name; the first one that is given counts.
+WIRE_NAMES: dict[str, tuple[str, ...]] = {"max_new_tokens": ("max_completion_tokens", "max_tokens")}
+
+
+def wire_names(name: str) -> tuple[str, ...]:
+    """The names of a field in requests."""
+    return WIRE_NAMES.get(name, (name,))
+
+
+@cache
+def hint_of(name: str) -> Any:
+    """The annotated type of a field."""
+    return get_type_hints(SamplingParams, include_extras=True)[name]
+
+
+def control_of(name: str) -> Control | None:
+    """How the page shows a field; None where it does not."""
+    return next((item for item in get_args(hint_of(name)) if isinstance(item, Control)), None)
+
+
+def range_of(name: str) -> tuple[float, float]:
+    """The least and the greatest value of a field of numbers."""
+    return _range(hint_of(name))
+
+
+def help_of(name: str) -> str:
+    """What a field does, in a few words."""
+    found = (item for item in get_args(hint_of(name)) if isinstance(item, FieldInfo))
+    return next(item.description or "" for item in found)
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """What a request may hold in this field: its type and range, or null for the default."""
+    schema = _adapter(hint_of(name)).json_schema()
+    schema.pop("description", "")
+    choices = schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
+    choices = [choice for choice in choices if choice != {"type": "null"}]
+    return {"description": help_of(name), "anyOf": [*choices, {"type": "null"}]}
 
 
 def params_from(
@@ -17,76 +242,73 @@ def params_from(
 ) -> SamplingParams:
     """The sampling fields of a request over `defaults`; a missing or null field keeps its default.
 
-    Reads temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty,
-    frequency_penalty, logit_bias, max_tokens or max_completion_tokens, seed, stop and
-    max_image_tokens. Raises BadRequest on a wrong type or a
-    value out of range, and TooLarge when more tokens are asked for than the server gives.
+    Raises BadRequest on a wrong type or a value out of range, and TooLarge when more tokens are
+    asked for than the server gives.
     """
-    newer = raw.get("max_completion_tokens") is not None
-    length_field = "max_completion_tokens" if newer else "max_tokens"
     limit = settings.max_new_tokens
-    length = _number(raw, length_field, min(defaults.max_new_tokens, limit), 1, math.inf, int)
-    if length > limit:
-        raise TooLarge(f"'{length_field}' is too large: this server gives at most {limit} tokens.")
-    return SamplingParams(
-        temperature=_number(raw, "temperature", defaults.temperature, 0, 2),
-        top_p=_number(raw, "top_p", defaults.top_p, 0, 1),
-        top_k=_number(raw, "top_k", defaults.top_k, 0, 1000, int),
-        min_p=_number(raw, "min_p", defaults.min_p, 0, 1),
-        repetition_penalty=_number(raw, "repetition_penalty", defaults.repetition_penalty, 0.5, 2),
-        presence_penalty=_number(raw, "presence_penalty", defaults.presence_penalty, -2, 2),
-        frequency_penalty=_number(raw, "frequency_penalty", defaults.frequency_penalty, -2, 2),
-        logit_bias=_logit_bias(raw.get("logit_bias"), defaults.logit_bias),
-        max_new_tokens=length,
-        seed=_number(raw, "seed", defaults.seed, -(2**63), 2**63 - 1, int),
-        stop=_stop(raw.get("stop"), defaults.stop),
-        max_image_tokens=_number(
-            raw,
-            "max_image_tokens",
-            defaults.max_image_tokens,
-            MIN_IMAGE_TOKENS,
-            settings.max_image_tokens,
-            int,
-        ),
-    )
+    values: dict[str, Any] = {"max_new_tokens": min(defaults.max_new_tokens, limit)}
+    for name in FIELDS:
+        told = next((wire for wire in wire_names(name) if raw.get(wire) is not None), None)
+        if told is None:
+            continue
+        values[name] = checked(told, hint_of(name), raw[told])
+        if name == "max_new_tokens" and values[name] > limit:
+            raise TooLarge(f"'{told}' is too large: this server gives at most {limit} tokens.")
+        if name == "max_image_tokens" and values[name] > settings.max_image_tokens:
+            raise _out_of_range(told, MIN_IMAGE_TOKENS, settings.max_image_tokens)
+    return replace(defaults, **values)
 
 
-def _number(
-    raw: Mapping[str, Any], name: str, default: Any, low: float, high: float, kind: type = float
-) -> Any:
-    value = raw.get(name)
-    if value is None:
-        return default
-    whole = isinstance(value, float) and value.is_integer()  # sliders and JSON may say 20.0
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or (kind is int and not (isinstance(value, int) or whole)):
-        raise BadRequest(f"'{name}' must be {'a whole' if kind is int else 'a'} number.")
-    if not low <= value <= high:  # NaN fails too
-        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise BadRequest(f"'{name}' must be {bounds}.")
-    return kind(value)
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the annotated type `hint` takes it. Raises BadRequest that names the field."""
+    try:
+        return _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        cause = error.errors()[0]
+        if cause["type"] == "value_error":
+            raise BadRequest(f"'{name}' must be {cause['ctx']['error']}.") from None
+        raise _out_of_range(name, *_range(hint)) from None
 
 
-def _stop(raw: Any, default: tuple[str, ...]) -> tuple[str, ...]:
-    if raw is None:
-        return default
-    stops = [raw] if isinstance(raw, str) else raw
-    if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
-        raise BadRequest("'stop' must be a non-empty string or a list of them.")
-    if len(stops) > 16 or sum(len(s) for s in stops) > 1000:
-        raise TooLarge("'stop' takes at most 16 strings of 1,000 characters in all.")
-    check_unicode("".join(stops), "'stop'")
-    return tuple(stops)
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
 
 
-def _logit_bias(raw: Any, default: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
-    """OpenAI's form: an object of token ids, as strings, and what to add to their logits."""
-    if raw is None:
-        return default
-    if not isinstance(raw, Mapping) or len(raw) > 1024:
-        raise BadRequest("'logit_bias' must be an object of at most 1,024 token ids and numbers.")
-    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in raw):
-        raise BadRequest("'logit_bias' must have token ids, as strings, for its keys.")
-    if any(len(key) > 9 for key in raw):
-        raise BadRequest("'logit_bias' names a token id that no model has.")
-    return tuple((int(key), _number(raw, key, 0.0, -100, 100)) for key in raw)
+def _range(hint: Any) -> tuple[float, float]:
+    low, high = -math.inf, math.inf
+    for bound in _metadata(hint):
+        low, high = float(getattr(bound, "ge", low)), float(getattr(bound, "le", high))
+    return low, high
+
+
+def _metadata(hint: Any) -> list[Any]:
+    """The bounds that stand in a type's annotations, at any depth."""
+    found: list[Any] = []
+    for item in get_args(hint):
+        found += getattr(item, "metadata", [])
+        found += _metadata(item)
+    return found
+
+
+def _out_of_range(name: str, low: float, high: float) -> BadRequest:
+    bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    return BadRequest(f"'{name}' must be {bounds}.")
+
+
+def table() -> str:
+    """All fields as a Markdown table: name in requests, range, default, help."""
+    lines = ["| Field | Range | Default | Meaning |", "|---|---|---|---|"]
+    for name in FIELDS:
+        low, high = range_of(name)
+        shown = "" if math.isinf(low) or high > 2**62 else f"{low:g} .. {high:g}"
+        shown = f"{low:g} .." if high == math.inf and low > 0 else shown
+        default = getattr(SamplingParams(), name)
+        told = "" if default in (None, ()) else f"{default:g}"
+        names = " or ".join(f"`{wire}`" for wire in wire_names(name))
+        lines.append(f"| {names} | {shown} | {told} | {help_of(name)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

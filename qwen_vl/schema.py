@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 from PIL import Image
 
+from qwen_vl.sampling import SamplingParams
+
 Role = Literal["system", "user", "assistant"]
 # "repetition": the answer had fallen into a loop that would have gone on to the limit
 FinishReason = Literal["stop", "length", "repetition", "cancelled", "timeout"]
@@ -111,30 +113,7 @@ def abandon_pictures(messages: Sequence[Message]) -> None:
             part.source.abandon()
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """How one answer is sampled. Ranges are checked where requests come in (`messages`).
-
-    temperature 0 is greedy and then top_p and top_k mean nothing; top_k 0 is off.
-    min_p drops tokens less likely than min_p times the likeliest one; 0 is off.
-    presence_penalty is subtracted once from the logits of every token already generated,
-    frequency_penalty once for each time it was generated; logit_bias adds to a token id's logit.
-    max_image_tokens bounds the visual tokens of each picture (32x32 px each for Qwen3-VL).
-    """
-
-    temperature: float = 0.7  # 0 .. 2
-    top_p: float = 0.8  # 0 < top_p <= 1
-    top_k: int = 20  # 0 .. 1000
-    min_p: float = 0.0  # 0 .. 1
-    repetition_penalty: float = 1.0  # 0.5 .. 2
-    presence_penalty: float = 1.5  # -2 .. 2
-    frequency_penalty: float = 0.0  # -2 .. 2
-    max_new_tokens: int = 1024  # 1 .. limit
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, -100 .. 100)
-    max_image_tokens: int = 1280  # 4 .. 16384
-
+_DEFAULT = SamplingParams()
 
 Thinking = Literal["never", "always", "switched"]
 BoxScale = Literal["relative_1000", "pixels"]
@@ -147,8 +126,8 @@ class Family:
 
     name: str = ""  # config.model_type; "" while it is not known
     sees_pictures: bool = True
-    with_pictures: SamplingParams = SamplingParams()  # what its model card recommends
-    text_only: SamplingParams = SamplingParams()
+    with_pictures: SamplingParams = _DEFAULT  # what its model card recommends
+    text_only: SamplingParams = _DEFAULT
     thinking: Thinking = "never"  # "switched": by the template's argument enable_thinking
     opens_thought: bool = False  # the prompt ends inside a thought, so the answer begins in it
     box_scale: BoxScale = "relative_1000"  # what numbers of boxes count: thousandths, or pixels

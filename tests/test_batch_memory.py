@@ -12,7 +12,8 @@ from support.oracle import Oracle
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.engine.local.batch import Batch
-from qwen_vl.schema import Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Message, TextPart
 
 GREEDY = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=24)
 

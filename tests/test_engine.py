@@ -28,7 +28,8 @@ from qwen_vl.errors import (
     TooLarge,
     Unsupported,
 )
-from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, ImagePart, Message, TextPart
 
 GREEDY = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=24)
 # The Thinking variant's prompt ends differently: see test_thinking_prompt.

@@ -26,7 +26,8 @@ from qwen_vl.engine.local.cache import RoomyLayer
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.model import checkpoint
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable
-from qwen_vl.schema import Chunk, SamplingParams
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk
 
 OUT_OF_MEMORY = (
     MemoryError(),

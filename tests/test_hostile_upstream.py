@@ -36,7 +36,8 @@ from qwen_vl.engine.remote import engine as remote
 from qwen_vl.errors import BadRequest, Busy, TooLarge, UserError
 from qwen_vl.jobs import Jobs
 from qwen_vl.metrics import Measured, Metrics
-from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, ImagePart, Message, TextPart
 
 HELLO = [Message("user", (TextPart("my private question"),))]
 PARAMS = SamplingParams(max_new_tokens=8)

@@ -24,7 +24,8 @@ from qwen_vl.config import Settings
 from qwen_vl.errors import Bug, Busy
 from qwen_vl.jobs import JOBS_AT_ONCE, BadJobFile, Job, Jobs
 from qwen_vl.jobs import store as job_store
-from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, ImagePart, Message, TextPart
 
 ASKED = [Message("user", (TextPart("Hi"),))]
 PARAMS = SamplingParams()

@@ -16,7 +16,8 @@ from support.until import until
 
 from qwen_vl.errors import Busy, ModelUnavailable, ShuttingDown
 from qwen_vl.jobs import JOBS_AT_ONCE, Job, Jobs
-from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import ImagePart, Message, TextPart
 
 ASKED = [Message("user", (TextPart("Hi"),))]
 PARAMS = SamplingParams()

@@ -15,8 +15,8 @@ from qwen_vl.api.messages import from_openai
 from qwen_vl.config import MAX_IMAGE_TOKENS, MIN_IMAGE_TOKENS, Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.errors import BadRequest, NotFound, TooLarge
-from qwen_vl.sampling import params_from
-from qwen_vl.schema import ImagePart, Message, Role, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams, params_from
+from qwen_vl.schema import ImagePart, Message, Role, TextPart
 from qwen_vl.ui.chatbot import from_chatbot
 
 LIMITS = Settings(max_messages=3, max_images=2, max_prompt_chars=10, max_new_tokens=100)

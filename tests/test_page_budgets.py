@@ -29,10 +29,16 @@ from qwen_vl.ui.chatbot import from_chatbot
 from qwen_vl.ui.history import user_turns
 from qwen_vl.ui.runs import MOST_RUNS, Runs
 from qwen_vl.ui.shelf import Shelf
+from qwen_vl.ui.sidebar import Knobs
 from qwen_vl.ui.status import banner_html
 from qwen_vl.ui.uploads import FILE_BYTES, KEPT_AT_LEAST_S, Uploads, own_folder
 
-KNOBS = (0.0, 1.0, 0, 1.0, 0.0, 64, None, 256)
+KNOBS = Knobs(
+    sampling={
+        **{"temperature": 0.0, "top_p": 1.0, "top_k": 0, "presence_penalty": 0.0},
+        **{"max_new_tokens": 64, "seed": None, "stop": "", "max_image_tokens": 256},
+    }
+)
 LONG_S = 5.0  # what has to be quick takes milliseconds
 
 
@@ -265,7 +271,7 @@ def test_announced_answers_that_nobody_asks_for_are_bounded() -> None:
 def ask(chat: Chat, history: list[Any], text: str, *files: str) -> list[Any]:
     _, asked = chat.send(box(text, *files), history, "", request())
     shown = asked
-    for shown, _ in chat.answer(asked, "", *KNOBS, request()):  # noqa: B007
+    for shown, _ in chat.answer(asked, KNOBS, request()):  # noqa: B007
         pass
     return shown
 
@@ -339,7 +345,7 @@ def test_a_second_question_while_an_answer_is_announced_stays_in_the_box(
     assert again == history == gr.skip()
     assert second == box("second")
     assert len(told) == 2
-    *_, (shown, _) = chat.answer(asked, "", *KNOBS, request())
+    *_, (shown, _) = chat.answer(asked, KNOBS, request())
     assert [turn["role"] for turn in shown[:2]] == ["user", "assistant"]
     assert [messages[-1].text for messages, _ in engine.requests] == ["first"]
     _, asked = chat.send(second, shown, "", request())
@@ -351,9 +357,9 @@ def test_what_follows_a_refused_question_does_not_take_the_next_ones_answer() ->
     history = ask(chat, [], "first")
     chat.send(box(" "), history, "", request())
     _, asked = chat.send(box("second"), history, "", request())
-    late = [shown for shown, _ in chat.answer(history, "", *KNOBS, request())]
+    late = [shown for shown, _ in chat.answer(history, KNOBS, request())]
     assert late == [gr.skip()]
-    *_, (shown, _) = chat.answer(asked, "", *KNOBS, request())
+    *_, (shown, _) = chat.answer(asked, KNOBS, request())
     assert len(shown) > len(asked)
 
 

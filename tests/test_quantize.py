@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from qwen_vl.bench import accuracy
 from qwen_vl.config import Settings
 from qwen_vl.engine.model.quantize import GROUP, Int4Linear, Int8Linear, quantize, round_to_int4
-from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import ImagePart, Message, TextPart
 
 # Activations are rounded to bfloat16, which has 8 bits: the error of a sum stays below this share
 # of the largest result.

@@ -33,7 +33,8 @@ from qwen_vl.errors import (
     Unsupported,
     UserError,
 )
-from qwen_vl.schema import ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import ImagePart, Message, TextPart
 
 HELLO = [Message("user", (TextPart("Hello"),))]
 PARAMS = SamplingParams(temperature=0.5, top_k=7, seed=3, stop=("x",), max_new_tokens=20)

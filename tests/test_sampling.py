@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qwen_vl.engine.local.sampler import Sampler
-from qwen_vl.schema import SamplingParams
+from qwen_vl.sampling import SamplingParams
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
 PLAIN = {"top_p": 1.0, "top_k": 0, "presence_penalty": 0.0, "repetition_penalty": 1.0}

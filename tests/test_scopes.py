@@ -30,7 +30,8 @@ from qwen_vl.engine.local.store import IDLE_S, FairStore
 from qwen_vl.engine.local.waiting import PATIENCE_S, WaitingSequences
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.media.pictures import open_image
-from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, ImagePart, Message, TextPart
 
 SYSTEM_PROMPT = "You are a careful assistant who looks twice."
 DEFAULT_TEXT_TEMPLATE = (

@@ -39,13 +39,19 @@ from qwen_vl.ui.history import (
 )
 from qwen_vl.ui.markup import from_page, to_page
 from qwen_vl.ui.runs import Runs
-from qwen_vl.ui.sidebar import params_of, preset_values
+from qwen_vl.ui.sidebar import PRESET, SHOWN, Knobs, preset_values
 from qwen_vl.ui.status import Watch, banner_html, header_html
 from qwen_vl.ui.strings import EN, ZH, language_of
 from qwen_vl.ui.video import VideoChat
 
 SETTINGS = Settings()
-KNOBS = (0.0, 1.0, 0, 1.0, 0.0, 64, None, 256)  # temperature .. max new tokens, seed, image tokens
+KNOBS = Knobs(
+    sampling={
+        **{"temperature": 0.0, "top_p": 1.0, "top_k": 0, "presence_penalty": 0.0},
+        **{"max_new_tokens": 64, "seed": None, "stop": "", "max_image_tokens": 256},
+    }
+)
+FRAME_KNOBS = Knobs(sampling={**KNOBS.sampling, "max_image_tokens": 128})
 CLIP_FPS = 10
 CLIP_SECONDS = 12
 
@@ -93,7 +99,7 @@ def send(chat: Chat, history: list[Any], text: str, *files: str, who: Any = None
     """Sends and reads the whole answer, as the page's wiring does. Returns the last history."""
     who = who or request()
     _, asked = chat.send(box(text, *files), history, "", who)
-    return last(chat.answer(asked, "", *KNOBS, who))
+    return last(chat.answer(asked, KNOBS, who))
 
 
 def last(answer: Iterator[tuple[Any, Any]]) -> Any:
@@ -120,7 +126,7 @@ def test_an_answer_streams_as_growing_text_and_ends_with_its_statistics() -> Non
     engine = ScriptedEngine(lambda _: "one two three four five six", delay_s=0.03)
     chat = chat_with(engine)
     _, asked = chat.send(box("count"), [], "", request())
-    texts = [spoken(shown) for shown, _ in chat.answer(asked, "", *KNOBS, request())]
+    texts = [spoken(shown) for shown, _ in chat.answer(asked, KNOBS, request())]
     answers = [turns[1] for turns in texts if len(turns) > 1]
     assert answers[-1] == "one two three four five six"
     assert len(set(answers)) > 2
@@ -152,24 +158,29 @@ def test_the_sidebar_reaches_the_engine() -> None:
     engine = ScriptedEngine()
     chat = chat_with(engine)
     chat.begin(request())
-    values = (0.3, 0.9, 11, 1.1, -0.5, 77, 5, 320)
-    last(chat.answer(user_turns("hi", []), "Be brief.", *values, request()))
+    sampling = {
+        **{"temperature": 0.3, "top_p": 0.9, "top_k": 11, "min_p": 0.05, "seed": 5},
+        **{"repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.4},
+        **{"max_new_tokens": 77, "stop": "END\n\nthe end", "max_image_tokens": 320},
+    }
+    assert set(sampling) == set(SHOWN)
+    knobs = Knobs("Be brief.", sampling)
+    last(chat.answer(user_turns("hi", []), knobs, request()))
     messages, params = engine.requests[-1]
     assert messages[0].role == "system"
     assert messages[0].text == "Be brief."
-    assert (params.temperature, params.top_p, params.top_k) == (0.3, 0.9, 11)
-    assert (params.repetition_penalty, params.presence_penalty) == (1.1, -0.5)
-    assert (params.max_new_tokens, params.seed, params.max_image_tokens) == (77, 5, 320)
+    for name, value in sampling.items():
+        assert getattr(params, name) == (("END", "the end") if name == "stop" else value)
 
 
 @pytest.mark.parametrize("seed", [None, -1])
 def test_no_seed_means_random(seed: float | None) -> None:
-    assert params_of((0, 1, 0, 1, 0, 10, seed, 256), SETTINGS).seed is None
+    assert Knobs(sampling={"seed": seed}).params(SETTINGS).seed is None
 
 
 def test_nothing_is_answered_that_was_not_announced() -> None:
     engine = ScriptedEngine()
-    assert list(chat_with(engine).answer(user_turns("hi", []), "", *KNOBS, request())) == [
+    assert list(chat_with(engine).answer(user_turns("hi", []), KNOBS, request())) == [
         (gr.skip(), gr.skip())
     ]
     assert engine.requests == []
@@ -183,7 +194,7 @@ def test_stop_keeps_the_partial_text_and_cancels_the_request() -> None:
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
     shown: list[Any] = []
-    for shown, _ in chat.answer(asked, "", *KNOBS, request()):
+    for shown, _ in chat.answer(asked, KNOBS, request()):
         if len(spoken(shown)) > 1:
             chat.stop(request())
     kept = spoken(shown)[1]
@@ -202,7 +213,7 @@ def test_stop_before_the_answer_has_begun_to_stream_ends_it() -> None:
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
     chat.stop(request())  # the run is still queued
-    assert spoken(last(chat.answer(asked, "", *KNOBS, request()))) == ["go"]
+    assert spoken(last(chat.answer(asked, KNOBS, request()))) == ["go"]
     assert engine.requests == []
 
 
@@ -211,7 +222,7 @@ def test_stop_works_while_the_engine_is_silent_in_a_long_prefill() -> None:
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
     titles: list[str] = []
-    for shown, _ in chat.answer(asked, "", *KNOBS, request()):
+    for shown, _ in chat.answer(asked, KNOBS, request()):
         titles += notes(shown)
         if any("Waiting" in title for title in titles):
             chat.stop(request())
@@ -226,8 +237,8 @@ def test_two_people_neither_see_nor_stop_each_other() -> None:
     _, asked_a = chat.send(box("ann"), [], "", ann)
     _, asked_b = chat.send(box("bob"), [], "", bob)
     answer_a, answer_b = (
-        chat.answer(asked_a, "", *KNOBS, ann),
-        chat.answer(asked_b, "", *KNOBS, bob),
+        chat.answer(asked_a, KNOBS, ann),
+        chat.answer(asked_b, KNOBS, bob),
     )
     next(answer_a), next(answer_b)
     chat.stop(ann)
@@ -241,7 +252,7 @@ def test_a_closed_tab_cancels_its_request() -> None:
     engine = ScriptedEngine(lambda _: " ".join(["word"] * 500), delay_s=0.01)
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
-    answer = chat.answer(asked, "", *KNOBS, request())
+    answer = chat.answer(asked, KNOBS, request())
     while len(spoken(next(answer)[0])) < 2:
         pass
     answer.close()
@@ -253,7 +264,7 @@ def test_leaving_the_page_cancels_what_waits_for_its_first_word() -> None:
     engine = ScriptedEngine(threading.Event())
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
-    answer = chat.answer(asked, "", *KNOBS, request())
+    answer = chat.answer(asked, KNOBS, request())
     while not engine.requests:
         next(answer)
     chat.leave(request())
@@ -264,12 +275,12 @@ def test_leaving_the_page_cancels_what_waits_for_its_first_word() -> None:
 def test_a_second_question_waits_for_the_first_answer(toasts: list[str]) -> None:
     chat = chat_with(ScriptedEngine(delay_s=0.05))
     _, asked = chat.send(box("first"), [], "", request())
-    answer = chat.answer(asked, "", *KNOBS, request())
+    answer = chat.answer(asked, KNOBS, request())
     next(answer)
     kept_box, kept_history = chat.send(box("second"), asked, "", request())
     assert kept_box == kept_history == gr.skip()
     assert toasts == [EN["busy_here"]]
-    assert list(chat.answer(asked, "", *KNOBS, request())) == [(gr.skip(), gr.skip())]  # refused
+    assert list(chat.answer(asked, KNOBS, request())) == [(gr.skip(), gr.skip())]  # refused
     assert chat.after(request()).constructor_args["stop_btn"] is True  # Stop stays
     assert spoken(last(answer))[0] == "first"
     assert chat.after(request()).constructor_args["stop_btn"] is False
@@ -288,7 +299,7 @@ def conversation(uploads: Path) -> tuple[Chat, ScriptedEngine, list[Any]]:
 def test_retry_asks_the_same_again(uploads: Path) -> None:
     chat, engine, history = conversation(uploads)
     _, asked = chat.retry(history, event(len(history) - 1), request())
-    again = last(chat.answer(asked, "", *KNOBS, request()))
+    again = last(chat.answer(asked, KNOBS, request()))
     assert spoken(again) == spoken(history)
     assert engine.requests[-1][0] == engine.requests[-2][0]
 
@@ -305,7 +316,7 @@ def test_undo_puts_text_and_pictures_back_into_the_box(uploads: Path) -> None:
 def test_edit_drops_what_came_after_and_keeps_the_picture(uploads: Path) -> None:
     chat, engine, history = conversation(uploads)
     _, asked = chat.edit(history, event(1, "changed"), request())
-    edited = last(chat.answer(asked, "", *KNOBS, request()))
+    edited = last(chat.answer(asked, KNOBS, request()))
     assert spoken(edited)[-1] == "You said: changed [1 pictures, 1 messages]"
     assert len(engine.requests[-1][0]) == 1
 
@@ -343,7 +354,7 @@ def test_clear_ends_a_running_answer_which_shows_nothing_more() -> None:
     engine = ScriptedEngine(lambda _: " ".join(["word"] * 500), delay_s=0.01)
     chat = chat_with(engine)
     _, asked = chat.send(box("go"), [], "", request())
-    answer = chat.answer(asked, "", *KNOBS, request())
+    answer = chat.answer(asked, KNOBS, request())
     next(answer)
     late: list[Any] = []
     reader = threading.Thread(target=lambda: late.extend(answer))
@@ -371,7 +382,7 @@ def test_an_example_runs_by_its_number_alone(uploads: Path) -> None:
     chat = Chat(ScriptedEngine(), SETTINGS, Runs(), examples[:1])
     forged = event(0, {"text": "other", "files": ["/etc/passwd"]})
     _, asked = chat.example(forged, request())
-    answer = spoken(last(chat.answer(asked, "", *KNOBS, request())))
+    answer = spoken(last(chat.answer(asked, KNOBS, request())))
     assert answer[-1] == "You said: What is this? [1 pictures, 1 messages]"
 
 
@@ -409,7 +420,7 @@ def test_a_path_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list
     assert chat.send(box("what?", outside), [], "", request()) == (gr.skip(), gr.skip())
     chat.begin(request())
     forged = user_turns("what?", [outside])
-    history = last(chat.answer(forged, "", *KNOBS, request()))
+    history = last(chat.answer(forged, KNOBS, request()))
     assert history == []
     assert "not uploaded here" in toasts[-1]
     assert chat.engine.requests == []  # type: ignore[attr-defined]
@@ -428,7 +439,7 @@ def test_busy_keeps_the_question_in_the_chat_for_retry() -> None:
     assert "The queue is full: try again in 5 seconds." in notes(history)[-1]
     engine.steps = [echo]
     _, asked = chat.retry(history, event(len(history) - 1), request())
-    assert spoken(last(chat.answer(asked, "", *KNOBS, request())))[-1].startswith("You said: hello")
+    assert spoken(last(chat.answer(asked, KNOBS, request())))[-1].startswith("You said: hello")
 
 
 def test_a_question_that_is_too_long_goes_back_to_the_box(uploads: Path, toasts: list[str]) -> None:
@@ -436,7 +447,7 @@ def test_a_question_that_is_too_long_goes_back_to_the_box(uploads: Path, toasts:
     engine.steps = [TooLarge("Too many tokens: shorten the text.")]
     path = picture(uploads)
     _, asked = chat.send(box("hello", path), before, "", request())
-    *_, (history, back) = chat.answer(asked, "", *KNOBS, request())
+    *_, (history, back) = chat.answer(asked, KNOBS, request())
     assert history == before  # nothing under the last answer that Retry could take for its own
     assert toasts == ["Too many tokens: shorten the text."]
     assert back == box("hello", path)
@@ -476,7 +487,7 @@ def test_a_question_asked_while_the_model_loads_is_answered_afterwards() -> None
     _, asked = chat.send(box("hello"), [], "", request())
     titles: list[str] = []
     shown: list[Any] = []
-    for shown, _ in chat.answer(asked, "", *KNOBS, request()):
+    for shown, _ in chat.answer(asked, KNOBS, request()):
         titles += notes(shown)
         if any("Reading weights 40%" in title for title in titles):
             engine.set_status(state="ready")
@@ -524,11 +535,12 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
     seen = watch.look("", request())[3]
     assert all(update == gr.skip() for update in watch.look(seen, request()))
     engine.set_status(state="ready")
-    *head, temperature, top_p, top_k, repetition, presence, _ = watch.look(seen, request())
+    updates = watch.look(seen, request())
+    values = dict(zip(PRESET, updates[-len(PRESET) :], strict=True))
+    head = list(updates[:4])
     assert head[2].constructor_args["value"] > 1  # the timer
     preset = SEEING.preset(has_images=True)
-    assert (temperature, top_p, top_k) == (preset.temperature, preset.top_p, preset.top_k)
-    assert (repetition, presence) == (preset.repetition_penalty, preset.presence_penalty)
+    assert values == {name: getattr(preset, name) for name in PRESET}
     engine.set_status(state="degraded", detail="A request failed")
     again = watch.look(head[3], request())
     assert "degraded" in again[0]
@@ -720,7 +732,7 @@ def test_a_clip_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list
 
 def ask(video: VideoChat, history: list[Any], question: str, frames: Any, kept: Any) -> list[Any]:
     _, asked, *_ = video.ask(question, history, frames, kept, request())
-    return last(video.answer(asked, frames, kept, "", *KNOBS[:-1], 128, request()))
+    return last(video.answer(asked, frames, kept, FRAME_KNOBS, request()))
 
 
 def test_the_chosen_frames_go_first_in_order_with_their_times(uploads: Path) -> None:
@@ -820,7 +832,7 @@ def test_the_timeline_button_asks_for_a_timeline(uploads: Path) -> None:
     frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
     _, asked, *_ = video.ask_timeline([], frames, [0, 1, 2], request())
     assert text_of(asked[0]).startswith(TIMELINE_PROMPT)
-    history = last(video.answer(asked, frames, [0, 1, 2], "", *KNOBS[:-1], 128, request()))
+    history = last(video.answer(asked, frames, [0, 1, 2], FRAME_KNOBS, request()))
     assert [option["value"] for option in history[-1]["options"]] == ["0.0", "5.0"]
     assert video.seek_named(event(0, "5.0")).playback_position == 5.0
     assert video.seek(frames, event(2), request()).playback_position == pytest.approx(10.0)

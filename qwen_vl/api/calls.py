@@ -33,8 +33,8 @@ from qwen_vl.media.pictures import (
     open_data_uri,
     open_image,
 )
-from qwen_vl.sampling import params_from
-from qwen_vl.schema import ImagePart, Message, Part, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams, params_from
+from qwen_vl.schema import ImagePart, Message, Part, TextPart
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
 JSON_WANTED = "Answer with one JSON object and nothing else."

@@ -27,7 +27,8 @@ from PIL import Image, ImageDraw, ImageFont
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import ModelUnavailable
-from qwen_vl.schema import Chunk, ImagePart, Message, SamplingParams, TextPart, Usage
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, ImagePart, Message, TextPart, Usage
 
 if TYPE_CHECKING:
     from qwen_vl.bench import baseline

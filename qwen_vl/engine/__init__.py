@@ -10,7 +10,8 @@ from typing import Protocol
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.answer import Answer
-from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import EngineStats, EngineStatus, Message
 
 __all__ = ["Answer", "Engine", "open_engine"]
 

@@ -21,14 +21,8 @@ from qwen_vl.errors import Bug, Busy, ShuttingDown, StillLoading, UserError
 from qwen_vl.jobs.file import BadJobFile, Job, JobStatus
 from qwen_vl.jobs.results import LOST, Results
 from qwen_vl.jobs.store import JobStore, check_file
-from qwen_vl.schema import (
-    FinishReason,
-    Message,
-    SamplingParams,
-    Usage,
-    abandon_pictures,
-    held_bytes,
-)
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import FinishReason, Message, Usage, abandon_pictures, held_bytes
 
 __all__ = ["JOBS_AT_ONCE", "PICTURE_BYTES", "BadJobFile", "Job", "JobStatus", "Jobs", "check_file"]
 

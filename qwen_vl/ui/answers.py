@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from qwen_vl.engine import Engine
 from qwen_vl.errors import Bug, EngineFailed, ModelUnavailable, StillLoading, UserError
-from qwen_vl.schema import Chunk, EngineStatus, FinishReason, Message, SamplingParams, Usage
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, EngineStatus, FinishReason, Message, Usage
 from qwen_vl.ui.history import Turn, answer_turn, page_turn, text_block
 from qwen_vl.ui.markup import plain, to_page
 from qwen_vl.ui.runs import Asking, Run

@@ -15,7 +15,8 @@ from gradio.components.chatbot import ExampleMessage
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
-from qwen_vl.schema import ImagePart, SamplingParams
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import ImagePart
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
     LATEX,
@@ -39,7 +40,7 @@ from qwen_vl.ui.history import (
 )
 from qwen_vl.ui.markup import toast
 from qwen_vl.ui.runs import Runs
-from qwen_vl.ui.sidebar import Sidebar, preset_values
+from qwen_vl.ui.sidebar import Knobs, Sidebar, preset_values
 from qwen_vl.ui.strings import label, language_of, say
 
 Box = dict[str, Any]  # the input box: {"text": str, "files": [path]}
@@ -164,24 +165,12 @@ class Chat(Conversation):
     def answer(
         self,
         history: list[Turn],
-        system_prompt: str,
-        temperature: float,
-        top_p: float,
-        top_k: float,
-        repetition_penalty: float,
-        presence_penalty: float,
-        max_new_tokens: float,
-        seed: float | None,
-        image_tokens: float,
+        knobs: Knobs,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         """Streams the answer. Yields (history, box)."""
-        values = (
-            *(temperature, top_p, top_k, repetition_penalty, presence_penalty),
-            *(max_new_tokens, seed, image_tokens),
-        )
-        make = partial(self.messages, system_prompt=system_prompt)
-        for shown, question in self.stream(history, make, values, request):
+        make = partial(self.messages, system_prompt=knobs.system_prompt)
+        for shown, question in self.stream(history, make, knobs, request):
             yield shown, gr.skip() if question is None else box_value(*question)
 
     def after_answer(
@@ -205,7 +194,7 @@ class Chat(Conversation):
         history = self.clear(request)
         return box_state(False), history
 
-    def recommended(self, history: list[Turn]) -> list[float]:
+    def recommended(self, history: list[Turn]) -> list[Any]:
         """The recommended sampling for this conversation: with pictures, or text alone."""
         status = self.engine.status()
         pictures = status.accepts_images and (not history or has_files(history))
@@ -261,8 +250,7 @@ class Chat(Conversation):
             chatbot.example_select(self.example, None, both, **SOON),
         ):
             asked.then(
-                self.answer,
-                [chatbot, *side.inputs],
+                *side.answering(self.answer, chatbot),
                 [chatbot, box],
                 concurrency_limit=ANSWERS_AT_ONCE,
                 concurrency_id="chat",

@@ -19,7 +19,8 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.media.pictures import open_image
-from qwen_vl.schema import ImagePart, Message, SamplingParams, Undecoded
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import ImagePart, Message, Undecoded
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.chatbot import from_chatbot
 from qwen_vl.ui.history import (
@@ -35,7 +36,7 @@ from qwen_vl.ui.history import (
 from qwen_vl.ui.markup import from_page, toast
 from qwen_vl.ui.runs import Run, Runs
 from qwen_vl.ui.shelf import Shelf
-from qwen_vl.ui.sidebar import params_of
+from qwen_vl.ui.sidebar import Knobs
 from qwen_vl.ui.strings import language_of
 
 # The request itself is at fault: the question goes back to the box, where it can be changed.
@@ -147,7 +148,7 @@ class Conversation:
         self,
         history: list[Turn],
         make_messages: MakeMessages,
-        values: Sequence[float | None],
+        knobs: Knobs,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Question | None]]:
         """Answers the last question of `history`, if `begin` announced it.
@@ -162,7 +163,7 @@ class Conversation:
         shown: list[Turn] = [page_turn("…", status="pending")]
         try:
             yield [*history, *shown], None
-            params = params_of(values, self.settings)
+            params = knobs.params(self.settings)
             for now in wait_until_ready(self.engine, run, lang):
                 yield [*history, *turns_of(now, self.engine.status(), lang)], None
             messages = make_messages(history, session=session)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import Bug, UserError
-from qwen_vl.schema import Chunk, Message, SamplingParams, Undecoded
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, Message, Undecoded
 
 log = logging.getLogger(__name__)
 

@@ -1,89 +1,90 @@
-"""The sidebar: system prompt, sampling and image detail, shared by both tabs.
+"""The sidebar: system prompt and sampling, shared by both tabs.
 
-Knows sampling; knows nothing of engines or conversations.
+One control for each field of `sampling` that has one. Knows nothing of engines or conversations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from qwen_vl.config import Settings
-from qwen_vl.sampling import params_from
-from qwen_vl.schema import Family, SamplingParams
-from qwen_vl.ui.strings import label
+from qwen_vl.sampling import (
+    FIELDS,
+    Control,
+    SamplingParams,
+    control_of,
+    params_from,
+    range_of,
+    wire_names,
+)
+from qwen_vl.schema import Family
+from qwen_vl.ui.strings import EN, label
 
 MIN_IMAGE_TOKENS = 16
 RANDOM_SEED = -1
+SHOWN = tuple(name for name in FIELDS if control_of(name))
+# A visitor's own words and wishes are no part of what is recommended.
+PRESET = tuple(name for name in SHOWN if name not in ("seed", "stop", "max_image_tokens"))
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What a visitor has set for the next answer: `sampling` maps fields to controls' values."""
+
+    system_prompt: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def params(self, settings: Settings) -> SamplingParams:
+        """Checked parameters. Raises BadRequest or TooLarge for what a page would never send."""
+        raw = {wire_names(name)[-1]: value for name, value in self.sampling.items()}
+        if (raw.get("seed") or 0) < 0:
+            raw["seed"] = None
+        raw["stop"] = [line for line in (raw.get("stop") or "").splitlines() if line] or None
+        return params_from(raw, SamplingParams(), settings)
 
 
 @dataclass(frozen=True)
 class Sidebar:
-    """The components, in the order in which handlers take their values."""
+    """The components: the system prompt, and the control of each field in SHOWN."""
 
     system_prompt: gr.Textbox
-    temperature: gr.Slider
-    top_p: gr.Slider
-    top_k: gr.Slider
-    repetition_penalty: gr.Slider
-    presence_penalty: gr.Slider
-    max_new_tokens: gr.Slider
-    seed: gr.Number
-    image_tokens: gr.Slider
+    controls: Mapping[str, Component]
     reset: gr.Button
 
     @property
-    def inputs(self) -> list[Any]:
-        """What an answer is made with: system prompt, the sampling values, seed, image detail."""
-        return [self.system_prompt, *self.preset_outputs, self.seed, self.image_tokens]
-
-    @property
     def preset_outputs(self) -> list[Any]:
-        return [
-            self.temperature,
-            self.top_p,
-            self.top_k,
-            self.repetition_penalty,
-            self.presence_penalty,
-            self.max_new_tokens,
-        ]
+        """The controls of PRESET, in its order."""
+        return [self.controls[name] for name in PRESET]
+
+    def answering(
+        self, answer: Callable[..., Iterator[Any]], *own: Component, **instead: Component
+    ) -> tuple[Callable[..., Iterator[Any]], set[Component]]:
+        """`answer(*own values, knobs, request)` as a Gradio handler, and the inputs it takes.
+
+        `instead` names controls that stand in for those of the sidebar. Gradio gives a handler
+        with a set of inputs one dictionary.
+        """
+        controls = {**self.controls, **instead}
+
+        def handler(values: dict[Component, Any], request: gr.Request) -> Iterator[Any]:
+            sampling = {name: values[control] for name, control in controls.items()}
+            knobs = Knobs(values[self.system_prompt], sampling)
+            yield from answer(*(values[component] for component in own), knobs, request)
+
+        return handler, {*own, self.system_prompt, *controls.values()}
 
 
-def preset_values(family: Family, has_images: bool, settings: Settings) -> list[float]:
-    """The recommended values, in the order of `Sidebar.preset_outputs`."""
+def preset_values(family: Family, has_images: bool, settings: Settings) -> list[Any]:
+    """The recommended values of PRESET, in its order."""
     preset = family.preset(has_images=has_images)
-    return [
-        preset.temperature,
-        preset.top_p,
-        preset.top_k,
-        preset.repetition_penalty,
-        preset.presence_penalty,
-        min(preset.max_new_tokens, settings.max_new_tokens),
-    ]
-
-
-def params_of(values: Sequence[float | None], settings: Settings) -> SamplingParams:
-    """The values of `Sidebar.inputs` after the system prompt -> checked parameters.
-
-    Raises BadRequest or TooLarge for values a page would never send.
-    """
-    names = (
-        "temperature",
-        "top_p",
-        "top_k",
-        "repetition_penalty",
-        "presence_penalty",
-        "max_tokens",
-        "seed",
-        "max_image_tokens",
-    )
-    raw = dict(zip(names, values, strict=True))
-    if raw["seed"] is not None and raw["seed"] < 0:
-        raw["seed"] = None
-    return params_from(raw, SamplingParams(), settings)
+    most = {"max_new_tokens": settings.max_new_tokens}
+    values = ((name, getattr(preset, name)) for name in PRESET)
+    return [min(value, most[name]) if name in most else value for name, value in values]
 
 
 def lay_out(settings: Settings, family: Family) -> Sidebar:
@@ -91,7 +92,8 @@ def lay_out(settings: Settings, family: Family) -> Sidebar:
 
     Without Gradio's own reset buttons: they know the values of the default model only.
     """
-    start = preset_values(family, True, settings)
+    start = dict(zip(PRESET, preset_values(family, True, settings), strict=True))
+    start |= {"seed": RANDOM_SEED, "stop": "", "max_image_tokens": settings.image_tokens}
     with gr.Sidebar(position="right", open=False, width=320, elem_id="sidebar"):
         gr.Markdown(label("settings"), elem_classes="sidebar-title")
         system_prompt = gr.Textbox(
@@ -102,70 +104,37 @@ def lay_out(settings: Settings, family: Family) -> Sidebar:
             max_lines=8,
             elem_id="system-prompt",
         )
-        image_tokens = gr.Slider(
-            min(MIN_IMAGE_TOKENS, settings.image_tokens),
-            settings.max_image_tokens,
-            settings.image_tokens,
-            step=16,
-            label=label("image_tokens"),
-            info=label("image_tokens_info"),
-            elem_id="image-tokens",
-            buttons=[],
-        )
-        temperature = gr.Slider(
-            0,
-            2,
-            start[0],
-            step=0.05,
-            label=label("temperature"),
-            info=label("temperature_info"),
-            elem_id="temperature",
-            buttons=[],
-        )
-        top_p = gr.Slider(
-            0, 1, start[1], step=0.01, label=label("top_p"), elem_id="top-p", buttons=[]
-        )
-        top_k = gr.Slider(
-            0, 200, start[2], step=1, label=label("top_k"), elem_id="top-k", buttons=[]
-        )
-        repetition = gr.Slider(
-            0.5,
-            2,
-            start[3],
-            step=0.01,
-            label=label("repetition_penalty"),
-            elem_id="repetition-penalty",
-            buttons=[],
-        )
-        presence = gr.Slider(
-            -2,
-            2,
-            start[4],
-            step=0.1,
-            label=label("presence_penalty"),
-            elem_id="presence-penalty",
-            buttons=[],
-        )
-        max_new = gr.Slider(
-            1,
-            settings.max_new_tokens,
-            start[5],
-            step=1,
-            label=label("max_new_tokens"),
-            elem_id="max-new-tokens",
-            buttons=[],
-        )
-        seed = gr.Number(RANDOM_SEED, precision=0, label=label("seed"), elem_id="seed")
+        built = {"max_image_tokens": _control("max_image_tokens", start, settings)}
+        others = [name for name in SHOWN if name not in built]
+        for name in others:
+            if not _is_expert(name):
+                built[name] = _control(name, start, settings)
+        with gr.Accordion(label("expert"), open=False, elem_id="expert"):
+            for name in others:
+                if _is_expert(name):
+                    built[name] = _control(name, start, settings)
         reset = gr.Button(label("reset"), size="sm", elem_id="reset-sampling")
-    return Sidebar(
-        system_prompt,
-        temperature,
-        top_p,
-        top_k,
-        repetition,
-        presence,
-        max_new,
-        seed,
-        image_tokens,
-        reset,
-    )
+    return Sidebar(system_prompt, built, reset)
+
+
+def _is_expert(name: str) -> bool:
+    control = control_of(name)
+    return control is not None and control.expert
+
+
+def _control(name: str, start: Mapping[str, Any], settings: Settings) -> Component:
+    control = control_of(name) or Control()
+    looks: dict[str, Any] = {
+        "label": label(name),
+        "info": label(f"{name}_info") if f"{name}_info" in EN else None,
+        "elem_id": name.replace("_", "-"),
+    }
+    if control.kind == "lines":
+        return gr.Textbox(start[name], lines=1, max_lines=4, **looks)
+    if control.kind == "seed":
+        return gr.Number(start[name], precision=0, **looks)
+    low, high = range_of(name)
+    high = min(high, control.highest or high, getattr(settings, name, high))
+    if name == "max_image_tokens":
+        low = min(MIN_IMAGE_TOKENS, settings.image_tokens)
+    return gr.Slider(low, high, start[name], step=control.step, buttons=[], **looks)

@@ -14,7 +14,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.schema import EngineStatus
 from qwen_vl.ui.conversation import QUIET
-from qwen_vl.ui.sidebar import Sidebar, preset_values
+from qwen_vl.ui.sidebar import PRESET, Sidebar, preset_values
 from qwen_vl.ui.strings import label, language_of, say
 
 LOOK_EVERY_S = 1.0  # while the model loads
@@ -73,7 +73,7 @@ class Watch:
         before = seen.partition("\n")[0]  # the model whose sampling values were set
         model = f"{status.model_id} {status.family}" if status.answers else before
         now = f"{model}\n{status}"
-        nothing = (gr.skip(),) * 6
+        nothing = (gr.skip(),) * len(PRESET)
         if now == seen:
             return (*(gr.skip(),) * 6, *nothing)
         lang = language_of(request)

@@ -22,7 +22,8 @@ from qwen_vl.errors import UserError
 from qwen_vl.heap import trim_heap
 from qwen_vl.media.clips import Method, extract_keyframes
 from qwen_vl.media.kept import KeptImage
-from qwen_vl.schema import ImagePart, Message, SamplingParams
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import ImagePart, Message
 from qwen_vl.ui.conversation import (
     Conversation,
     index_of,
@@ -41,6 +42,7 @@ from qwen_vl.ui.history import (
 from qwen_vl.ui.markup import plain, toast
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.shelf import Shelf
+from qwen_vl.ui.sidebar import Knobs
 from qwen_vl.ui.strings import language_of, say
 
 FRAMES_BYTES = 128 * 1024**2  # of all tabs, compressed
@@ -205,24 +207,13 @@ class VideoChat(Conversation):
         history: list[Turn],
         frames: list[Frame],
         kept: list[int],
-        system_prompt: str,
-        temperature: float,
-        top_p: float,
-        top_k: float,
-        repetition_penalty: float,
-        presence_penalty: float,
-        max_new_tokens: float,
-        seed: float | None,
-        frame_tokens: float,
+        knobs: Knobs,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         """Streams the answer. Yields (history, question box)."""
-        values = (
-            *(temperature, top_p, top_k, repetition_penalty, presence_penalty),
-            *(max_new_tokens, seed, frame_tokens),
-        )
-        make = partial(self.frame_messages, system_prompt=system_prompt, frames=frames, kept=kept)
-        for shown, question in self.stream(history, make, values, request):
+        words = knobs.system_prompt
+        make = partial(self.frame_messages, system_prompt=words, frames=frames, kept=kept)
+        for shown, question in self.stream(history, make, knobs, request):
             yield shown, gr.skip() if question is None else question[0]
 
     def after(self, request: gr.Request) -> tuple[Any, ...]:

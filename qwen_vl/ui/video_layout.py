@@ -119,7 +119,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
                 )
                 timeline = gr.Button(label("timeline"), scale=5, min_width=160, elem_id="timeline")
                 stop = gr.Button(
-                    label("stop"),
+                    label("stop_answer"),
                     variant="stop",
                     scale=2,
                     min_width=80,
@@ -161,8 +161,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
         chatbot.retry(video.retry, seen, questions, **SOON),
     ):
         asked.then(
-            video.answer,
-            [*seen, *side.inputs[:-1], frame_tokens],
+            *side.answering(video.answer, *seen, max_image_tokens=frame_tokens),
             [chatbot, question],
             concurrency_limit=ANSWERS_AT_ONCE,
             concurrency_id="video",

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from qwen_vl.engine import Engine
-from qwen_vl.schema import Message, SamplingParams, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Message, TextPart
 from support.until import PATIENCE_S
 
 ONE_TOKEN = SamplingParams(temperature=0, max_new_tokens=1)  # ends without joining the batch

@@ -14,15 +14,8 @@ from qwen_vl.engine import Answer
 from qwen_vl.engine.answer import written
 from qwen_vl.errors import Unsupported
 from qwen_vl.families import FAMILIES
-from qwen_vl.schema import (
-    Chunk,
-    EngineStats,
-    EngineStatus,
-    FinishReason,
-    Message,
-    SamplingParams,
-    Usage,
-)
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, EngineStats, EngineStatus, FinishReason, Message, Usage
 
 Step = str | threading.Event | Exception | Callable[[Sequence[Message]], str]
 

@@ -35,7 +35,8 @@ from qwen_vl.errors import (
 )
 from qwen_vl.families import BUNDLED, DEFAULT
 from qwen_vl.heap import share_heaps
-from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import EngineStats, EngineStatus, Message
 
 MB = 2**20
 PREFIX_CONTEXTS = 4  # the prefix store is never larger than this many of the longest conversations

@@ -11,7 +11,7 @@ from collections import Counter
 
 import torch
 
-from qwen_vl.schema import SamplingParams
+from qwen_vl.sampling import SamplingParams
 
 NEARLY_GREEDY = 1e-5  # divided by less, logits leave float32's range
 

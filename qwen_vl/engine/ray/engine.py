@@ -23,7 +23,8 @@ from qwen_vl.engine.ray import cluster
 from qwen_vl.engine.ray.routing import conversation_of
 from qwen_vl.errors import EngineFailed, ModelUnavailable, StillLoading, UserError
 from qwen_vl.families import family_by_name
-from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import EngineStats, EngineStatus, Message
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from qwen_vl.config import Settings
 from qwen_vl.engine import Answer, open_engine
 from qwen_vl.errors import UserError
-from qwen_vl.schema import Chunk, EngineStatus, Message, SamplingParams
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Chunk, EngineStatus, Message
 
 LOOK_S = 0.05  # between two looks at a model that is loading
 

@@ -27,7 +27,8 @@ from qwen_vl.engine.remote.upstream import Upstream, shown_model
 from qwen_vl.engine.remote.wire import EVENT_BYTES, TOKEN_BYTES, Garbled, events, piece_of
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading
 from qwen_vl.families import family_by_name
-from qwen_vl.schema import EngineStats, EngineStatus, Message, SamplingParams, UpstreamStats
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import EngineStats, EngineStatus, Message, UpstreamStats
 
 log = logging.getLogger(__name__)
 

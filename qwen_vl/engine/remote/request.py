@@ -19,14 +19,19 @@ from typing import Any
 from PIL import Image
 
 from qwen_vl.media.pictures import content_hash
-from qwen_vl.schema import ImagePart, Message, SamplingParams, abandon_pictures
+from qwen_vl.sampling import FIELDS, SamplingParams, wire_names
+from qwen_vl.schema import ImagePart, Message, abandon_pictures
 
 PNG_PIXELS = 500_000  # larger pictures travel as JPEG
 TOKEN_PIXELS = 32 * 32
 ENCODERS = 2  # requests whose pictures are decoded and encoded at the same time
 KEPT_BYTES = 128 * 2**20  # of encoded pictures that may be asked for again
-# Fields that OpenAI's API does not have.
-_EXTRAS = ("top_k", "min_p", "repetition_penalty", "max_image_tokens")
+# The sampling fields that OpenAI's API has, by their names there; the others are extras.
+_OPENAI = (
+    *("temperature", "top_p", "max_tokens", "presence_penalty", "frequency_penalty"),
+    *("seed", "stop", "logit_bias"),
+)
+_EXTRAS = tuple(wire_names(name)[-1] for name in FIELDS if wire_names(name)[-1] not in _OPENAI)
 # A server that refuses one of these is asked without it. `logit_bias` is not among them: an answer
 # without it is another one, and the refusal may be about one visitor's token id.
 OPTIONAL = (
@@ -101,27 +106,26 @@ def request_of(
     messages: Sequence[Message], params: SamplingParams, uri: Encode, cache_salt: str
 ) -> dict[str, Any]:
     """`uri` gives the data: URI of a picture; `cache_salt` (vLLM's) parts scopes in its caches."""
-    extras: dict[str, Any] = {name: getattr(params, name) for name in _EXTRAS}
+    fields = _sampling_fields(params)
+    extras = {name: value for name, value in fields.items() if name in _EXTRAS}
     if cache_salt:
         extras["cache_salt"] = cache_salt
-    request: dict[str, Any] = {
+    return {
         "messages": [_message(message, uri) for message in messages],
         "stream": True,
         "stream_options": {"include_usage": True},
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "max_tokens": params.max_new_tokens,
-        "presence_penalty": params.presence_penalty,
-        "frequency_penalty": params.frequency_penalty,
+        **{name: value for name, value in fields.items() if name in _OPENAI},
         "extra_body": extras,
     }
-    if params.seed is not None:
-        request["seed"] = params.seed
-    if params.stop:
-        request["stop"] = list(params.stop)
-    if params.logit_bias:
-        request["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
-    return request
+
+
+def _sampling_fields(params: SamplingParams) -> dict[str, Any]:
+    """The fields by their names on the wire, without those that ask for nothing."""
+    values = {name: getattr(params, name) for name in FIELDS}
+    values["stop"] = list(params.stop)
+    values["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
+    asked = {name: value for name, value in values.items() if value not in (None, [], {})}
+    return {wire_names(name)[-1]: value for name, value in asked.items()}
 
 
 def texts_of(request: dict[str, Any]) -> list[str]:
