@@ -1,0 +1,323 @@
+"""The shapes of requests and answers, for the API's reference and for clients made from it.
+
+The endpoints read requests themselves, as they are lenient where clients differ. Tests hold these
+models against what is really sent and refused. Source of the chat format: the OpenAI API reference.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qwen_vl.jobs import JobStatus
+from qwen_vl.sampling import FIELDS, json_schema, wire_names
+from qwen_vl.schema import FinishReason, LoadState
+
+# Three bytes of base64: what the examples of pictures hold in place of a real one.
+_PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+def sampling_properties() -> dict[str, Any]:
+    """The sampling fields of a request, by all of their names."""
+    return {wire: json_schema(name) for name in FIELDS for wire in wire_names(name)}
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+def _sampled(**example: Any) -> ConfigDict:
+    """For requests that take the sampling fields too."""
+
+    def add(schema: dict[str, Any]) -> None:
+        schema["properties"] |= sampling_properties()
+        schema["examples"] = [example]
+
+    return ConfigDict(json_schema_extra=add)
+
+
+# --- requests ---
+
+DataUri = Annotated[str, Field(description="data:image/...;base64,...")]
+Salt = Annotated[
+    str | None,
+    Field(
+        max_length=200,
+        description="caches filled under one salt serve no other salt; not for jobs",
+    ),
+]
+
+
+class Address(BaseModel):
+    url: str
+
+
+class TextContent(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class PictureContent(BaseModel):
+    type: Literal["image_url"]
+    image_url: Address
+
+
+class ClipContent(BaseModel):
+    """A clip, of which a frame is taken every `every_s` seconds."""
+
+    type: Literal["video_url"]
+    video_url: Address
+    every_s: Annotated[float, Field(gt=0)] = 5
+
+
+class FramesContent(BaseModel):
+    """Frames of a clip that the client has chosen, with their times."""
+
+    type: Literal["video"]
+    frames: Annotated[list[DataUri], Field(min_length=1)]
+    timestamps_s: list[Annotated[float, Field(ge=0)]]
+
+
+class RequestMessage(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextContent | PictureContent | ClipContent | FramesContent]
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """json_object is best effort: the model is told to write JSON."""
+
+    type: Literal["text", "json_object"] = "text"
+
+
+class ChatRequest(BaseModel):
+    model_config = _sampled(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": _PICTURE}},
+                    {"type": "text", "text": "What is in the picture?"},
+                ],
+            }
+        ],
+        temperature=0,
+        stream=True,
+    )
+
+    messages: Annotated[list[RequestMessage], Field(min_length=1)]
+    model: Annotated[str, Field(description="accepted and ignored: one model runs here")] = ""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    response_format: ResponseFormat | None = None
+    cache_salt: Salt = None
+
+
+class SimpleRequest(BaseModel):
+    model_config = _sampled(text="Hello", session_id="a-random-name")
+
+    text: Annotated[str, Field(min_length=1)]
+    image: DataUri | None = None
+    session_id: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="the server remembers the conversation under this name; without API keys "
+            "whoever knows it and calls from the same address can go on with it",
+        ),
+    ] = None
+    cache_salt: Salt = None
+
+
+class PictureForm(BaseModel):
+    image: Annotated[str, Field(json_schema_extra={"format": "binary"})]
+    prompt: Annotated[str, Field(description="what to ask; by default to describe it")] = ""
+    stream: bool = False
+
+
+# --- answers ---
+
+
+class PromptDetails(BaseModel):
+    cached_tokens: int
+
+
+class UsageObject(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    ttft_s: Annotated[float, Field(description="seconds to the first token, waiting included")]
+    tokens_per_s: Annotated[float, Field(description="of decoding")]
+
+
+class AnswerMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str
+
+
+class Choice(BaseModel):
+    index: int
+    message: AnswerMessage
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+    native_finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    model_config = _example(
+        id="chatcmpl-1",
+        object="chat.completion",
+        created=1_760_000_000,
+        model="Qwen/Qwen3-VL-2B-Instruct",
+        choices=[
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "A cat on a chair."},
+                "logprobs": None,
+                "finish_reason": "stop",
+                "native_finish_reason": "stop",
+            }
+        ],
+        usage={
+            "prompt_tokens": 281,
+            "completion_tokens": 6,
+            "total_tokens": 287,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "ttft_s": 0.9,
+            "tokens_per_s": 18.2,
+        },
+    )
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: UsageObject | None
+
+
+class Delta(BaseModel):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    index: int
+    delta: Delta
+    finish_reason: Literal["stop", "length"] | None
+    native_finish_reason: FinishReason | None = None
+
+
+class ChatCompletionChunk(BaseModel):
+    """One `data:` event of a stream, which ends with `data: [DONE]`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: UsageObject | None = None
+
+
+class TokenEvent(BaseModel):
+    """One `data:` event of /stream_chat: a piece of text, and at the end why it ended."""
+
+    model_config = _example(token=" chair")
+
+    token: str | None = None
+    finish_reason: FinishReason | None = None
+    usage: UsageObject | None = None
+
+
+class JobTaken(BaseModel):
+    model_config = _example(task_id="PICKED-BY-THE-SERVER", status="processing")
+
+    task_id: str
+    status: JobStatus
+
+
+class JobError(BaseModel):
+    message: str
+    code: str | None
+
+
+class JobResult(BaseModel):
+    model_config = _example(
+        task_id="PICKED-BY-THE-SERVER",
+        status="processing",
+        created=1_760_000_000.0,
+        position=1,
+        result="",
+    )
+
+    task_id: str
+    status: JobStatus
+    result: Annotated[str, Field(description="so far, or all of it")]
+    created: Annotated[float, Field(description="Unix time")]
+    position: Annotated[int, Field(description="in the queue; 0: being answered")] = 0
+    finished: float | None = None
+    finish_reason: FinishReason | None = None
+    usage: UsageObject | None = None
+    error: JobError | None = None
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class UpstreamHealth(BaseModel):
+    url: str
+    healthy: bool
+    running: int
+
+
+class Health(BaseModel):
+    status: LoadState | Literal["draining"]
+    model: str
+    detail: str
+    progress: Annotated[float | None, Field(ge=0, le=1)]
+    device: str
+    dtype: str
+    reason: Annotated[str, Field(description="why this precision and thread count were chosen")]
+    notice: str
+    family: Annotated[str, Field(description="config.model_type; empty where it is not known")]
+    accepts_images: bool
+    live: bool
+    ready: bool
+    version: str
+    upstreams: list[UpstreamHealth] | None = None
+
+
+class ErrorObject(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+    partial: Annotated[str | None, Field(description="with a timeout: the text so far")] = None
+
+
+class Error(BaseModel):
+    model_config = _example(
+        error={
+            "message": "'temperature' must be between 0 and 2.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "bad_request",
+        }
+    )
+
+    error: ErrorObject
