@@ -1,8 +1,8 @@
 """An HTTP API over an engine: OpenAI-compatible chat completions, plain streams, jobs, figures.
 
-Knows HTTP. Does not know which engine answers, how a model works, or the page that shares its port:
-whoever starts a server adds `build_router(...).routes` to it. The routes answer their own errors,
-so that server needs no exception handlers. No text or picture of a conversation is logged.
+`build_router(...).routes` go into a server, which needs no exception handlers: the routes answer
+their own errors. No text or picture of a conversation is logged. Knows HTTP. Does not know which
+engine answers, how a model works, or the page on the same port.
 """
 
 from __future__ import annotations
@@ -175,11 +175,11 @@ class _Service:
         return await self._job(self.jobs.get, request)
 
     async def cancel(self, request: Request) -> Response:
-        """Ends a job. One that is being answered is cancelled a moment later."""
+        """Ends a job. A running job is cancelled a moment later."""
         return await self._job(self.jobs.cancel, request)
 
     async def figures(self, request: Request) -> Response:
-        """Everything that is counted, for Prometheus."""
+        """All counts, for Prometheus."""
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def docs(self, request: Request) -> Response:
@@ -259,7 +259,7 @@ async def _until_end(
     messages: list[Message],
     stack: ExitStack,
 ) -> AsyncGenerator[Chunk | None, None]:
-    """Passes the chunks on; what was said is remembered, also when the client leaves midway."""
+    """Passes the chunks on. Remembers the text, also when the client leaves midway."""
     text = ""
     with stack:
         try:

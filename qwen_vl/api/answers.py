@@ -62,7 +62,7 @@ async def pull(answer: Answer, request: Request) -> Chunks:
 
 
 async def whole(chunks: Chunks) -> list[Chunk]:
-    """All of an answer. Raises OutOfTime with what there is when its time was over."""
+    """All of an answer. Raises OutOfTime, with the text so far, when its time is over."""
     async with contextlib.aclosing(chunks):
         got = [chunk async for chunk in chunks if chunk]
     if got[-1].finish_reason == "timeout":

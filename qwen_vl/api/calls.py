@@ -1,7 +1,7 @@
 """Requests, in every shape that clients send -> what the engine is asked.
 
-Knows JSON, forms and the OpenAI chat format. Knows nothing of answers; of the engine, its model's
-name.
+Knows JSON, forms and the OpenAI chat format. Of the engine it knows the status. Knows nothing of
+answers.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Reader:
     async def _fetch_images(self, request: Request, raw: dict[str, Any]) -> None:
         """Puts data: URIs in the place of web addresses, one after the other.
 
-        All together get the time of one, and the bytes of what fits into one request.
+        All of them together get the time limit of one, and the byte limit of one request.
         """
         wanted = {}
         for i, part in enumerate(parts := _parts(raw, "image_url")):
@@ -180,7 +180,7 @@ class Reader:
         return Call(messages, params, raw.get("stream") is True, salt=salt)
 
     def params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
-        """The sampling fields of a request over what suits its conversation best."""
+        """The sampling fields of a request, over the preset of its conversation."""
         preset = self.engine.status().family.preset(has_images=any(m.images for m in messages))
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         return params_from(raw, defaults, self.settings)
@@ -261,7 +261,7 @@ def _name(raw: Mapping[str, Any], field_name: str) -> str:
 
 
 def _wants_json(raw: Any) -> bool:
-    """Best effort: the model is told to write JSON, nothing makes sure that it does."""
+    """Best effort: the model is told to write JSON, but nothing enforces it."""
     kind = raw.get("type") if isinstance(raw, Mapping) else raw
     if kind in (None, "text"):
         return False

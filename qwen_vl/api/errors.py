@@ -21,7 +21,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def error_body(error: UserError) -> dict[str, Any]:
-    """The error, and with a timeout what was answered until then."""
+    """The error; after a timeout, also the text so far."""
     body = error_object(error)
     if isinstance(error, OutOfTime):
         body["error"]["partial"] = error.partial
@@ -38,7 +38,7 @@ def error_response(error: UserError) -> Response:
 def answering_errors(
     metrics: Metrics, route: str, check: Callable[[Request], None]
 ) -> Callable[[Endpoint], Endpoint]:
-    """What an endpoint raises becomes a response, after `check` has let the request in."""
+    """Calls `check`, then the endpoint. What either raises becomes a response."""
 
     def around(endpoint: Endpoint) -> Endpoint:
         @functools.wraps(endpoint)

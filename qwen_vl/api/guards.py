@@ -19,7 +19,7 @@ WRONG_KEYS_PER_MINUTE = 60  # from one address; one more is told to wait
 
 
 def is_public(settings: Settings) -> bool:
-    """Whether others than this machine's own users can reach the server, or are kept off it."""
+    """Whether people on other machines can reach the server, with or without a login."""
     return settings.share or bool(settings.auth) or settings.host.strip("[]") not in _LOOPBACK
 
 
@@ -52,7 +52,7 @@ class Guards:
             raise Unauthorised("Send a valid key in the header 'Authorization: Bearer <key>'.")
 
     def owner(self, request: Request) -> str:
-        """Who is calling: whose sessions and caches these are. Never the key itself.
+        """The owner of sessions and caches: a name for the caller. Never the key itself.
 
         Without keys it is who calls from the same address.
         """
@@ -60,7 +60,7 @@ class Guards:
         return self.key_owner(request) or _digest(name).hex()
 
     def key_owner(self, request: Request) -> str:
-        """Whose jobs these are: the key's, from whatever address. "" without keys."""
+        """The owner of jobs: a name for the key, from any address. "" without keys."""
         return _digest(_given_key(request)).hex() if self._keys else ""
 
     def _has_key(self, request: Request) -> bool:

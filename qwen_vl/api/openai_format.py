@@ -19,7 +19,7 @@ from qwen_vl.schema import Chunk, Usage
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer of `model`: what all its objects repeat."""
+    """One answer of `model`: the fields that all its objects share."""
 
     model: str
     include_usage: bool = False  # of streams; a whole answer always has it
@@ -57,7 +57,7 @@ class Completion:
 
 
 def _finish(chunk: Chunk) -> dict[str, str]:
-    """OpenAI has no word for an answer cut short by time or by its server: there it is a "length".
+    """OpenAI has no word for an answer cut short by time or by its server: that is "length".
 
     `native_finish_reason` (OpenRouter's field) keeps the engine's own word.
     """

@@ -1,4 +1,4 @@
-"""Threads for work on requests: so many at once, so many may wait, and none works for nobody.
+"""Threads for work on requests: bounded, and ended when the client leaves.
 
 Work of one kind has its own places, so that text never waits behind pictures. Knows HTTP requests
 and threads. Knows nothing of the work.
@@ -46,8 +46,8 @@ class Places:
     ) -> Result:
         """The same for a client that may leave meanwhile, once its body has been read.
 
-        Then `give_up` is called, from the event loop, to make the work end; what it gave all the
-        same goes to `undo`, and ClientDisconnect is raised.
+        When it leaves, the event loop calls `give_up` to end the work, passes a result that comes
+        anyway to `undo`, and raises ClientDisconnect.
         """
         has_left = False
         with anyio.CancelScope() as scope:

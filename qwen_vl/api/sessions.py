@@ -1,8 +1,8 @@
 """Conversations that the server remembers for clients that do not: `/stream_chat`.
 
-Bounded in number and in the bytes of their pictures. When there are too many, whoever has most
-loses what they used longest ago: nobody can push out what belongs to others. Knows messages. Knows
-nothing of HTTP or engines.
+Bounded in number and in the bytes of their pictures. When there are too many, the owner with the
+most sessions loses the oldest one: nobody can push out what belongs to others. Knows messages.
+Knows nothing of HTTP or engines.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Sessions:
         self._share_out(sizes, MAX_BYTES)
 
     def _share_out(self, sizes: dict[tuple[str, str], int], most: int) -> None:
-        """Forgets idle sessions of whoever has most, their oldest first, until `most` is kept."""
+        """Forgets idle sessions of the owner with the most, oldest first, until `most` are left."""
         total = sum(sizes.values())
         of: Counter[str] = Counter()
         for (owner, _), size in sizes.items():

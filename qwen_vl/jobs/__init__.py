@@ -35,8 +35,8 @@ PICTURE_BYTES = 2**30  # of all jobs that have not finished
 RETRY_S = 0.5  # how long a job waits when the engine has no place for it, doubled up to
 RETRY_MOST_S = 8.0
 PATIENCE_S = 600.0  # how long it waits for a model that nothing says will come back
-WRITE_S = 1.0  # how long whoever sends a job waits for its row in the file
-CANCEL_S = 1.0  # how long whoever cancels one waits for its last chunk
+WRITE_S = 1.0  # how long a call that sends a job waits for its row in the file
+CANCEL_S = 1.0  # how long a call that cancels a job waits for its last chunk
 CLOSE_S = 10.0  # how long closing waits for the workers
 
 

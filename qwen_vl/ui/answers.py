@@ -28,7 +28,7 @@ THINK_END = "</think>"
 
 @dataclass(frozen=True)
 class Progress:
-    """An answer so far. `waiting` is what to tell while there is no text yet."""
+    """An answer so far. The page shows `waiting` until there is text."""
 
     text: str = ""
     waiting: str = ""
@@ -60,7 +60,7 @@ def progress(
 ) -> Iterator[Progress]:
     """The answer so far, at most once per UPDATE_S; the last one carries the finish reason.
 
-    After `run.stop()` it ends at once with what is there, as "cancelled". Errors pass through.
+    After `run.stop()` it ends at once, as "cancelled", with the text so far. Errors pass through.
     """
     yield from wait_until_ready(engine, run, lang)
     if run.stopped:
@@ -113,7 +113,7 @@ def _next_chunk(asking: Asking, run: Run, timeout_s: float) -> Chunk | None:
 
 
 def _ended(asking: Asking, now: Progress, started: float) -> Progress:
-    """A stopped answer: its last chunk, which comes at once, says what it cost."""
+    """A stopped answer. Its last chunk comes at once, with the usage."""
     end_s = time.monotonic() + LAST_CHUNK_S
     with contextlib.suppress(UserError):  # there was no answer yet, or it failed
         while now.finish_reason is None and (left_s := end_s - time.monotonic()) > 0:
@@ -146,7 +146,7 @@ def split_thinking(text: str, starts_thinking: bool) -> tuple[str, str]:
 
 
 def turns_of(now: Progress, status: EngineStatus, lang: str) -> list[Turn]:
-    """The turns that show an answer so far, written by the model that `status` tells of."""
+    """The turns that show an answer so far; `status` describes the model that writes it."""
     if now.waiting:
         return [page_turn(now.waiting, status="pending")]
     thought, text = split_thinking(now.text, status.family.opens_thought)

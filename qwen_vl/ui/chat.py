@@ -88,7 +88,7 @@ class Chat(Conversation):
     def send(
         self, box: Box | None, history: list[Turn], system_prompt: str, request: gr.Request
     ) -> tuple[Any, Any]:
-        """Takes the question out of the box into the history, or says why not and leaves both."""
+        """Moves the question from the box into the history, or says why not and leaves both."""
         lang = language_of(request)
         text, files = (box or {}).get("text") or "", (box or {}).get("files") or []
         if (run := self.announced(request)) is not None:
@@ -134,7 +134,7 @@ class Chat(Conversation):
         return box_state(False, box_value(text, files)), before
 
     def edit(self, history: list[Turn], event: gr.EditData, request: gr.Request) -> Any:
-        """Asks a changed question in place of an earlier one; what came after it is dropped."""
+        """Replaces an earlier question by a changed one. Drops everything after it."""
         text = event.value if isinstance(event.value, str) else ""
         if not text.strip():  # the page shows the empty text already
             gr.Info(say("empty_edit", language_of(request)))

@@ -97,15 +97,15 @@ class Conversation:
         self.runs.begin(session_of(request), self.place, question, turns)
 
     def announced(self, request: gr.Request) -> Run | None:
-        """The answer that is being written or about to be: until it ends nothing else is taken."""
+        """The answer that is being written or announced: until it ends, nothing else is asked."""
         return self.runs.wanted(session_of(request), self.place)
 
     def is_wanted(self, request: gr.Request) -> bool:
-        """Whether an answer is being written or about to be: then Stop has to be there."""
+        """Whether an answer is being written or announced: then the page shows Stop."""
         return self.runs.is_wanted(session_of(request), self.place)
 
     def stop(self, request: gr.Request) -> None:
-        """Stop: ends this tab's answer and keeps what is there of it."""
+        """Stop: ends this tab's answer and keeps its text so far."""
         self.runs.stop(session_of(request), self.place)
 
     def leave(self, request: gr.Request) -> None:
@@ -114,13 +114,13 @@ class Conversation:
         self.pictures.forget(session_of(request))
 
     def clear(self, request: gr.Request) -> list[Turn]:
-        """New chat: ends a running answer, which shows nothing more, and empties the history."""
+        """New chat: ends a running answer, hides the rest of it, and empties the history."""
         self.drop(request)
         self.pictures.forget(session_of(request))
         return []
 
     def drop(self, request: gr.Request) -> None:
-        """Ends this tab's answer, which shows nothing more."""
+        """Ends this tab's answer and hides the rest of it."""
         self.runs.drop(session_of(request), self.place)
 
     def messages(

@@ -88,7 +88,7 @@ def _find(text: str) -> Iterator[Found]:
 
 
 def _find_json(text: str) -> Iterator[Found]:
-    """Objects one by one, so text around them, several lists and a missing end do no harm."""
+    """Reads objects one by one, so text around them and a missing end do no harm."""
     decoder = json.JSONDecoder()
     last = max(text.rfind(key) for key in _COORDINATES)
     at = text.find("{", 0, max(last, 0))

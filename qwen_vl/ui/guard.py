@@ -1,9 +1,8 @@
 """What stands between the network and Gradio's routes of the page, as ASGI middleware.
 
-Every response gets its headers (a Content-Security-Policy above all), routes that this page has no
-use for are not there, and what comes in is counted and looked at before Gradio touches it: bodies
-by their bytes and their structure, uploads by their sum. Knows HTTP and Gradio's route names; knows
-nothing of handlers or models.
+Every response gets its headers, above all a Content-Security-Policy. Routes that the page does not
+need are closed. Bodies are checked by size and structure, uploads by their sum, before Gradio sees
+them. Knows HTTP and Gradio's route names; knows nothing of handlers or models.
 """
 
 from __future__ import annotations
@@ -167,7 +166,7 @@ def announced_bytes(scope: Scope) -> int | None:
 
 
 def promptly(receive: Receive) -> Receive:
-    """`receive` that does not wait for ever for the next piece of a body."""
+    """`receive` with a time limit for the next piece of a body."""
 
     async def receiving() -> Message:
         try:
@@ -179,7 +178,7 @@ def promptly(receive: Receive) -> Receive:
 
 
 async def whole_body(receive: Receive, most_bytes: int) -> bytes:
-    """Raises Refused when it is longer, ClientDisconnect when it does not come."""
+    """Raises Refused when the body is longer, ClientDisconnect when it stops coming."""
     pieces: list[bytes] = []
     left = most_bytes
     while True:
@@ -208,7 +207,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def checked(body: bytes, most_nodes: int) -> bytes:
-    """The JSON of a call, written anew, so that what was looked at here is what is read later.
+    """The JSON of a call, written anew: Gradio then reads exactly what was checked here.
 
     Raises Refused for what no page sends: too many lists and objects, or too deep; files at an
     address, which Gradio would fetch; components as messages, which it would build and run.

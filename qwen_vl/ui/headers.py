@@ -17,7 +17,7 @@ SHARE_HOST = "https://gradio.s3-us-west-2.amazonaws.com"  # share links load Gra
 
 
 def page_policy(share: bool) -> str:
-    """The Content-Security-Policy of the page: nothing is loaded from or sent to anybody else.
+    """The Content-Security-Policy of the page: it loads from and sends to this server alone.
 
     Gradio has inline scripts and styles and makes functions of strings. With a share link its
     script comes from a server of Gradio's.

@@ -1,10 +1,10 @@
 """Text of models, users and servers -> what the page may render, and back.
 
-The page renders Markdown in the browser, with a parser of its own, so what is code and what is not
-is never decided here: an invisible letter stands where text could turn into something else, in
-code, too. Behind `<` it makes a tag impossible in every parser: by the HTML standard one begins
-with `<` and a letter, `/`, `!` or `?` right behind it. The page's script takes the letter out of
-what is copied. Knows nothing of Gradio; its sanitizer stays on behind this.
+The browser's parser alone decides what is code. So an invisible letter goes wherever text could
+turn into something else, in code too. Behind `<` it makes a tag impossible in every parser: by the
+HTML standard a tag begins with `<` and, right behind it, a letter, `/`, `!` or `?`. The page's
+script takes the letter out of copied text. Gradio's sanitizer stays on behind this. Knows nothing
+of Gradio.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def as_typed(text: str) -> str:
 
 
 def from_page(text: str) -> str:
-    """What was written, out of either; the invisible letter itself is never part of that."""
+    """The text as it was written, from either form, without the invisible letter."""
     return text.replace(INVISIBLE, "")
 
 
 def plain(text: str) -> str:
-    """Text that is shown as it is where nobody reads it back, such as a model's id."""
+    """Text to show as it is, where nobody reads it back, such as a model's id."""
     return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
 
 

@@ -81,7 +81,7 @@ class Runs:
         run = Run(question, turns)
         with self._lock:
             self._runs[session, place] = run
-            # The oldest that was only announced; so many answers are never running at once.
+            # The oldest that was only announced; there are never that many answers running.
             waiting = (key for key, one in self._runs.items() if not one.running)
             if len(self._runs) > MOST_RUNS and (oldest := next(waiting, None)):
                 del self._runs[oldest]
@@ -90,8 +90,8 @@ class Runs:
     def take(self, session: str, place: str, turns: int | None = None) -> Run | None:
         """The run that was begun and is not answered yet, or None; marks it as running.
 
-        None, too, where it was begun for a history of another length: what follows a question that
-        was refused must not take the next one's run.
+        None, too, where it was begun for a history of another length: the steps after a refused
+        question must not take the next question's run.
         """
         with self._lock:
             run = self._runs.get((session, place))
@@ -122,7 +122,7 @@ class Runs:
             run.stop()
 
     def drop(self, session: str, place: str) -> None:
-        """Stops a run whose answer nobody wants to see any more, and waits until it is quiet."""
+        """Stops a run, hides the rest of its answer, and waits until it has ended."""
         with self._lock:
             run = self._runs.pop((session, place), None)
         if run is not None:
@@ -147,7 +147,7 @@ class Runs:
 class Asking:
     """Asks the engine in a thread: it decodes pictures before there is an answer.
 
-    Then the answer is read here, by whoever shows it.
+    Then the caller reads the answer here.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What the server keeps for a browser tab between its requests, within a bound in bytes.
 
-Least recently used goes first, whoever's it is; what nobody has used for long goes, too, because a
-browser need not say goodbye. Knows nothing of pictures, frames or pages.
+The least recently used value of all sessions goes first. Values that nobody has used for a while go
+too, because a browser may leave without a word. Knows nothing of pictures, frames or pages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Shelf(Generic[Value]):
         return self._bytes
 
     def put(self, session: str, name: Hashable, value: Value, size_bytes: int) -> None:
-        """Keeps `value`, in the place of an older one; drops what there is no room for."""
+        """Keeps `value` in place of an older one. Drops what no longer fits."""
         with self._lock:
             dropped = [self._take(key) for key in [(session, name)] if key in self._items]
             self._items[session, name] = value, size_bytes, time.monotonic()
@@ -42,7 +42,7 @@ class Shelf(Generic[Value]):
         self._drop(dropped)
 
     def get(self, session: str, name: Hashable) -> Value | None:
-        """What is kept under that name, if it still is."""
+        """The value under that name, if it is still kept."""
         with self._lock:
             found = self._items.get((session, name))
             if found is not None:

@@ -1,8 +1,8 @@
-"""The folder of what browsers upload and the page draws: one a process, bounded, gone with it.
+"""The folder of uploads and drawings: one for each process, bounded, removed at its end.
 
-Gradio writes there. This module gives it a folder of its own, removes what broken uploads leave,
-keeps the sum within a limit and removes what processes that were killed have left behind. Knows
-files; knows nothing of HTTP or handlers.
+Gradio writes there. This module gives it the folder, removes the rest of broken uploads, keeps the
+sum within a limit, and removes the folders of killed processes. Knows files; knows nothing of HTTP
+or handlers.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ WRITE_S = 1.0  # how far a file's time of writing may lie before the clock's
 def own_folder() -> Path:
     """This process's folder, made the first time it is asked for, which Gradio uses from then on.
 
-    It stands where Gradio would keep uploads, and goes when the process ends; folders of processes
-    that are gone go now.
+    It stands where Gradio would keep uploads, and is removed when the process ends. Folders of dead
+    processes are removed now.
     """
     base = Path(get_upload_folder())
     if base in _OWN:
@@ -101,7 +101,7 @@ class Uploads:
             return ticket
 
     def end(self, ticket: object) -> None:
-        """The upload has ended, one way or the other: what it left unfinished goes."""
+        """The upload has ended. Removes what it left unfinished."""
         with self._lock:
             self._under_way.pop(ticket, None)
             self._sweep()

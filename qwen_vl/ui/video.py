@@ -117,7 +117,7 @@ class VideoChat(Conversation):
         self.frames.forget(session_of(request))
 
     def show_kept(self, frames: list[Frame], kept: list[int], request: gr.Request) -> Any:
-        """Frames were left out or taken in again."""
+        """Shows which frames are left out."""
         return gallery_of(frames, kept) if frames else _lost(request)
 
     def seek(self, frames: list[Frame], event: gr.SelectData, request: gr.Request) -> Any:
@@ -225,7 +225,7 @@ class VideoChat(Conversation):
         return (gr.skip(), self.clear(request), *buttons_while(False))
 
     def new_clip(self, request: gr.Request) -> tuple[Any, ...]:
-        """Another clip, or none: nothing of the old one stays, read or being read."""
+        """Another clip, or none: drops everything of the old one, a running extraction included."""
         self.runs.drop(session_of(request), "extract")
         self.frames.forget(session_of(request))
         return (*self.clear_all(request), *_no_frames())
