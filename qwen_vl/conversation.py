@@ -14,8 +14,8 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
     """Raises BadRequest or TooLarge unless a model can answer `messages` within the limits."""
     if not messages:
         raise BadRequest("The conversation is empty: send at least one user message.")
-    if messages[-1].role != "user":
-        raise BadRequest("The last message must come from the user.")
+    if messages[-1].role == "system":
+        raise BadRequest("The last message must come from the user, or be an answer to go on with.")
     if any(message.role == "system" for message in messages[1:]):
         raise BadRequest("Only the first message may be a system message: move it to the front.")
     parts = [part for message in messages for part in message.parts]

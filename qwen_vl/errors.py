@@ -66,6 +66,12 @@ class TooLarge(UserError):
     code = "too_large"
 
 
+class ContextExceeded(BadRequest):
+    """The conversation has more tokens than the model may be given; frameworks shorten it then."""
+
+    code = "context_length_exceeded"
+
+
 class UnsupportedMedia(UserError):
     """Not a picture or clip in one of the formats that are read here."""
 
@@ -102,14 +108,10 @@ class TooOften(Busy):
 
 
 class OutOfTime(UserError):
-    """The time limit ended the answer. `partial` is its text so far."""
+    """The time limit ended the answer before its first word."""
 
     status = 504
     code = "timeout"
-
-    def __init__(self, message: str, partial: str) -> None:
-        super().__init__(message)
-        self.partial = partial
 
 
 class Abandoned(UserError):

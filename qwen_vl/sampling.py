@@ -242,18 +242,18 @@ def params_from(
 ) -> SamplingParams:
     """The sampling fields of a request over `defaults`; a missing or null field keeps its default.
 
-    Raises BadRequest on a wrong type or a value out of range, and TooLarge when more tokens are
-    asked for than the server gives.
+    More tokens than the server gives are as many as it gives; -1 of them is no wish at all. Raises
+    BadRequest on a wrong type or a value out of range.
     """
     limit = settings.max_new_tokens
     values: dict[str, Any] = {"max_new_tokens": min(defaults.max_new_tokens, limit)}
     for name in FIELDS:
         told = next((wire for wire in wire_names(name) if raw.get(wire) is not None), None)
-        if told is None:
+        if told is None or (name == "max_new_tokens" and raw[told] == -1):
             continue
         values[name] = checked(told, hint_of(name), raw[told])
-        if name == "max_new_tokens" and values[name] > limit:
-            raise TooLarge(f"'{told}' is too large: this server gives at most {limit} tokens.")
+        if name == "max_new_tokens":
+            values[name] = min(values[name], limit)
         if name == "max_image_tokens" and values[name] > settings.max_image_tokens:
             raise _out_of_range(told, MIN_IMAGE_TOKENS, settings.max_image_tokens)
     return replace(defaults, **values)

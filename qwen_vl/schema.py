@@ -52,11 +52,13 @@ class Undecoded(Protocol):
 class ImagePart:
     """A safe RGB picture (see `media`), or a frame of a clip `time_s` seconds after its start.
 
-    What is counted (`size`) is known at once; `image` decodes.
+    What is counted (`size`) is known at once; `image` decodes. `most_tokens` bounds its visual
+    tokens below those of the question.
     """
 
     source: Image.Image | Undecoded
     time_s: float | None = None
+    most_tokens: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:

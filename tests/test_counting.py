@@ -28,7 +28,7 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local import prefill, scheduler
 from qwen_vl.engine.local.turns import MOST_ACTIVE
 from qwen_vl.engine.model.pictures import PictureReader
-from qwen_vl.errors import BadRequest, Busy, TooLarge
+from qwen_vl.errors import BadRequest, Busy, ContextExceeded
 from qwen_vl.media.pictures import content_hash
 from qwen_vl.schema import ImagePart, Message
 
@@ -125,7 +125,7 @@ def test_too_many_visual_tokens_are_refused_before_anything_is_decoded(engine: E
     """Each takes 256 here, the most that this checkpoint's processor gives."""
     most = replace(GREEDY, max_image_tokens=16_384)
     shown = [ImagePart(Huge(str(i))) for i in range(200)]
-    with pytest.raises(TooLarge, match="51,200 tokens"):
+    with pytest.raises(ContextExceeded, match="51,200 tokens"):
         engine.stream([user(*shown, "What is it?")], most)
 
 

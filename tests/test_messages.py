@@ -48,6 +48,7 @@ def picture_part(url: Any) -> dict[str, Any]:
         [turn("system", "a"), turn("user", "b")],
         [turn("user", "a", pictures=1), turn("assistant"), turn("user", "b")],
         [turn("user", "a"), turn("user", "b")],
+        [turn("user", "a"), turn("assistant", "b")],  # to go on with
         [turn("user", "a" * LIMITS.max_prompt_chars)],
         [turn("user", pictures=LIMITS.max_images)],
         [turn("user", "a")] * LIMITS.max_messages,
@@ -62,7 +63,6 @@ def test_a_conversation_within_the_limits_passes(messages: list[Message]) -> Non
     [
         [],
         [turn("system", "a")],
-        [turn("user", "a"), turn("assistant", "b")],
         [turn("user", "a"), turn("system", "b"), turn("user", "c")],
         [turn("user")],
         [turn("user", " \n\t")],
@@ -73,7 +73,6 @@ def test_a_conversation_within_the_limits_passes(messages: list[Message]) -> Non
     ids=[
         "empty",
         "only a system turn",
-        "the assistant speaks last",
         "a late system turn",
         "no parts",
         "blank",
@@ -241,9 +240,9 @@ def test_the_length_of_an_answer_has_both_of_its_names_and_a_limit(name: str) ->
     assert params_from({name: 100}, DEFAULTS, LIMITS).max_new_tokens == 100
     with pytest.raises(BadRequest, match=name):
         params_from({name: 0}, DEFAULTS, LIMITS)
-    for value in (101, 10**400):
-        with pytest.raises(TooLarge, match=name):
-            params_from({name: value}, DEFAULTS, LIMITS)
+    for value in (101, 10**400):  # a ceiling: frameworks ask for more than most servers give
+        assert params_from({name: value}, DEFAULTS, LIMITS).max_new_tokens == 100
+    assert params_from({name: -1}, DEFAULTS, LIMITS) == params_from({}, DEFAULTS, LIMITS)
 
 
 def test_the_newer_name_of_the_length_wins() -> None:

@@ -489,7 +489,8 @@ def test_docs_and_schema_name_every_route() -> None:
         document = client.get("/openapi.json").json()
     assert page.headers["content-type"].startswith("text/html")
     assert set(document["paths"]) == {
-        *("/v1/chat/completions", "/v1/models", "/stream_chat", "/inference"),
+        *("/v1/chat/completions", "/v1/models", "/v1/models/{name}"),
+        *("/stream_chat", "/inference"),
         *("/result/{task_id}", "/health", "/metrics"),
     }
     for path in document["paths"]:
@@ -512,19 +513,18 @@ _SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/hostna
     ("body", "status"),
     [
         ({"messages": [{"role": "user", "content": "a"}] * 10_000}, 413),
-        (asking("x" * 30_000), 413),
+        (asking("x" * 300_000), 413),
         (_showing(_SVG, "image/svg+xml"), 415),
         (_showing(_SVG), 415),
         (_showing(b"%PDF-1.7 " + b"x" * 100), 415),
         (_showing(encoded(Image.new("1", (20_000, 20_000)))), 413),
         (_showing(encoded(Image.new("RGB", (4000, 10)))), 400),
         (asking(stop=["x"] * 17), 413),
-        (asking(max_tokens=10**9), 413),
         (asking(logit_bias={str(i): 1 for i in range(2000)}), 400),
     ],
     ids=[
         *("10,000 messages", "long text", "svg", "svg named png", "pdf named png", "bomb"),
-        *("too long a picture", "many stops", "endless", "many biases"),
+        *("too long a picture", "many stops", "many biases"),
     ],
 )
 def test_attacks_are_refused(body: dict[str, Any], status: int) -> None:

@@ -57,6 +57,7 @@ def build_router(
     for method, path, endpoint, check in (
         ("GET", "/health", service.health, _no_guard),
         ("GET", "/v1/models", service.models, guards),
+        ("GET", "/v1/models/{name:path}", service.model, guards),
         ("POST", "/v1/chat/completions", service.chat_completions, guards),
         ("POST", "/stream_chat", service.stream_chat, guards),
         ("POST", "/inference", service.submit, guards),
@@ -139,8 +140,23 @@ class _Service:
 
     async def models(self, request: Request) -> Response:
         """The one model that answers here."""
-        model = {"id": self.engine.model_id, "object": "model", "created": self.started}
-        return JSONResponse({"object": "list", "data": [{**model, "owned_by": "local"}]})
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """The model by its name."""
+        name, here = request.path_params["name"], self.engine.model_id
+        if name != here:
+            raise NotFound(f"There is no model '{name[:100]}' here: this server runs '{here}'.")
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        """OpenAI's fields; the context as vLLM and OpenRouter name it; and what the model reads."""
+        status, context = self.engine.status(), self.settings.max_context_tokens
+        return {
+            **{"id": self.engine.model_id, "object": "model", "created": self.started},
+            **{"owned_by": "local", "max_model_len": context, "context_length": context},
+            "input_modalities": ["text", "image"] if status.accepts_images else ["text"],
+        }
 
     async def chat_completions(self, request: Request) -> Response:
         """One answer, whole or as server-sent events. The client ends the work by leaving."""

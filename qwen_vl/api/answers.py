@@ -17,9 +17,9 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from qwen_vl.api.errors import error_body
 from qwen_vl.engine import Answer
 from qwen_vl.errors import Bug, OutOfTime, UserError
+from qwen_vl.gate.refusals import error_object
 from qwen_vl.schema import Chunk
 
 logger = logging.getLogger(__name__)
@@ -62,15 +62,13 @@ async def pull(answer: Answer, request: Request) -> Chunks:
 
 
 async def whole(chunks: Chunks) -> list[Chunk]:
-    """All of an answer. Raises OutOfTime, with the text so far, when its time is over."""
+    """All of an answer. Raises OutOfTime when its time is over and there is no text at all."""
     async with contextlib.aclosing(chunks):
         got = [chunk async for chunk in chunks if chunk]
-    if got[-1].finish_reason == "timeout":
-        partial = "".join(chunk.text for chunk in got)
+    if got[-1].finish_reason == "timeout" and not any(chunk.text for chunk in got):
         raise OutOfTime(
-            "The answer took longer than this server gives it: ask for fewer tokens "
-            "('max_tokens'), or stream it. 'partial' holds what was written.",
-            partial,
+            "This server's time for one answer ended before its first word: send fewer or smaller "
+            "pictures and less text."
         )
     return got
 
@@ -106,10 +104,10 @@ async def _events(
         except ClientDisconnect:
             return
         except UserError as error:
-            yield _event(error_body(error))
+            yield _event(error_object(error))
         except Exception:  # a bug: logged whole here, told to the client without details
             logger.exception("an answer broke off")
-            yield _event(error_body(Bug()))
+            yield _event(error_object(Bug()))
 
 
 def _texts(chunk: Chunk | None, told: Told) -> list[str]:

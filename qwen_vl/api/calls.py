@@ -20,6 +20,7 @@ from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
 from qwen_vl.api.messages import from_openai, parts_in
 from qwen_vl.api.payloads import Payloads, flag, hold, media_type
 from qwen_vl.api.places import Places
+from qwen_vl.api.spellings import in_openai_form
 from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
@@ -86,6 +87,7 @@ class Reader:
         return call
 
     async def _chat(self, request: Request, raw: dict[str, Any]) -> Call:
+        in_openai_form(raw.get("messages"))
         await self._fetch_images(request, raw)
         if not _parts(raw, "video_url"):
             places = self._pictures if _parts(raw, "image_url", "video") else self._texts
@@ -127,7 +129,7 @@ class Reader:
                 left_bytes -= len(uri) * 3 / 4
                 if left_bytes < 0:
                     raise TooLarge("The pictures are too large together: send fewer or smaller.")
-                parts[i]["image_url"] = {"url": uri}
+                parts[i]["image_url"]["url"] = uri
 
     async def _fetched(self, request: Request, url: str) -> str:
         uri = as_data_uri(await fetch_image(url, self.settings))

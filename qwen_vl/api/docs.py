@@ -23,7 +23,7 @@ _REF = "#/components/schemas/{model}"
 _MODELS: tuple[type[BaseModel], ...] = (
     *(s.ChatRequest, s.SimpleRequest, s.PictureForm),
     *(s.ChatCompletion, s.ChatCompletionChunk, s.TokenEvent, s.JobTaken, s.JobResult),
-    *(s.ModelList, s.Health, s.Error),
+    *(s.ModelList, s.Model, s.Health, s.Error),
 )
 _ERRORS = {
     "400": "Malformed",
@@ -37,7 +37,7 @@ _ERRORS = {
     "429": "The queue is full, or too many requests; see Retry-After",
     "500": "The request broke inside the server",
     "503": "Loading, failed or shutting down",
-    "504": "Out of time; the error holds the text so far",
+    "504": "Out of time before the first word",
 }
 
 
@@ -125,6 +125,10 @@ def _paths() -> Schema:
         },
         "/v1/models": {
             "get": _operation("models", "The model", "One model", _content(json=s.ModelList))
+        },
+        "/v1/models/{name}": {
+            "parameters": [{**task, "name": "name"}],
+            "get": _operation("model", "The model by its name", "It", _content(json=s.Model)),
         },
         "/health": {"get": health},
         "/metrics": {

@@ -75,7 +75,7 @@ def _address(request: Request) -> str:
 
 def _given_key(request: Request) -> str:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+    return key.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
 
 
 def _digest(key: str) -> bytes:

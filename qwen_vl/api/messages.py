@@ -11,6 +11,7 @@ from qwen_vl.errors import BadRequest, TooLarge
 from qwen_vl.media.pictures import open_data_uri
 from qwen_vl.schema import ImagePart, Message, Part, Role, TextPart
 
+LOW_DETAIL_TOKENS = 256  # a picture of 512x512 px, as OpenAI scales it for "low"
 MAX_PARTS = 2000  # in all messages of a request together
 
 _ROLES: dict[str, Role] = {
@@ -50,8 +51,19 @@ def from_openai(
         return parts
 
     messages = [_openai_message(item, f"messages[{i}]", read) for i, item in enumerate(raw)]
+    messages = _with_one_system(messages)
     check_conversation(messages, settings)
     return messages
+
+
+def _with_one_system(messages: list[Message]) -> list[Message]:
+    """All system messages as one in front: templates take no other, and clients send several."""
+    systems = [message for message in messages if message.role == "system"]
+    if not systems or (len(systems) == 1 and systems[0] is messages[0]):
+        return messages
+    joined = "\n\n".join(message.text for message in systems)
+    others = [message for message in messages if message.role != "system"]
+    return [Message("system", (TextPart(joined),)), *others]
 
 
 def parts_in(raw: Any) -> list[dict[str, Any]]:
@@ -106,12 +118,16 @@ def _openai_parts(
             raise BadRequest(f"{where}.text must be a string.")
         return [TextPart(raw["text"])]
     if kind == "image_url":
-        url = raw.get("image_url")
-        if isinstance(url, Mapping):
-            url = url.get("url")
+        address = raw.get("image_url")
+        if not isinstance(address, Mapping):
+            address = {"url": address}
+        url, detail = address.get("url"), address.get("detail")
         if not isinstance(url, str):
             raise BadRequest(f"{where}.image_url.url must be a string: a data: URI.")
-        return [ImagePart(open_data_uri(url, settings))]
+        if detail not in (None, "auto", "low", "high"):
+            raise BadRequest(f"{where}.image_url.detail must be auto, low or high.")
+        most_tokens = LOW_DETAIL_TOKENS if detail == "low" else None
+        return [ImagePart(open_data_uri(url, settings), most_tokens=most_tokens)]
     if isinstance(kind, str) and kind in others:
         return others[kind](raw, where)
     known = ", ".join(["text", "image_url", *others])

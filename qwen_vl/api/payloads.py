@@ -6,9 +6,11 @@ Knows HTTP bodies. Knows nothing of what is asked.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import anyio
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -23,6 +25,8 @@ from qwen_vl.media.pictures import BYTES_PER_MB
 LARGE_BYTES = BYTES_PER_MB  # bodies from here on are parsed one at a time, beside all others
 MARKS = b"{[,:"  # what JSON is built with; base64 has none of them
 MAX_MARKS = 100_000  # besides one for each character of text
+UNPACK_BYTES = 2**18  # of a packed body, in one step
+_ANY_HEADER = zlib.MAX_WBITS | 32  # gzip or zlib
 ESCAPE_EVERY = 32  # bytes; more backslashes are slow to read, and no picture has them
 
 
@@ -53,6 +57,10 @@ class Payloads:
     async def form(self, request: Request) -> tuple[bytes, dict[str, Any]]:
         """The file in the field `image`, and all fields of text."""
         self._check_announced(request)
+        if _is_packed(request):
+            raise UnsupportedMedia(
+                "A form with a Content-Encoding is not read here: send it plain."
+            )
         bounded = Request(request.scope, self._bounded(request))
         try:
             form = await bounded.form(max_files=1, max_fields=50, max_part_size=2**20)
@@ -73,7 +81,7 @@ class Payloads:
     async def _read(self, request: Request) -> bytearray:
         self._check_announced(request)
         body, marks, escapes = bytearray(), 0, 0
-        async for piece in request.stream():
+        async for piece in _unpacked(request):
             body += piece
             if len(body) > self._limit:
                 raise self._too_large()
@@ -110,6 +118,36 @@ class Payloads:
             f"The request is larger than {self._limit / BYTES_PER_MB:.0f} MB: send fewer or "
             "smaller pictures."
         )
+
+
+def _is_packed(request: Request) -> bool:
+    return request.headers.get("content-encoding", "").strip().lower() not in ("", "identity")
+
+
+async def _unpacked(request: Request) -> AsyncIterator[bytes]:
+    """The body's pieces, out of gzip or deflate where it is packed. Raises BadRequest and Busy.
+
+    In small steps, and what it grows by counts as held: a small body may become a large one.
+    """
+    if not _is_packed(request):
+        async for piece in request.stream():
+            yield piece
+        return
+    packed = zlib.decompressobj(_ANY_HEADER)
+    try:
+        async for piece in request.stream():
+            while piece:
+                plain = packed.decompress(piece, UNPACK_BYTES)
+                hold(request, len(plain))
+                yield plain
+                piece = packed.unconsumed_tail
+                await anyio.sleep(0)  # the others' turn
+        rest = packed.flush()
+    except zlib.error:
+        raise BadRequest("The request body is not valid gzip or deflate.") from None
+    if not packed.eof:
+        raise BadRequest("The packed request body breaks off before its end.")
+    yield rest
 
 
 def media_type(request: Request) -> str:

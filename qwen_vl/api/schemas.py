@@ -272,6 +272,9 @@ class Model(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    max_model_len: Annotated[int, Field(description="tokens of prompt and answer together")]
+    context_length: Annotated[int, Field(description="the same")]
+    input_modalities: list[Literal["text", "image"]]
 
 
 class ModelList(BaseModel):
@@ -307,7 +310,6 @@ class ErrorObject(BaseModel):
     type: str
     param: str | None
     code: str
-    partial: Annotated[str | None, Field(description="with a timeout: the text so far")] = None
 
 
 class Error(BaseModel):

@@ -7,6 +7,7 @@ its body is within bounds. Knows ASGI and the settings. Knows nothing of what is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -34,11 +35,21 @@ _LOGIN = ("/login", "/login/")
 _HEALTH = "/health"
 _API = (_HEALTH, "/stream_chat", "/inference", "/metrics", "/docs", "/openapi.json")
 _API_FOLDERS = ("/v1/", "/result/")
+_WITHOUT_V1 = ("/chat/completions", "/models")  # a base URL that lacks it
+_CODINGS = ("gzip", "x-gzip", "deflate")
 
 
 def is_api(path: str) -> bool:
     """Whether the API answers this path, and not the page."""
     return path in _API or path.startswith(_API_FOLDERS)
+
+
+def canonical(path: str) -> str:
+    """An API path as it is meant: without doubled or last slashes, and with its /v1."""
+    meant = re.sub("/{2,}", "/", path).rstrip("/")
+    if meant.startswith(_WITHOUT_V1):
+        meant = f"/v1{meant}"
+    return meant if is_api(meant) else path
 
 
 class Gate:
@@ -61,6 +72,7 @@ class Gate:
         # Nothing here speaks anything else.
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = {**scope, "path": canonical(scope["path"])}
         headers: Headers = list(scope["headers"])
         peer = scope["client"][0] if scope["client"] else ""
         path, client = scope["path"], self._proxies.client_of(peer, headers)
@@ -75,7 +87,7 @@ class Gate:
                     return
                 self._check_page_of_others(scope["method"], headers, needs_key)
             coding = (header(headers, b"content-encoding") or "identity").strip().lower()
-            if coding not in ("", "identity"):
+            if coding not in ("", "identity", *(_CODINGS if is_api(path) else ())):
                 raise UnsupportedMedia(
                     f"The body's Content-Encoding '{coding[:20]}' is not read here: send it plain."
                 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_vl.engine.model.pictures import Picture, PictureReader
-from qwen_vl.errors import TooLarge, Unsupported
+from qwen_vl.errors import ContextExceeded, Unsupported
 from qwen_vl.schema import ImagePart, Message, TextPart
 
 
@@ -46,18 +46,21 @@ class PromptBuilder:
     ) -> Prompt:
         """Counts: no picture is decoded.
 
-        Raises TooLarge where the prompt leaves no room for an answer in `limit_tokens`, Unsupported
-        for pictures that the model cannot read, and BadRequest for their shape.
+        An answer at the end is continued. Raises ContextExceeded where the prompt leaves no room
+        for an answer in `limit_tokens`, Unsupported for pictures that the model cannot read, and
+        BadRequest for their shape.
         """
         parts = [part for message in messages for part in message.images]
         pictures = [self._counted(part, max_image_tokens) for part in parts]
         visual = sum(picture.tokens for picture in pictures)
         _check(visual, limit_tokens)  # by arithmetic alone, before the text costs anything
         template = [self._template_message(message) for message in messages]
+        continued = messages[-1].role == "assistant"
         with self._lock:
             token_ids = self._tokenizer.apply_chat_template(
                 template,
-                add_generation_prompt=True,
+                add_generation_prompt=not continued,
+                continue_final_message=continued,
                 sanitize_control_tokens=True,
                 return_dict=True,
             )["input_ids"]
@@ -81,7 +84,7 @@ class PromptBuilder:
                 "This model reads text only: remove the pictures, or start the server with a "
                 "vision model such as Qwen/Qwen3-VL-2B-Instruct."
             )
-        return self.reader.count(part, max_image_tokens)
+        return self.reader.count(part, min(max_image_tokens, part.most_tokens or max_image_tokens))
 
     def _template_message(self, message: Message) -> dict[str, Any]:
         if self.reader is None or message.role != "user":
@@ -100,7 +103,7 @@ class PromptBuilder:
 
 def _check(tokens: int, limit_tokens: int | None) -> None:
     if limit_tokens is not None and tokens >= limit_tokens:
-        raise TooLarge(
+        raise ContextExceeded(
             f"The conversation has {tokens:,} tokens, more than the limit of {limit_tokens:,}: use "
             "fewer or smaller pictures (image detail), or start a new conversation."
         )

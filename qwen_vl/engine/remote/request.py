@@ -37,6 +37,8 @@ _EXTRAS = tuple(wire_names(name)[-1] for name in FIELDS if wire_names(name)[-1] 
 OPTIONAL = (
     *_EXTRAS,
     "cache_salt",
+    "continue_final_message",
+    "add_generation_prompt",
     "stream_options",
     "seed",
     "frequency_penalty",
@@ -85,12 +87,13 @@ class Requests:
 
     def _uri_for(self, max_image_tokens: int, scope: str) -> Encode:
         def uri(part: ImagePart) -> str:
-            key = (scope, _content_of(part), max_image_tokens)
+            most_tokens = min(max_image_tokens, part.most_tokens or max_image_tokens)
+            key = (scope, _content_of(part), most_tokens)
             with self._lock:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return self._kept[key]
-            made = _data_uri(part.image, max_image_tokens * TOKEN_PIXELS)
+            made = _data_uri(part.image, most_tokens * TOKEN_PIXELS)
             with self._lock:
                 if key not in self._kept:
                     self._kept[key] = made
@@ -110,6 +113,8 @@ def request_of(
     extras = {name: value for name, value in fields.items() if name in _EXTRAS}
     if cache_salt:
         extras["cache_salt"] = cache_salt
+    if messages[-1].role == "assistant":  # vLLM's and SGLang's way to go on with an answer
+        extras |= {"continue_final_message": True, "add_generation_prompt": False}
     return {
         "messages": [_message(message, uri) for message in messages],
         "stream": True,
@@ -153,7 +158,8 @@ def _message(message: Message, uri: Encode) -> dict[str, Any]:
         if isinstance(part, ImagePart):
             if part.time_s is not None:
                 content.append({"type": "text", "text": f"<{part.time_s:.1f} seconds>"})
-            content.append({"type": "image_url", "image_url": {"url": uri(part)}})
+            address = {"url": uri(part), **({"detail": "low"} if part.most_tokens else {})}
+            content.append({"type": "image_url", "image_url": address})
         else:
             content.append({"type": "text", "text": part.text})
     return {"role": message.role, "content": content}
