@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import random
 import socket
 import statistics
@@ -38,6 +39,7 @@ from support.pictures import as_uri, encoded
 from support.running_app import drain, started
 
 CLIENTS = 16
+ATTACKERS_NICE = 15
 GOAL = {"health_s": 1.0, "ratio": 3.0, "memory_mb": 600.0}
 LOOK_S = 0.05  # between two looks at the memory
 QUESTION = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, "stream": True}
@@ -340,6 +342,9 @@ def send(client: httpx.Client, attack: Attack) -> None:
 
 
 def besiege(url: str, found: list[Attack], end_s: float, seed: int) -> None:
+    """Attacks until the end. Real attackers bring processors of their own: these go last here."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), ATTACKERS_NICE)
     rng = random.Random(seed)
     with httpx.Client(base_url=url, timeout=120) as client:
         while time.monotonic() < end_s:
