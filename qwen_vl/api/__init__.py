@@ -19,7 +19,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image
 
 from qwen_vl import __version__
-from qwen_vl.api import docs
 from qwen_vl.api.answers import pull, streamed, whole
 from qwen_vl.api.calls import Call, Reader
 from qwen_vl.api.errors import Endpoint, answering_errors
@@ -200,10 +199,14 @@ class _Service:
 
     async def docs(self, request: Request) -> Response:
         """The API's reference, readable without any other server."""
+        from qwen_vl.api import docs  # its shapes are made when somebody asks
+
         return HTMLResponse(docs.page())
 
     async def openapi(self, request: Request) -> Response:
         """The API's reference for programs."""
+        from qwen_vl.api import docs
+
         return JSONResponse(docs.schema())
 
     async def _ask(self, call: Call, request: Request) -> Answer:
