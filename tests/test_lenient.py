@@ -152,7 +152,10 @@ def test_the_model_is_there_by_its_name() -> None:
     with gated(engine) as client:
         (listed,) = client.get("/v1/models/").json()["data"]
         assert client.get(f"/v1/models/{engine.model_id}").json() == listed
-        assert client.get("/v1/models/no-such-model").status_code == 404
+        for other in ("no-such-model", "%0Aa%0Ab"):
+            told = client.get(f"/v1/models/{other}")
+            assert (told.status_code, told.json()["error"]["code"]) == (404, "not_found")
+        assert client.get("/v1/a%0Ab").json()["error"]["code"] == "not_found"
     assert listed["context_length"] == Settings().max_context_tokens
     assert listed["input_modalities"] == ["text", "image"]
 

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from qwen_vl import __version__
 from qwen_vl.api.answers import pull, streamed, whole
@@ -38,6 +39,15 @@ from qwen_vl.schema import Chunk, Message, TextPart
 __all__ = ["build_router"]
 
 
+class _Rest(PathConvertor):
+    """The rest of a path, line breaks included: Starlette's own kind of it stops at them."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("rest", _Rest())
+
+
 def build_router(
     engine: Engine,
     settings: Settings,
@@ -56,7 +66,7 @@ def build_router(
     for method, path, endpoint, check in (
         ("GET", "/health", service.health, _no_guard),
         ("GET", "/v1/models", service.models, guards),
-        ("GET", "/v1/models/{name:path}", service.model, guards),
+        ("GET", "/v1/models/{name:rest}", service.model, guards),
         ("POST", "/v1/chat/completions", service.chat_completions, guards),
         ("POST", "/stream_chat", service.stream_chat, guards),
         ("POST", "/inference", service.submit, guards),
@@ -76,7 +86,7 @@ def build_router(
         others = [method for method in _METHODS if method not in methods]
         router.add_api_route(path, wrong, methods=others, include_in_schema=False)
     unknown = answering_errors(metrics, "/v1/*", guards)(_refusing_path)
-    router.add_api_route("/v1/{path:path}", unknown, methods=_METHODS, include_in_schema=False)
+    router.add_api_route("/v1/{path:rest}", unknown, methods=_METHODS, include_in_schema=False)
     return router
 
 
