@@ -20,7 +20,7 @@ from support import clip_files as clips
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge, UnsupportedMedia
-from qwen_vl.media.clips import extract_keyframes, probe
+from qwen_vl.media.clips import extract_keyframes
 from qwen_vl.media.pictures import (
     as_data_uri,
     data_uri_bytes,
@@ -344,7 +344,7 @@ def test_titles_in_any_encoding(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data.replace(b"Lavf", b"Caf\xe9"))
     assert b"Caf\xe9" in path.read_bytes()
-    assert probe(path, SETTINGS).frame_count == 3
+    assert clips.facts(path, SETTINGS).frame_count == 3
 
 
 def test_codecs_that_are_unknown_are_not_called_broken(tmp_path):

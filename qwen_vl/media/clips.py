@@ -30,11 +30,7 @@ MEMORY_BYTES = 480 << 20  # for decoding: a 4K film in HEVC with 10 bits takes s
 
 @dataclass(frozen=True)
 class Clip:
-    """What a container says of itself, width and height in pixels after rotation.
-
-    `duration_s`, `fps` and `frame_count` are the container's word and may be wrong, except where
-    it says nothing: there `probe` measures.
-    """
+    """What a clip is: width and height in pixels after rotation; length and frames are measured."""
 
     path: Path
     duration_s: float
@@ -56,19 +52,6 @@ class _Stopped(Exception):
     """`should_stop` said yes."""
 
 
-def probe(path: Path, settings: Settings) -> Clip:
-    """Opens a clip and checks it against the limits.
-
-    A container that knows no length (a browser's recording) is decoded once to measure it. Raises
-    TooLarge (bytes, seconds, frames or pixels; the time or memory to read it), UnsupportedMedia
-    (not one of the containers, judged by content; colours or a codec that are not read), BadRequest
-    (empty, broken, nothing to decode), Busy (too many wait) and NotFound (the file is gone).
-    """
-    told: dict[str, Any] = {}
-    _read(path, {"method": "probe"}, settings, lambda header, _: told.update(header))
-    return Clip(path, **told["clip"])
-
-
 def extract_keyframes(
     path: Path,
     method: Method,
@@ -79,6 +62,7 @@ def extract_keyframes(
     max_frames: int | None = None,
     max_side_px: int = MAX_SIDE_PX,
     on_progress: Callable[[float], None] = lambda done: None,
+    on_clip: Callable[[Clip], None] = lambda clip: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Keyframe]:
     """Takes keyframes from a clip, in strictly rising time.
@@ -89,10 +73,15 @@ def extract_keyframes(
     (at most the settings' number, which is the default), they are spread over the whole clip.
     No picture is longer than `max_side_px`.
 
-    `on_progress` gets 0..1, never falling. `should_stop` is asked all the time, from another thread
-    too; when it says yes, the decoder is ended and the frames found so far are returned. A clip
-    that breaks off gives frames up to there, and a damaged stretch gives none.
-    Raises what `probe` raises.
+    `on_progress` gets 0..1, never falling; `on_clip`, at the end, what the clip is. `should_stop`
+    is asked all the time, from another thread too; when it says yes, the decoder is ended and the
+    frames found so far are returned. A clip that breaks off gives frames up to there, and a damaged
+    stretch gives none.
+
+    Raises TooLarge (bytes, seconds, frames or pixels; the time or memory to read it),
+    UnsupportedMedia (not one of the containers, judged by content; colours or a codec that are not
+    read), BadRequest (empty, broken, nothing to decode), Busy (too many wait) and NotFound (the
+    file is gone).
     """
     if method not in ("interval", "even", "scenes"):
         raise BadRequest("The method must be interval, even or scenes.")
@@ -110,6 +99,8 @@ def extract_keyframes(
             on_progress(told["progress"])
         elif "again" in told:
             frames.clear()
+        elif "clip" in told:
+            on_clip(Clip(path, **told["clip"]))
         else:
             width, height = told["size"]
             image = Image.frombytes("RGB", (width, height), pixels)

@@ -94,7 +94,7 @@ EN = {
     "no_question": "Write a question about the clip first.",
     "no_number": "A number is missing: fill in every field first.",
     "extracting": "Reading the clip",
-    "frames_found": "{n} frames, the last one at {last}",
+    "frames_found": "{n} frames, the last one at {last}, of a clip of {length}, {width}×{height}",
     "clip_examples": "Example clips",
 }
 
@@ -176,7 +176,7 @@ ZH = {
     "no_question": "请先输入关于视频的问题。",
     "no_number": "有数字未填写：请先填完每一栏。",
     "extracting": "正在读取视频",
-    "frames_found": "共 {n} 帧，最后一帧在 {last}",
+    "frames_found": "共 {n} 帧，最后一帧在 {last}；视频长 {length}，{width}×{height}",
     "clip_examples": "示例视频",
 }
 

@@ -20,7 +20,7 @@ from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.heap import trim_heap
-from qwen_vl.media.clips import Method, extract_keyframes
+from qwen_vl.media.clips import Clip, Method, extract_keyframes
 from qwen_vl.media.kept import KeptImage
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message
@@ -86,6 +86,7 @@ class VideoChat(Conversation):
             return _UNCHANGED
         try:
             check_paths([clip], Path(get_upload_folder()))
+            clips: list[Clip] = []
             found = extract_keyframes(
                 Path(clip),
                 method,
@@ -94,6 +95,7 @@ class VideoChat(Conversation):
                 count=int(count),
                 max_frames=int(max_frames),
                 on_progress=partial(_show_progress, bar, say("extracting", lang)),
+                on_clip=clips.append,
                 should_stop=lambda: run.stopped,
             )
         except UserError as error:
@@ -109,7 +111,9 @@ class VideoChat(Conversation):
         self.frames.put(session, "frames", frames, size_bytes)
         del found
         trim_heap()  # the pixels leave holes that nothing else fills
-        note = say("frames_found", lang, n=len(frames), last=seconds(frames[-1].time_s))
+        facts = {"length": seconds(clips[-1].duration_s), "width": clips[-1].width}
+        facts |= {"height": clips[-1].height, "last": seconds(frames[-1].time_s)}
+        note = say("frames_found", lang, n=len(frames), **facts)
         return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
 
     def leave(self, request: gr.Request) -> None:

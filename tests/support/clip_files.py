@@ -18,6 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from qwen_vl.config import Settings
+from qwen_vl.media.clips import Clip, extract_keyframes
+
 WIDTH, HEIGHT = 128, 64
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
 COLOURS = ((40, 40, 200), (110, 20, 20), (220, 220, 220), (20, 70, 20), (200, 40, 200))  # B, G, R
@@ -122,3 +125,10 @@ def claim_seconds(path: Path, seconds: float) -> Path:
     data[start : start + 8] = struct.pack(">d", seconds * 1000)
     path.write_bytes(data)
     return path
+
+
+def facts(path: Path, settings: Settings) -> Clip:
+    """What reading a clip tells of it."""
+    told: list[Clip] = []
+    extract_keyframes(path, "even", settings, count=1, on_clip=told.append)
+    return told[0]

@@ -41,19 +41,12 @@ Spread: TypeAlias = Callable[[float], list[float]]  # duration in s -> the times
 
 
 def read(file: BinaryIO, request: dict[str, Any], settings: Settings) -> Iterator[Message]:
-    """`request` has the `method` and its numbers; method "probe" only measures.
+    """`request` has the `method` and its numbers.
 
-    Yields {"clip": numbers} for "probe"; otherwise {"progress": 0..1}, {"time_s", "size"} with the
-    pixels of a keyframe (RGB), and {"again": True} where the keyframes so far do not count.
+    Yields {"progress": 0..1}, {"time_s", "size"} with the pixels of a keyframe (RGB), {"again":
+    True} where the keyframes so far do not count, and at the end {"clip": numbers}, measured.
     """
     reader = _Reader(file, settings)
-    if request["method"] == "probe":
-        if not reader.duration_s:  # a browser's recording
-            for _ in reader.frames():
-                pass
-            reader.use_measured()
-        yield {"clip": reader.numbers()}, b""
-        return
     limit, side_px = request["max_frames"], request["max_side_px"]
     if request["method"] == "scenes":
         found = _scenes(reader, limit, side_px)
@@ -72,6 +65,8 @@ def read(file: BinaryIO, request: dict[str, Any], settings: Settings) -> Iterato
     if not seen:
         raise BadRequest(_BROKEN)
     yield {"progress": 1.0}, b""
+    reader.use_measured()
+    yield {"clip": reader.numbers()}, b""
 
 
 Found: TypeAlias = Iterator["tuple[float, Image.Image] | dict[str, Any]"]
@@ -165,7 +160,7 @@ class _Reader:
             self.size = (frame.height, frame.width) if turned else (frame.width, frame.height)
 
     def numbers(self) -> dict[str, float]:
-        """What `video.Clip` holds."""
+        """What `clips.Clip` holds. Its length and frames are those of the latest pass."""
         width, height = self.size
         return {
             **{"duration_s": self.duration_s, "width": width, "height": height},
