@@ -60,7 +60,7 @@ _PART = '{"type": "text", "text": ""},'
         _FIELD % ("[" + "[]," * 300_000 + "0]"),
         _FIELD % ("[" + "{}," * 300_000 + "0]"),
         _FIELD % ("[" + "1," * 300_000 + "0]"),
-        _FIELD % ("{" + ",".join(f'"k{i}":0' for i in range(100_000)) + "}"),
+        _FIELD % ("{" + ",".join(f'"k{i}":0' for i in range(400_000)) + "}"),
         _FIELD % ('"' + "\\/" * 5_000_000 + '"'),
         '{"messages": [{"role": "user", "content": [%s{"type": "text", "text": "a"}]}]}'
         % (_PART * 100_000),

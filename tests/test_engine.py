@@ -22,10 +22,10 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import (
     BadRequest,
     Busy,
+    ContextExceeded,
     EngineFailed,
     ModelUnavailable,
     StillLoading,
-    TooLarge,
     Unsupported,
 )
 from qwen_vl.sampling import SamplingParams
@@ -393,7 +393,7 @@ def test_time_limit_keeps_the_partial_text(tiny_checkpoints: dict[str, Path]) ->
 
 def test_context_is_bounded(tiny_checkpoints: dict[str, Path]) -> None:
     engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), max_context_tokens=100))
-    with pytest.raises(TooLarge, match="more than the limit of 100"):
+    with pytest.raises(ContextExceeded, match="more than the limit of 100"):
         engine.stream([user("x" * 200)], GREEDY)
     chunks = run(engine, [user("x" * 50)], LONG)  # what is left of the context bounds the answer
     usage = chunks[-1].usage
