@@ -33,6 +33,7 @@ MAX_VIDEO_SECONDS = 3600
 MAX_MESSAGES = 100
 MAX_PROMPT_CHARS = 200_000  # the context is full long before, except for blanks and the like
 MAX_NEW_TOKENS = 4096
+MAX_THOUGHT_TOKENS = 2048
 MAX_CONTEXT_TOKENS = 32_768
 MAX_BATCH = 8
 MAX_QUEUE = 16
@@ -191,7 +192,10 @@ class Settings:
     max_video_seconds: int = _option(MAX_VIDEO_SECONDS, "longest clip, in seconds")
     max_messages: int = _option(MAX_MESSAGES, "messages in one conversation")
     max_prompt_chars: int = _option(MAX_PROMPT_CHARS, "characters in all texts of a conversation")
-    max_new_tokens: int = _option(MAX_NEW_TOKENS, "tokens in one answer")
+    max_new_tokens: int = _option(MAX_NEW_TOKENS, "tokens in one answer, its thought included")
+    max_thought_tokens: int = _option(
+        MAX_THOUGHT_TOKENS, "tokens of the thought before an answer; then it is told to answer"
+    )
     max_context_tokens: int = _option(MAX_CONTEXT_TOKENS, "tokens of prompt and answer together")
     prefix_cache_mb: int = _option(
         1024, "memory for earlier prompts and answers, so that follow-up questions start at once"
@@ -283,6 +287,7 @@ _POSITIVE = (
     "max_messages",
     "max_prompt_chars",
     "max_new_tokens",
+    "max_thought_tokens",
     "max_context_tokens",
     "max_batch",
     "max_seconds",

@@ -20,6 +20,7 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
         raise BadRequest("Only the first message may be a system message: move it to the front.")
     parts = [part for message in messages for part in message.parts]
     chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    chars += sum(len(message.thought) for message in messages)
     check_chars(chars, settings)  # before any text is joined
     if not messages[-1].parts or not (messages[-1].text.strip() or messages[-1].images):
         raise BadRequest("The last message is empty: write a question or add a picture.")
@@ -29,6 +30,7 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
     check_image_count(sum(len(message.images) for message in messages), settings)
     for message in messages:
         check_unicode(message.text, "The text")
+        check_unicode(message.thought, "The thought")
 
 
 def check_message_count(messages: int, settings: Settings) -> None:

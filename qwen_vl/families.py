@@ -20,6 +20,7 @@ _THINKING_IMAGES = SamplingParams(
     temperature=1.0, top_p=0.95, top_k=20, presence_penalty=0.0, max_new_tokens=4096
 )
 _THINKING_TEXT = replace(_THINKING_IMAGES, presence_penalty=1.5)
+_SWITCHED_ON = replace(_THINKING_IMAGES, temperature=0.6)
 
 TIMELINE_PROMPT = "Summarise as a timeline."  # the bundled model was trained on this sentence
 _TIMELINE_IN_FULL = (
@@ -30,6 +31,8 @@ _TIMELINE_IN_FULL = (
 _QWEN3 = Family(
     with_pictures=SamplingParams(temperature=0.7, top_p=0.8, top_k=20, presence_penalty=1.5),
     text_only=SamplingParams(temperature=1.0, top_p=1.0, top_k=40, presence_penalty=2.0),
+    thinking_with_pictures=_SWITCHED_ON,
+    thinking_text_only=_SWITCHED_ON,
     timeline_prompt=_TIMELINE_IN_FULL,
 )
 # Qwen2.5 and earlier name no presence penalty; values of their generation_config.json.
@@ -60,15 +63,17 @@ BUNDLED = replace(
 )
 
 
-def family_of(model_type: str, template: str, prompt_end: str) -> Family:
+def family_of(
+    model_type: str, template: str, opens_thought: bool, efforts: tuple[str, ...] = ()
+) -> Family:
     """The row of `model_type`, with what the checkpoint's chat template says of it.
 
-    `prompt_end` is a rendered prompt for an answer. Raises KeyError for a type without a row.
+    `opens_thought`: whether its prompts end inside a thought. `efforts` are the degrees of thinking
+    that it takes. Raises KeyError for a type without a row.
     """
     family = FAMILIES[model_type]
-    opens_thought = prompt_end.rstrip().endswith("<think>")
     if "enable_thinking" in template:
-        family = replace(family, thinking="switched", opens_thought=opens_thought)
+        family = replace(family, thinking="switched", opens_thought=opens_thought, efforts=efforts)
     elif opens_thought:
         family = _thinking(family)
     return replace(family, tool_format=_tool_format(template))
@@ -80,8 +85,8 @@ def _thinking(family: Family) -> Family:
         family,
         thinking="always",
         opens_thought=True,
-        with_pictures=_THINKING_IMAGES,
-        text_only=_THINKING_TEXT,
+        thinking_with_pictures=_THINKING_IMAGES,
+        thinking_text_only=_THINKING_TEXT,
     )
 
 

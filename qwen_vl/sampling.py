@@ -22,13 +22,16 @@ from qwen_vl.errors import BadRequest, TooLarge
 
 MOST_STOPS, MOST_STOP_CHARS = 16, 1000  # the characters of all of them together
 MOST_BIASES = 1024
+MOST_THOUGHT_TOKENS = 1_000_000
+NO_EFFORT = ("none", "minimal")  # mean no thought at all
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")  # the least first
 
 
 @plain_dataclass(frozen=True)
 class Control:
     """How the page shows a field. `step` is a slider's; `highest` ends it below the range."""
 
-    kind: Literal["slider", "lines", "seed"] = "slider"
+    kind: Literal["slider", "lines", "seed", "switch", "effort"] = "slider"
     step: float = 1
     highest: float | None = None
     expert: bool = False  # folded away at first
@@ -45,6 +48,18 @@ def _whole(value: Any) -> Any:
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError("a whole number")
+    return value
+
+
+def _truth(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _effort(value: Any) -> Any:
+    if value not in EFFORTS:
+        raise ValueError(f"one of {', '.join(EFFORTS)}")
     return value
 
 
@@ -83,6 +98,7 @@ def check_unicode(text: str, what: str) -> None:
 
 # After the bounds in an annotation: it runs first, and the bounds stay in the JSON schema.
 NUMBER, WHOLE = BeforeValidator(_number), BeforeValidator(_whole)
+TRUTH = BeforeValidator(_truth)
 _Bias = Annotated[float, Field(ge=-100, le=100), NUMBER]
 Stops = Annotated[
     tuple[str, ...],
@@ -194,10 +210,40 @@ class SamplingParams:
         WHOLE,
         Control(step=16),
     ] = 1280
+    enable_thinking: Annotated[
+        Annotated[bool, TRUTH] | None,
+        Field(description="whether to think before the answer; null is the model's own default"),
+        Control("switch"),
+    ] = None
+    reasoning_effort: Annotated[
+        Annotated[
+            Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"],
+            BeforeValidator(_effort),
+        ]
+        | None,
+        Field(description="how much to think, as far as the model knows degrees of it"),
+        Control("effort", expert=True),
+    ] = None
+    thinking_budget: Annotated[
+        Annotated[int, Field(ge=0, le=MOST_THOUGHT_TOKENS), WHOLE] | None,
+        Field(description="tokens of the thought, up to --max-thought-tokens; then the answer"),
+    ] = None
+    preserve_thinking: Annotated[
+        Annotated[bool, TRUTH] | None,
+        Field(description="whether the model sees its earlier thoughts; null is its own default"),
+    ] = None
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether a thought is asked for; None leaves it to the model."""
+        if self.enable_thinking is None and self.reasoning_effort is not None:
+            return self.reasoning_effort not in NO_EFFORT
+        return self.enable_thinking
 
 
 FIELDS = tuple(field.name for field in fields(SamplingParams))
 # What clients call a field, where that is another name; the first one that is given counts.
+NO_WISH = ("max_new_tokens", "thinking_budget")  # -1 in these says nothing
 WIRE_NAMES: dict[str, tuple[str, ...]] = {"max_new_tokens": ("max_completion_tokens", "max_tokens")}
 
 
@@ -242,20 +288,25 @@ def params_from(
 ) -> SamplingParams:
     """The sampling fields of a request over `defaults`; a missing or null field keeps its default.
 
-    More tokens than the server gives are as many as it gives; -1 of them is no wish at all. Raises
-    BadRequest on a wrong type or a value out of range.
+    More tokens than the server gives are as many as it gives; -1 of them is no wish at all. A
+    greedy answer is not penalised for repeating itself unless that is asked for: what it reads may
+    repeat. Raises BadRequest on a wrong type or a value out of range.
     """
     limit = settings.max_new_tokens
     values: dict[str, Any] = {"max_new_tokens": min(defaults.max_new_tokens, limit)}
     for name in FIELDS:
         told = next((wire for wire in wire_names(name) if raw.get(wire) is not None), None)
-        if told is None or (name == "max_new_tokens" and raw[told] == -1):
+        if told is None or (name in NO_WISH and raw[told] == -1):
             continue
         values[name] = checked(told, hint_of(name), raw[told])
         if name == "max_new_tokens":
             values[name] = min(values[name], limit)
+        if name == "thinking_budget":
+            values[name] = min(values[name], settings.max_thought_tokens)
         if name == "max_image_tokens" and values[name] > settings.max_image_tokens:
             raise _out_of_range(told, MIN_IMAGE_TOKENS, settings.max_image_tokens)
+    if values.get("temperature") == 0:
+        values.setdefault("presence_penalty", 0.0)
     return replace(defaults, **values)
 
 

@@ -86,6 +86,7 @@ class Message:
 
     role: Role
     parts: tuple[Part, ...]
+    thought: str = ""  # of the model, before what it said; some chat templates show it again
 
     @property
     def text(self) -> str:
@@ -130,15 +131,23 @@ class Family:
     sees_pictures: bool = True
     with_pictures: SamplingParams = _DEFAULT  # what its model card recommends
     text_only: SamplingParams = _DEFAULT
+    thinking_with_pictures: SamplingParams = _DEFAULT  # the same when it thinks first
+    thinking_text_only: SamplingParams = _DEFAULT
     thinking: Thinking = "never"  # "switched": by the template's argument enable_thinking
-    opens_thought: bool = False  # the prompt ends inside a thought, so the answer begins in it
+    opens_thought: bool = False  # it thinks unless it is told not to
+    efforts: tuple[str, ...] = ()  # degrees of thinking that the template knows, the least first
     box_scale: BoxScale = "relative_1000"  # what numbers of boxes count: thousandths, or pixels
     token_px: int = 32  # the side of one visual token, in pixels
     tool_format: ToolFormat = "none"  # how the template writes tool calls
     timeline_prompt: str = ""  # asks for one line per event of a clip, with its time
 
-    def preset(self, *, has_images: bool) -> SamplingParams:
-        """The recommended parameters for this kind of conversation."""
+    def preset(self, *, has_images: bool, thinks: bool | None = None) -> SamplingParams:
+        """The recommended parameters for this kind of conversation.
+
+        `thinks`: whether the answer begins with a thought; None is the model's own default.
+        """
+        if self.opens_thought if thinks is None else thinks:
+            return self.thinking_with_pictures if has_images else self.thinking_text_only
         return self.with_pictures if has_images else self.text_only
 
 
@@ -149,15 +158,18 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    thought_tokens: int = 0  # of the completion
     ttft_s: float = 0.0
     tokens_per_s: float = 0.0  # of decoding, without the time to the first token
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A text delta. Only the last chunk of an answer carries `finish_reason` and `usage`."""
+    """A delta of text or of the thought before it. Only the last chunk of an answer carries
+    `finish_reason` and `usage`."""
 
     text: str = ""
+    thought: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 

@@ -181,6 +181,7 @@ def test_a_whole_answer_has_text_usage_and_the_model_that_answered() -> None:
         "completion_tokens": 3,
         "total_tokens": 10,
         "prompt_tokens_details": {"cached_tokens": 5},
+        "completion_tokens_details": {"reasoning_tokens": 0},
         "ttft_s": 0.5,
         "tokens_per_s": 20.0,
     }

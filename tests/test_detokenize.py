@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from qwen_vl.engine.local.detokenize import TextStream
+from qwen_vl.engine.thoughts import ThoughtSplitter
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +20,13 @@ def tokenizer() -> Tokenizer:
 
 
 def deltas(tokenizer: Tokenizer, text: str, stops: tuple[str, ...] = ()) -> tuple[list[str], bool]:
-    stream = TextStream(tokenizer, stops)
+    stream = TextStream(tokenizer, stops, ThoughtSplitter(may_think=False))
     out = []
     for token in tokenizer.encode(text).ids:
-        out.append(stream.push(token))
+        out.append(stream.push(token).text)
         if stream.stopped:
             return out, True
-    return [*out, stream.flush()], False
+    return [*out, stream.flush().text], False
 
 
 def test_every_byte_of_ascii_is_shown_at_once(tokenizer: Tokenizer) -> None:

@@ -250,17 +250,6 @@ def test_control_tokens_in_text_mean_nothing(
     assert lengths[1] - lengths[0] == len(attack.encode())
 
 
-def test_thinking_prompt(engines: dict[str, Engine], oracles: dict[str, Oracle]) -> None:
-    """A Thinking variant's own template is used: its prompt ends with <think>."""
-    oracle = oracles["qwen3_vl_thinking"]
-    plain = oracle.prompt
-    oracle.prompt = lambda messages: plain(messages) + "<think>\n"  # type: ignore[method-assign]
-    messages = CONVERSATIONS["one picture"]
-    expected = oracle.text(messages, GREEDY.max_new_tokens)
-    oracle.prompt = plain  # type: ignore[method-assign]
-    assert text_of(run(engines["qwen3_vl_thinking"], messages)) == expected
-
-
 def test_length_and_usage(engines: dict[str, Engine]) -> None:
     params = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=5)
     chunks = run(engines["qwen3_vl"], [user("Count")], params)

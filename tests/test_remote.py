@@ -360,12 +360,25 @@ def test_a_server_that_writes_is_asked_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_thoughts_come_as_the_models_write_them(field: str) -> None:
+def test_thoughts_come_under_either_name(field: str) -> None:
     def answer(handler: Any, _: Any) -> None:
         send_events(handler, {field: "Hm."}, {"content": "Yes"}, {"content": "."})
 
     with strange(answer) as url, asking(url) as engine:
-        assert text_of(engine) == "<think>\nHm.</think>\n\nYes."
+        chunks = list(engine.stream(HELLO, PARAMS))
+    assert [chunk.thought for chunk in chunks if chunk.thought] == ["Hm."]
+    assert "".join(chunk.text for chunk in chunks) == "Yes."
+
+
+def test_a_server_that_parts_nothing_is_helped() -> None:
+    def answer(handler: Any, _: Any) -> None:
+        pieces = ("<thi", "nk>\nHm", ".\n</think", ">\n\nYes.")
+        send_events(handler, *({"content": piece} for piece in pieces))
+
+    with strange(answer) as url, asking(url) as engine:
+        chunks = list(engine.stream(HELLO, PARAMS))
+    assert "".join(chunk.thought for chunk in chunks) == "Hm."
+    assert "".join(chunk.text for chunk in chunks) == "Yes."
 
 
 def test_what_fails_before_the_first_token_is_tried_again() -> None:

@@ -31,14 +31,15 @@ from qwen_vl.ui.strings import EN, ZH
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = Settings()
-API_ONLY = {"logit_bias"}  # token ids mean nothing to a visitor
+API_ONLY = {"logit_bias", "thinking_budget", "preserve_thinking"}
 NUMBERS = [name for name in FIELDS if abs(range_of(name)[0]) < 2**53]  # exact as floats
 # None of these is a default, or what a model card recommends.
 ASKED: dict[str, Any] = {
     **{"temperature": 0.33, "top_p": 0.77, "top_k": 13, "min_p": 0.07},
     **{"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.2},
     **{"max_new_tokens": 17, "seed": 11, "stop": ("END",), "logit_bias": ((5, 1.5),)},
-    **{"max_image_tokens": 64},
+    **{"max_image_tokens": 64, "enable_thinking": True, "reasoning_effort": "low"},
+    **{"thinking_budget": 99, "preserve_thinking": True},
 }
 
 
@@ -74,7 +75,7 @@ def test_every_field_reaches_the_engine_behind_another_server() -> None:
 def test_a_number_out_of_range_is_refused_by_its_name(name: str) -> None:
     low, high = range_of(name)
     wire = wire_names(name)[0]
-    for value in (low - 1, math.nan, *([high + 1] if math.isfinite(high) else [])):
+    for value in (low - 3, math.nan, *([high + 1] if math.isfinite(high) else [])):
         with pytest.raises(BadRequest, match=wire):
             params_from({wire: value}, SamplingParams(), SETTINGS)
     for value in ("1", True, [1], {}):
@@ -87,6 +88,7 @@ def test_a_number_out_of_range_is_refused_by_its_name(name: str) -> None:
 def test_both_ends_of_a_range_are_taken(name: str) -> None:
     low, high = range_of(name)
     most = {"max_new_tokens": SETTINGS.max_new_tokens, "max_image_tokens": 4096}
+    most["thinking_budget"] = SETTINGS.max_thought_tokens
     for value in (low, most.get(name, high)):
         params = params_from({wire_names(name)[-1]: value}, SamplingParams(), SETTINGS)
         assert getattr(params, name) == value

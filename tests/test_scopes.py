@@ -257,6 +257,7 @@ def waiting(scope: str, *, pixels: int = 0, for_s: float = 0.0) -> Sequence:
         Answer(1, 60, lambda _: None),
         Sampler(GREEDY),
         text=None,  # type: ignore[arg-type] - it writes nothing here
+        thought=None,  # type: ignore[arg-type]
         queued_s=time.monotonic() - for_s,
     )
 

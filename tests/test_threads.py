@@ -14,6 +14,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine.model import checkpoint
 from qwen_vl.engine.model.machine import choose
 from qwen_vl.engine.model.load import load
+from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
 
 settings = Settings(model="bundled")
@@ -25,7 +26,7 @@ def read():
 
 def build():
     parts = (ImagePart(Image.effect_noise((1500, 1200), 60).convert("RGB")), TextPart("Hello"))
-    box[0].build([Message("user", parts)], 1280)
+    box[0].build([Message("user", parts)], SamplingParams())
 
 def product():
     torch.rand(1 << 24).exp_()

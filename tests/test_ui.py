@@ -24,9 +24,8 @@ from test_api import serving
 from qwen_vl.config import Settings
 from qwen_vl.errors import Busy, TooLarge
 from qwen_vl.families import TIMELINE_PROMPT
-from qwen_vl.schema import EngineStatus, ImagePart
+from qwen_vl.schema import Chunk, EngineStatus, ImagePart
 from qwen_vl.ui import build, launch_options
-from qwen_vl.ui.answers import split_thinking
 from qwen_vl.ui.chat import Chat, add_picture
 from qwen_vl.ui.examples import load_examples
 from qwen_vl.ui.history import (
@@ -155,13 +154,15 @@ def test_pictures_of_all_turns_and_only_real_turns_reach_the_model(uploads: Path
 
 
 def test_the_sidebar_reaches_the_engine() -> None:
-    engine = ScriptedEngine()
+    able = replace(SEEING, thinking="switched", efforts=("low", "high"))
+    engine = ScriptedEngine(status=replace(READY, family=able))
     chat = chat_with(engine)
     chat.begin(request())
     sampling = {
         **{"temperature": 0.3, "top_p": 0.9, "top_k": 11, "min_p": 0.05, "seed": 5},
         **{"repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.4},
         **{"max_new_tokens": 77, "stop": "END\n\nthe end", "max_image_tokens": 320},
+        **{"enable_thinking": True, "reasoning_effort": "low"},
     }
     assert set(sampling) == set(SHOWN)
     knobs = Knobs("Be brief.", sampling)
@@ -175,7 +176,7 @@ def test_the_sidebar_reaches_the_engine() -> None:
 
 @pytest.mark.parametrize("seed", [None, -1])
 def test_no_seed_means_random(seed: float | None) -> None:
-    assert Knobs(sampling={"seed": seed}).params(SETTINGS).seed is None
+    assert Knobs(sampling={"seed": seed}).params(SETTINGS, SEEING).seed is None
 
 
 def test_nothing_is_answered_that_was_not_announced() -> None:
@@ -536,7 +537,10 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
     assert all(update == gr.skip() for update in watch.look(seen, request()))
     engine.set_status(state="ready")
     updates = watch.look(seen, request())
-    values = dict(zip(PRESET, updates[-len(PRESET) :], strict=True))
+    values = dict(zip(PRESET, updates[6:], strict=False))
+    think, effort = updates[-2:]
+    assert not think.constructor_args["visible"]
+    assert not effort.constructor_args["visible"]
     head = list(updates[:4])
     assert head[2].constructor_args["value"] > 1  # the timer
     preset = SEEING.preset(has_images=True)
@@ -556,38 +560,46 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
 def test_reset_follows_the_conversation(uploads: Path) -> None:
     chat = chat_with(ScriptedEngine())
     with_pictures = user_turns("hi", [picture(uploads)])
-    assert chat.recommended(with_pictures) == preset_values(SEEING, True, SETTINGS)
-    assert chat.recommended(user_turns("hi", [])) == preset_values(SEEING, False, SETTINGS)
+    assert chat.recommended(with_pictures, False) == preset_values(SEEING, True, SETTINGS)
+    assert chat.recommended(user_turns("hi", []), False) == preset_values(SEEING, False, SETTINGS)
+
+
+def test_reset_follows_the_switch_where_there_is_one() -> None:
+    able = replace(SEEING, thinking="switched")
+    chat = chat_with(ScriptedEngine(status=replace(READY, family=able)))
+    for thinks in (True, False):
+        expected = preset_values(able, True, SETTINGS, thinks)
+        assert chat.recommended([], thinks) == expected
+    assert chat.recommended([], True) != chat.recommended([], False)
+
+
+def test_no_wish_is_sent_to_a_model_without_a_switch() -> None:
+    knobs = Knobs(sampling={"enable_thinking": False, "reasoning_effort": "high"})
+    params = knobs.params(SETTINGS, SEEING)
+    assert (params.enable_thinking, params.reasoning_effort) == (None, None)
 
 
 # --- what the page adds, and what it keeps from being rendered ---
 
 
 def test_thoughts_are_shown_apart_and_not_sent_back() -> None:
-    engine = ScriptedEngine(
-        lambda _: "let me see </think> The answer.",
-        status=replace(READY, model_id="Qwen/Qwen3-VL-2B-Thinking"),
-    )
+    engine = ScriptedEngine(Chunk(thought="let me see"), "The answer.")
     chat = chat_with(engine)
     history = send(chat, [], "why?")
     assert spoken(history) == ["why?", "The answer."]
-    thought = next(turn for turn in history if turn.get("metadata", {}).get("title") == "Thoughts")
+    titles = [turn.get("metadata", {}).get("title", "") for turn in history]
+    thought = history[next(i for i, title in enumerate(titles) if "Thought for" in title)]
     assert text_of(thought) == "let me see"
     send(chat, history, "and?")
-    assert "let me see" not in "".join(message.text for message in engine.requests[-1][0])
+    asked = engine.requests[-1][0]
+    assert "let me see" not in "".join(message.text for message in asked)
+    assert [message.thought for message in asked] == ["", "let me see", ""]
 
 
 def test_an_answer_of_blanks_alone_says_so() -> None:
     history = send(chat_with(ScriptedEngine(lambda _: "\n \n")), [], "why?")
     assert spoken(history) == ["why?"]
     assert notes(history)[0] == EN["empty_answer"]
-
-
-def test_split_thinking() -> None:
-    assert split_thinking("still thinking", True) == ("still thinking", "")
-    assert split_thinking("a</think>\n\nb", True) == ("a", "b")
-    assert split_thinking("<think>a</think>b", False) == ("a", "b")
-    assert split_thinking("plain", False) == ("", "plain")
 
 
 def test_places_in_an_answer_are_drawn_and_not_sent_back(uploads: Path) -> None:

@@ -261,6 +261,8 @@ def _as_json(job: Job) -> dict[str, Any]:
 
 
 def _tokens(chunk: Chunk) -> Iterator[dict[str, Any]]:
+    if chunk.thought:
+        yield {"thought": chunk.thought}
     if chunk.text:
         yield {"token": chunk.text}
     if chunk.finish_reason:

@@ -65,7 +65,7 @@ async def whole(chunks: Chunks) -> list[Chunk]:
     """All of an answer. Raises OutOfTime when its time is over and there is no text at all."""
     async with contextlib.aclosing(chunks):
         got = [chunk async for chunk in chunks if chunk]
-    if got[-1].finish_reason == "timeout" and not any(chunk.text for chunk in got):
+    if got[-1].finish_reason == "timeout" and not any(chunk.text or chunk.thought for chunk in got):
         raise OutOfTime(
             "This server's time for one answer ended before its first word: send fewer or smaller "
             "pictures and less text."

@@ -20,7 +20,7 @@ from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
 from qwen_vl.api.messages import from_openai, parts_in
 from qwen_vl.api.payloads import Payloads, flag, hold, media_type
 from qwen_vl.api.places import Places
-from qwen_vl.api.spellings import in_openai_form
+from qwen_vl.api.spellings import in_openai_form, with_template_arguments
 from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
@@ -183,7 +183,11 @@ class Reader:
 
     def params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
         """The sampling fields of a request, over the preset of its conversation."""
-        preset = self.engine.status().family.preset(has_images=any(m.images for m in messages))
+        raw = with_template_arguments(raw)
+        asked = params_from(raw, SamplingParams(), self.settings)
+        preset = self.engine.status().family.preset(
+            has_images=any(m.images for m in messages), thinks=asked.thinks
+        )
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         return params_from(raw, defaults, self.settings)
 

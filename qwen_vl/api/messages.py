@@ -95,16 +95,28 @@ def _openai_message(raw: Any, where: str, read: Callable[[Any, str], Sequence[Pa
     if role is None:
         raise BadRequest(f"{where}.role must be one of {', '.join(_ROLES)}.")
     content = raw.get("content")
+    thought = _thought(raw, where) if role == "assistant" else ""
     if isinstance(content, str):
-        return Message(role, (TextPart(content),))
+        return Message(role, (TextPart(content),), thought)
     if content is None and role == "assistant":
-        return Message(role, ())
+        return Message(role, (), thought)
     if not isinstance(content, list):
         raise BadRequest(f"{where}.content must be a string or a list of parts.")
     parts: list[Part] = []
     for i, part in enumerate(content):
         parts += read(part, f"{where}.content[{i}]")
-    return Message(role, tuple(parts))
+    return Message(role, tuple(parts), thought)
+
+
+def _thought(raw: Mapping[str, Any], where: str) -> str:
+    """What the model thought before an earlier answer, under either of its names."""
+    for name in ("reasoning_content", "reasoning"):
+        thought = raw.get(name)
+        if not isinstance(thought, str | None):
+            raise BadRequest(f"{where}.{name} must be a string.")
+        if thought:
+            return thought
+    return ""
 
 
 def _openai_parts(

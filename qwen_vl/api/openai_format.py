@@ -2,8 +2,9 @@
 
 Knows no HTTP, server or engine; the way in (requests -> messages) is `messages`.
 
-Source: the OpenAI API reference, "Chat Completions". Two more kinds of field, which clients ignore
-unless they know them: `ttft_s` and `tokens_per_s` in the usage, and `native_finish_reason`.
+Source: the OpenAI API reference, "Chat Completions". Three more kinds of field, which clients
+ignore unless they know them: `ttft_s` and `tokens_per_s` in the usage, `native_finish_reason`, and
+thoughts as `reasoning_content` (DeepSeek's and vLLM's name) and `reasoning` (OpenRouter's).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Completion:
 
     def whole(self, chunks: Sequence[Chunk]) -> dict[str, Any]:
         """All chunks of the answer -> a `chat.completion`."""
-        message = {"role": "assistant", "content": "".join(chunk.text for chunk in chunks)}
+        thought = _thought("".join(chunk.thought for chunk in chunks))
+        text = "".join(chunk.text for chunk in chunks)
+        message = {"role": "assistant", "content": text, **thought}
         choice = {"index": 0, "message": message, "logprobs": None, **_finish(chunks[-1])}
         return self._object("chat.completion", [choice], usage=usage_object(chunks[-1].usage))
 
@@ -37,7 +40,9 @@ class Completion:
         return self._piece({"role": "assistant", "content": ""})
 
     def pieces(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
-        """One chunk -> the `chat.completion.chunk`s that carry its text, end and usage."""
+        """One chunk -> the `chat.completion.chunk`s that carry its thought, text, end and usage."""
+        if chunk.thought:
+            yield self._piece(_thought(chunk.thought))
         if chunk.text:
             yield self._piece({"content": chunk.text})
         if chunk.finish_reason:
@@ -54,6 +59,10 @@ class Completion:
     def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**head, "choices": choices, **more}
+
+
+def _thought(text: str) -> dict[str, str]:
+    return {"reasoning_content": text, "reasoning": text} if text else {}
 
 
 def _finish(chunk: Chunk) -> dict[str, str]:
@@ -74,6 +83,7 @@ def usage_object(usage: Usage | None) -> dict[str, Any] | None:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.thought_tokens},
         "ttft_s": usage.ttft_s,
         "tokens_per_s": usage.tokens_per_s,
     }

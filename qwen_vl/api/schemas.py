@@ -147,11 +147,16 @@ class PromptDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionDetails(BaseModel):
+    reasoning_tokens: Annotated[int, Field(description="tokens of the thought")]
+
+
 class UsageObject(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
     ttft_s: Annotated[float, Field(description="seconds to the first token, waiting included")]
     tokens_per_s: Annotated[float, Field(description="of decoding")]
 
@@ -159,6 +164,8 @@ class UsageObject(BaseModel):
 class AnswerMessage(BaseModel):
     role: Literal["assistant"]
     content: str
+    reasoning_content: Annotated[str, Field(description="the thought before the answer")] = ""
+    reasoning: Annotated[str, Field(description="the same")] = ""
 
 
 class Choice(BaseModel):
@@ -189,6 +196,7 @@ class ChatCompletion(BaseModel):
             "completion_tokens": 6,
             "total_tokens": 287,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
             "ttft_s": 0.9,
             "tokens_per_s": 18.2,
         },
@@ -205,6 +213,8 @@ class ChatCompletion(BaseModel):
 class Delta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChunkChoice(BaseModel):

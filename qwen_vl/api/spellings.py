@@ -1,7 +1,7 @@
-"""What clients write in `messages` -> OpenAI's own form, before anything is read.
+"""What clients write -> OpenAI's own form, before anything is read.
 
-Knows the spellings of Qwen's examples, of OpenAI's newer API and of Anthropic's. Looks at keys
-only, in time linear in the number of parts. What it does not know it leaves as it is.
+Knows the spellings of Qwen's examples, of OpenAI's newer API, of Anthropic's and of vLLM. Looks at
+keys only, in time linear in the number of parts. What it does not know it leaves as it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qwen_vl.errors import BadRequest
+
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+
+# What vLLM's clients tell the chat template, of what this server knows.
+_TEMPLATE_ARGUMENTS = ("enable_thinking", "reasoning_effort", "preserve_thinking")
+
+
+def with_template_arguments(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request whose `chat_template_kwargs` stand beside its other fields.
+
+    Raises BadRequest for arguments that are not known here: they might change the answer.
+    """
+    arguments = raw.get("chat_template_kwargs")
+    if arguments is None:
+        return raw
+    if not isinstance(arguments, dict):
+        raise BadRequest("'chat_template_kwargs' must be an object.")
+    unknown = sorted(set(arguments) - set(_TEMPLATE_ARGUMENTS))
+    if unknown:
+        raise BadRequest(
+            f"'chat_template_kwargs' can have {', '.join(_TEMPLATE_ARGUMENTS)} here, not "
+            f"{unknown[0]!r}."
+        )
+    return {**arguments, **{name: value for name, value in raw.items() if value is not None}}
 
 
 def in_openai_form(raw: Any) -> None:

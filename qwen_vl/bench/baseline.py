@@ -30,6 +30,7 @@ from qwen_vl.engine.model.prompt import PromptBuilder
 from qwen_vl.engine.model.quantize import quantize
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.families import FAMILIES
+from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
 
 # The text and vision towers of Qwen/Qwen3-VL-2B-Instruct, from its config.json.
@@ -122,11 +123,12 @@ def random_2b(settings: Settings) -> Subject:
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    family = FAMILIES[config.model_type]
     loaded = LoadedModel(
-        family=FAMILIES[config.model_type],
+        family=family,
         model=model.to(device).eval(),
         tokenizer=tokenizer,
-        prompts=PromptBuilder(tokenizer, processor, config.image_token_id),
+        prompts=PromptBuilder(tokenizer, family, processor, config.image_token_id),
         image_token_id=config.image_token_id,
         end_ids=frozenset(),
         device=device,
@@ -196,7 +198,7 @@ def generate(
     """
     loaded = subject.loaded
     start_s = time.perf_counter()
-    prompt = loaded.prompts.build(messages, max_image_tokens)
+    prompt = loaded.prompts.build(messages, SamplingParams(max_image_tokens=max_image_tokens))
     ids = torch.tensor([prompt.token_ids], device=loaded.device)
     inputs: dict[str, torch.Tensor] = {}
     if prompt.pictures:

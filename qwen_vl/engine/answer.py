@@ -54,7 +54,7 @@ class Answer:
         self._started_s: float | None = None
         self._first_s: float | None = None
         self._last_s = 0.0
-        self._tokens = 0
+        self._tokens = self._thought_tokens = 0
 
     # --- the reader's side ---
 
@@ -129,17 +129,18 @@ class Answer:
         started_s = self._started_s
         return started_s is not None and time.monotonic() - started_s > self._limit_s
 
-    def count_token(self) -> None:
+    def count_token(self, is_thought: bool = False) -> None:
         """One more token was generated, whether or not it makes text yet."""
         self._last_s = time.monotonic()
         self._first_s = self._first_s or self._last_s
         self._tokens += 1
+        self._thought_tokens += is_thought
 
-    def emit(self, text: str) -> None:
-        if text:
+    def emit(self, text: str, thought: str = "") -> None:
+        if text or thought:
             with self._changed:
                 if self.wanted:
-                    self._put(Chunk(text))
+                    self._put(Chunk(text, thought))
 
     def finish(self, reason: FinishReason, counted: Usage | None = None) -> bool:
         """Ends the answer; False if it had ended before. `counted` knows the tokens better."""
@@ -181,6 +182,7 @@ class Answer:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._tokens,
             cached_tokens=self.cached_tokens,
+            thought_tokens=self._thought_tokens,
             ttft_s=first_s - self._asked_s,
             tokens_per_s=(self._tokens - 1) / decoding_s if decoding_s > 0 else 0.0,
         )

@@ -15,7 +15,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import Bug, EngineFailed, ModelUnavailable, StillLoading, UserError
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Chunk, EngineStatus, FinishReason, Message, Usage
-from qwen_vl.ui.history import Turn, answer_turn, page_turn, text_block
+from qwen_vl.ui.history import Turn, answer_turn, page_turn, text_block, thought_turn
 from qwen_vl.ui.markup import plain, to_page
 from qwen_vl.ui.runs import Asking, Run
 from qwen_vl.ui.strings import say
@@ -23,7 +23,6 @@ from qwen_vl.ui.strings import say
 UPDATE_S = 0.06  # between two updates of the page: about 16 a second
 WAIT_S = 0.5  # between two looks at a model that is loading or has not begun to answer
 LAST_CHUNK_S = 1.0  # how long a stopped answer waits for its figures
-THINK_END = "</think>"
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,16 @@ class Progress:
     """An answer so far. The page shows `waiting` until there is text."""
 
     text: str = ""
+    thought: str = ""
     waiting: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    first_text_s: float | None = None  # the page's own clock, for answers that were stopped
+    first_s: float | None = None  # the page's own clock, for answers that were stopped
+    thought_s: float = 0.0  # how long the thought has taken
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.text or self.thought)
 
 
 def wait_until_ready(engine: Engine, run: Run, lang: str) -> Iterator[Progress]:
@@ -73,14 +78,14 @@ def progress(
     now = Progress()
     try:
         while now.finish_reason is None:
-            chunk = _next_chunk(asking, run, UPDATE_S if now.text else WAIT_S)
+            chunk = _next_chunk(asking, run, UPDATE_S if now.begun else WAIT_S)
             if chunk is not None:
                 now = _add(now, chunk, started)
             if run.stopped:
                 now = _ended(asking, now, started)
             elif chunk is not None:
                 yield now
-            elif not now.text:
+            elif not now.begun:
                 seconds = f"{time.monotonic() - started:.0f}"
                 yield Progress(waiting=say("wait_first", lang, seconds=seconds))
         if run.stopped:
@@ -94,22 +99,25 @@ def progress(
 def _next_chunk(asking: Asking, run: Run, timeout_s: float) -> Chunk | None:
     """All chunks that come within `timeout_s` as one; None if none did."""
     end_s = time.monotonic() + timeout_s
-    texts: list[str] = []
+    got: list[Chunk] = []
     while (left_s := end_s - time.monotonic()) > 0 and not run.stopped:
         try:
             chunk = asking.get(min(left_s, UPDATE_S))
         except UserError:
-            if not texts and not run.stopped:
+            if not got and not run.stopped:
                 raise
             break  # the text first; the error comes again next time
         if chunk is None:
             continue
-        if not texts:  # the first text is shown soon, the rest in a rhythm
+        if not got:  # the first text is shown soon, the rest in a rhythm
             end_s = min(end_s, time.monotonic() + UPDATE_S)
-        texts.append(chunk.text)
+        got.append(chunk)
         if chunk.finish_reason is not None:
-            return replace(chunk, text="".join(texts))
-    return Chunk("".join(texts)) if any(texts) else None
+            break
+    if not got:
+        return None
+    text, thought = ("".join(getattr(one, name) for one in got) for name in ("text", "thought"))
+    return replace(got[-1], text=text, thought=thought)
 
 
 def _ended(asking: Asking, now: Progress, started: float) -> Progress:
@@ -124,44 +132,37 @@ def _ended(asking: Asking, now: Progress, started: float) -> Progress:
 
 
 def _add(now: Progress, chunk: Chunk, started: float) -> Progress:
-    first = now.first_text_s
-    if first is None and chunk.text:
-        first = time.monotonic() - started
-    return Progress(
+    now_s = time.monotonic() - started
+    first_s = now.first_s
+    if first_s is None and (chunk.text or chunk.thought):
+        first_s = now_s
+    told = Progress(
         text=now.text + chunk.text,
+        thought=now.thought + chunk.thought,
         finish_reason=chunk.finish_reason,
         usage=chunk.usage,
-        first_text_s=first,
+        first_s=first_s,
+        thought_s=now.thought_s,
     )
-
-
-def split_thinking(text: str, starts_thinking: bool) -> tuple[str, str]:
-    """(thought, answer). `starts_thinking`: the prompt has opened the thought already."""
-    if text.lstrip().startswith("<think>"):
-        text, starts_thinking = text.lstrip().removeprefix("<think>"), True
-    thought, end, answer = text.partition(THINK_END)
-    if end:
-        return thought.strip(), answer.lstrip()
-    return (text.strip(), "") if starts_thinking else ("", text)
+    thinks_still = told.thought and not now.text
+    return replace(told, thought_s=now_s - (first_s or now_s)) if thinks_still else told
 
 
 def turns_of(now: Progress, status: EngineStatus, lang: str) -> list[Turn]:
     """The turns that show an answer so far; `status` describes the model that writes it."""
     if now.waiting:
         return [page_turn(now.waiting, status="pending")]
-    thought, text = split_thinking(now.text, status.family.opens_thought)
     done = now.finish_reason is not None
     turns: list[Turn] = []
-    if thought:
-        now_is = "done" if text or done else "pending"
-        turns.append(
-            page_turn(say("thinking", lang), [text_block(to_page(thought))], status=now_is)
-        )
-    if text.strip():
-        turns.append(answer_turn(to_page(text)))
+    if now.thought:
+        over = done or bool(now.text)
+        title = say("thought" if over else "thinking", lang, seconds=f"{now.thought_s:.0f}")
+        turns.append(thought_turn(title, to_page(now.thought), is_over=over))
+    if now.text.strip():
+        turns.append(answer_turn(to_page(now.text)))
     elif done and now.finish_reason != "cancelled":
         turns.append(page_turn(say("empty_answer", lang)))
-    elif not done and not thought:
+    elif not done and not now.thought:
         turns.append(page_turn("…", status="pending"))
     if done:
         turns.append(page_turn(stats_line(now, status.model_id, lang)))
@@ -179,8 +180,8 @@ def stats_line(now: Progress, model_id: str, lang: str) -> str:
         if usage.prompt_tokens:  # some servers behind --engine remote do not tell
             parts.append(say("stat_prompt", lang, n=usage.prompt_tokens) + cached)
         parts.append(say("stat_new", lang, n=usage.completion_tokens))
-    elif now.first_text_s is not None:
-        parts.append(say("stat_ttft", lang, seconds=f"{now.first_text_s:.2f}"))
+    elif now.first_s is not None:
+        parts.append(say("stat_ttft", lang, seconds=f"{now.first_s:.2f}"))
     if now.finish_reason not in ("stop", None):
         parts.append(say(f"end_{now.finish_reason}", lang))
     return " · ".join(parts)

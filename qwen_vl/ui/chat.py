@@ -194,11 +194,12 @@ class Chat(Conversation):
         history = self.clear(request)
         return box_state(False), history
 
-    def recommended(self, history: list[Turn]) -> list[Any]:
+    def recommended(self, history: list[Turn], thinks: bool) -> list[Any]:
         """The recommended sampling for this conversation: with pictures, or text alone."""
         status = self.engine.status()
         pictures = status.accepts_images and (not history or has_files(history))
-        return preset_values(status.family, pictures, self.settings)
+        wish = thinks if status.family.thinking == "switched" else None
+        return preset_values(status.family, pictures, self.settings, wish)
 
     def lay_out(self, side: Sidebar) -> tuple[gr.Chatbot, gr.MultimodalTextbox, gr.Accordion]:
         """Builds the tab inside the current Blocks and wires it."""
@@ -260,7 +261,12 @@ class Chat(Conversation):
         chatbot.undo(self.undo, chatbot, both, **SOON)
         gr.on([chatbot.clear, new_chat.click], self.reset_clear, None, both, **SOON)
         camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)
-        side.reset.click(self.recommended, chatbot, side.preset_outputs, **SOON)
+        think = side.controls["enable_thinking"]
+        gr.on(
+            [side.reset.click, think.input],  # type: ignore[attr-defined]
+            *(self.recommended, [chatbot, think], side.preset_outputs),
+            **SOON,
+        )
         return chatbot, box, webcam
 
 

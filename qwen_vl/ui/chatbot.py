@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from qwen_vl.conversation import (
 )
 from qwen_vl.media.pictures import open_image
 from qwen_vl.schema import ImagePart, Message, Part, Role, TextPart, Undecoded
+from qwen_vl.ui.history import is_page_turn, thought_of
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 PARTS_PER_MESSAGE = 4  # on average: pictures and text are apart; a question may go unanswered
@@ -33,23 +35,27 @@ def from_chatbot(
     """A Chatbot value, as its handlers receive it, and a system prompt -> messages.
 
     Content is a list of `{"type": "text"}` and `{"type": "file"}` blocks. Messages with a
-    `metadata` title are the page's own (statistics, notes) and not part of the conversation.
+    `metadata` title are the page's own (statistics, notes) and not part of the conversation. A
+    thought goes with the answer that follows it.
     Everything is counted before the first file is opened, in time linear in the history.
     """
-    turns = [turn for turn in history if not (turn.get("metadata") or {}).get("title")]
+    history = list(history)
+    turns = [turn for turn in history if not is_page_turn(turn)]
+    thoughts = {id(turn): thought_of(before) for before, turn in pairwise(history)}
     blocks = [block for turn in turns for block in _blocks(turn["content"])]
     check_message_count(max(len(turns), len(blocks)) // PARTS_PER_MESSAGE, settings)
     check_image_count(sum(_is_file(block) for block in blocks), settings)
     chars = len(system_prompt) + sum(len(_chatbot_text(block)) for block in blocks)
+    chars += sum(map(len, thoughts.values()))
     check_chars(chars, settings)
-    grouped: list[tuple[Role, list[Any]]] = []
+    grouped: list[tuple[Role, list[Any], str]] = []
     if system_prompt.strip():
-        grouped.append(("system", [system_prompt]))
+        grouped.append(("system", [system_prompt], ""))
     asked = False  # whether the last message is a question in words
     for turn in turns:
         role, content = _ROLES[turn["role"]], _blocks(turn["content"])
         if not grouped or grouped[-1][0] != role:
-            grouped.append((role, list(content)))
+            grouped.append((role, list(content), thoughts.get(id(turn), "")))
             asked = False
         else:
             # Pictures and text sent together, or a question never answered and the next one.
@@ -58,8 +64,12 @@ def from_chatbot(
     check_message_count(len(grouped), settings)
     reader = open_picture or partial(open_image, settings=settings)
     messages = [
-        Message(role, tuple(part for block in content for part in _chatbot_parts(block, reader)))
-        for role, content in grouped
+        Message(
+            role,
+            tuple(part for block in content for part in _chatbot_parts(block, reader)),
+            thought,
+        )
+        for role, content, thought in grouped
     ]
     check_conversation(messages, settings)
     return messages

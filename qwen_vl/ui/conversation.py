@@ -163,9 +163,9 @@ class Conversation:
         shown: list[Turn] = [page_turn("…", status="pending")]
         try:
             yield [*history, *shown], None
-            params = knobs.params(self.settings)
             for now in wait_until_ready(self.engine, run, lang):
                 yield [*history, *turns_of(now, self.engine.status(), lang)], None
+            params = knobs.params(self.settings, self.engine.status().family)
             messages = make_messages(history, session=session)
             pictures = [part for message in messages for part in message.images]
             run.uses([part.source for part in pictures if not isinstance(part.source, Image.Image)])

@@ -2,13 +2,13 @@
 
 Knows the shape of Gradio's messages and nothing else: plain lists in, new plain lists out. The
 user's pictures are one turn and the text is the next, because Gradio's editor takes turns of text
-alone. A turn with a metadata title is the page's own (statistics, notes, thoughts) and is never
-sent to the model.
+alone. A turn with a metadata title is the page's own (statistics, notes) and is never sent to the
+model. A thought is one, too: it goes along with its answer, and the chat template may show it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from qwen_vl.errors import BadRequest
 from qwen_vl.ui.markup import as_typed, from_page
 
 Turn = dict[str, Any]
+
+THOUGHT = "thought"  # the metadata's id of such turns
 
 
 def text_block(text: str) -> dict[str, str]:
@@ -55,11 +57,23 @@ def page_turn(title: str, content: Sequence[dict[str, Any]] = (), **metadata: An
     }
 
 
-def is_page_turn(turn: Turn) -> bool:
+def thought_turn(title: str, thought: str, *, is_over: bool) -> Turn:
+    """What the model thought before its answer: a block that folds as soon as that begins."""
+    status = "done" if is_over else "pending"
+    return page_turn(title, [text_block(thought)], status=status, id=THOUGHT)
+
+
+def thought_of(turn: Mapping[str, Any]) -> str:
+    """The thought that a turn shows; "" for other turns."""
+    is_thought = (turn.get("metadata") or {}).get("id") == THOUGHT
+    return from_page(text_of(turn)) if is_thought else ""
+
+
+def is_page_turn(turn: Mapping[str, Any]) -> bool:
     return bool((turn.get("metadata") or {}).get("title"))
 
 
-def text_of(turn: Turn) -> str:
+def text_of(turn: Mapping[str, Any]) -> str:
     content = turn["content"]
     blocks = [content] if isinstance(content, (str, dict)) else content
     texts = (block if isinstance(block, str) else block.get("text", "") for block in blocks)

@@ -5,7 +5,7 @@ One control for each field of `sampling` that has one. Knows nothing of engines 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from gradio.components import Component
 
 from qwen_vl.config import Settings
 from qwen_vl.sampling import (
+    EFFORTS,
     FIELDS,
     Control,
     SamplingParams,
@@ -29,7 +30,9 @@ MIN_IMAGE_TOKENS = 16
 RANDOM_SEED = -1
 SHOWN = tuple(name for name in FIELDS if control_of(name))
 # A visitor's own words and wishes are no part of what is recommended.
-PRESET = tuple(name for name in SHOWN if name not in ("seed", "stop", "max_image_tokens"))
+THINKING = ("enable_thinking", "reasoning_effort")  # shown where the model has them
+_OWN = ("seed", "stop", "max_image_tokens", *THINKING)
+PRESET = tuple(name for name in SHOWN if name not in _OWN)
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,16 @@ class Knobs:
     system_prompt: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
-    def params(self, settings: Settings) -> SamplingParams:
-        """Checked parameters. Raises BadRequest or TooLarge for what a page would never send."""
+    def params(self, settings: Settings, family: Family) -> SamplingParams:
+        """Checked parameters for a model of this family.
+
+        Raises BadRequest or TooLarge for what a page would never send.
+        """
         raw = {wire_names(name)[-1]: value for name, value in self.sampling.items()}
+        if family.thinking != "switched":  # nothing to choose: the controls are hidden
+            raw["enable_thinking"] = None
+        if not (raw.get("enable_thinking") and raw.get("reasoning_effort") in family.efforts):
+            raw["reasoning_effort"] = None  # "" is the model's own
         if (raw.get("seed") or 0) < 0:
             raw["seed"] = None
         raw["stop"] = [line for line in (raw.get("stop") or "").splitlines() if line] or None
@@ -61,6 +71,11 @@ class Sidebar:
         """The controls of PRESET, in its order."""
         return [self.controls[name] for name in PRESET]
 
+    @property
+    def thinking_outputs(self) -> list[Any]:
+        """The controls of THINKING, in its order."""
+        return [self.controls[name] for name in THINKING]
+
     def answering(
         self, answer: Callable[..., Iterator[Any]], *own: Component, **instead: Component
     ) -> tuple[Callable[..., Iterator[Any]], set[Component]]:
@@ -79,9 +94,24 @@ class Sidebar:
         return handler, {*own, self.system_prompt, *controls.values()}
 
 
-def preset_values(family: Family, has_images: bool, settings: Settings) -> list[Any]:
+def thinking_controls(family: Family) -> list[Any]:
+    """The controls of THINKING as this family has them, in its order."""
+    has_switch = family.thinking == "switched"
+    return [
+        gr.Checkbox(family.opens_thought, visible=has_switch),
+        gr.Dropdown(_efforts(family.efforts), value="", visible=bool(family.efforts)),
+    ]
+
+
+def _efforts(efforts: Sequence[str]) -> list[tuple[Any, str]]:
+    return [(label("effort_own"), ""), *((effort, effort) for effort in efforts)]
+
+
+def preset_values(
+    family: Family, has_images: bool, settings: Settings, thinks: bool | None = None
+) -> list[Any]:
     """The recommended values of PRESET, in its order."""
-    preset = family.preset(has_images=has_images)
+    preset = family.preset(has_images=has_images, thinks=thinks)
     most = {"max_new_tokens": settings.max_new_tokens}
     values = ((name, getattr(preset, name)) for name in PRESET)
     return [min(value, most[name]) if name in most else value for name, value in values]
@@ -94,6 +124,7 @@ def lay_out(settings: Settings, family: Family) -> Sidebar:
     """
     start = dict(zip(PRESET, preset_values(family, True, settings), strict=True))
     start |= {"seed": RANDOM_SEED, "stop": "", "max_image_tokens": settings.image_tokens}
+    start |= {"enable_thinking": False, "reasoning_effort": ""}
     with gr.Sidebar(position="right", open=False, width=320, elem_id="sidebar"):
         gr.Markdown(label("settings"), elem_classes="sidebar-title")
         system_prompt = gr.Textbox(
@@ -104,7 +135,8 @@ def lay_out(settings: Settings, family: Family) -> Sidebar:
             max_lines=8,
             elem_id="system-prompt",
         )
-        built = {"max_image_tokens": _control("max_image_tokens", start, settings)}
+        first = ("enable_thinking", "max_image_tokens")
+        built = {name: _control(name, start, settings) for name in first}
         others = [name for name in SHOWN if name not in built]
         for name in others:
             if not _is_expert(name):
@@ -129,6 +161,10 @@ def _control(name: str, start: Mapping[str, Any], settings: Settings) -> Compone
         "info": label(f"{name}_info") if f"{name}_info" in EN else None,
         "elem_id": name.replace("_", "-"),
     }
+    if control.kind == "switch":
+        return gr.Checkbox(start[name], visible=False, **looks)
+    if control.kind == "effort":
+        return gr.Dropdown(_efforts(EFFORTS), value=start[name], visible=False, **looks)
     if control.kind == "lines":
         return gr.Textbox(start[name], lines=1, max_lines=4, **looks)
     if control.kind == "seed":

@@ -14,7 +14,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.schema import EngineStatus
 from qwen_vl.ui.conversation import QUIET
-from qwen_vl.ui.sidebar import PRESET, Sidebar, preset_values
+from qwen_vl.ui.sidebar import PRESET, THINKING, Sidebar, preset_values, thinking_controls
 from qwen_vl.ui.strings import label, language_of, say
 
 LOOK_EVERY_S = 1.0  # while the model loads
@@ -73,7 +73,7 @@ class Watch:
         before = seen.partition("\n")[0]  # the model whose sampling values were set
         model = f"{status.model_id} {status.family}" if status.answers else before
         now = f"{model}\n{status}"
-        nothing = (gr.skip(),) * len(PRESET)
+        nothing = (gr.skip(),) * (len(PRESET) + len(THINKING))
         if now == seen:
             return (*(gr.skip(),) * 6, *nothing)
         lang = language_of(request)
@@ -83,6 +83,7 @@ class Watch:
         if model == before:
             return (*head, gr.skip(), gr.skip(), *nothing)
         values = preset_values(status.family, status.accepts_images, self.settings)
+        values += thinking_controls(status.family)
         return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)
 
     def lay_out_head(self) -> tuple[gr.HTML, gr.HTML]:
@@ -103,6 +104,7 @@ class Watch:
         seen = gr.State("")
         timer = gr.Timer(LOOK_EVERY_S)
         outputs = [header, banner, timer, seen, box, webcam, *side.preset_outputs]
+        outputs += side.thinking_outputs
         demo.load(self.look, seen, outputs, queue=False, **QUIET)
         timer.tick(self.look, seen, outputs, queue=False, **QUIET)
 

@@ -17,7 +17,7 @@ from qwen_vl.families import FAMILIES
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Chunk, EngineStats, EngineStatus, FinishReason, Message, Usage
 
-Step = str | threading.Event | Exception | Callable[[Sequence[Message]], str]
+Step = str | Chunk | threading.Event | Exception | Callable[[Sequence[Message]], str]
 
 SPEED = 12.5  # tokens per second, as it says
 SEEING, TEXT_ONLY = FAMILIES["qwen3_vl"], FAMILIES["qwen3"]
@@ -53,7 +53,7 @@ class ScriptedAnswer(Answer):
         self.cancelled = True
 
     def _write(self) -> None:
-        said = 0
+        said = thought = 0
         with written(self):
             for step in self._steps:
                 if not self.wanted:
@@ -65,17 +65,19 @@ class ScriptedAnswer(Answer):
                     while not (step.wait(0.005) or self.closed.is_set()):
                         pass
                 elif not self.closed.wait(self._engine.delay_s):
+                    chunk = Chunk(step) if isinstance(step, str) else step
                     said += 1
-                    self.count_token()
-                    self.emit(step)
+                    thought += bool(chunk.thought)
+                    self.count_token(bool(chunk.thought))
+                    self.emit(chunk.text, chunk.thought)
             if self._engine.finish_reason is not None:
-                usage = replace(self._engine.usage, completion_tokens=said)
+                usage = replace(self._engine.usage, completion_tokens=said, thought_tokens=thought)
                 self.end(Chunk(finish_reason=self._engine.finish_reason, usage=usage))
 
 
 def _played(
     steps: Sequence[Step], messages: Sequence[Message]
-) -> Iterator[str | threading.Event | Exception]:
+) -> Iterator[str | Chunk | threading.Event | Exception]:
     """The steps, with the words of what a function says one by one."""
     for step in steps:
         if callable(step):
@@ -89,10 +91,11 @@ def _played(
 class ScriptedEngine:
     """Every answer plays `steps`, which may change between two answers; without any it echoes.
 
-    A text is said, an event waited for, an exception raised; a function of the messages is asked
-    for a text, which is said word by word. `refusal` is raised by `stream` itself. `delay_s` is the
-    time before each piece of text. Without a `finish_reason` answers end without a last chunk.
-    `requests`, `scopes` and `answers` keep what came in and what went out, oldest first.
+    A text is said, a chunk passed on, an event waited for, an exception raised; a function of the
+    messages is asked for a text, which is said word by word. `refusal` is raised by `stream`
+    itself. `delay_s` is the time before each piece of text. Without a `finish_reason` answers end
+    without a last chunk. `requests`, `scopes` and `answers` keep what came in and what went out,
+    oldest first.
     """
 
     def __init__(

@@ -45,6 +45,19 @@ VISION_TEMPLATE = """{% for message in messages -%}
 THINKING_TEMPLATE = VISION_TEMPLATE.replace(
     "assistant\\n' }}{% endif", "assistant\\n<think>\\n' }}{% endif"
 )
+# Thinks unless it is told not to, with degrees of effort, and shows earlier thoughts if asked.
+_EFFORT = """{% if reasoning_effort is defined %}
+{%- if reasoning_effort not in ['low', 'xhigh'] %}{{ raise_exception('unknown effort') }}{% endif %}
+{{- 'Effort: ' + reasoning_effort }}{% endif %}"""
+SWITCHED_TEMPLATE = _EFFORT + VISION_TEMPLATE.replace(
+    "{%- if message.content is string",
+    "{%- if preserve_thinking and message.reasoning_content %}{{ '<think>' + "
+    "message.reasoning_content + '</think>' }}{% endif %}{% if message.content is string",
+).replace(
+    "assistant\\n' }}{% endif",
+    "assistant\\n<think>\\n' }}{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '\\n</think>\\n\\n' }}{% endif %}{% endif",
+)
 
 _TEXT = {
     "vocab_size": 264,

@@ -23,10 +23,12 @@ from qwen_vl.engine.local.prefix import PrefixStore, token_keys
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.local.scheduler import Scheduler
 from qwen_vl.engine.local.sequence import Sequence as LocalSequence
+from qwen_vl.engine.local.thought import Thought, budget_tokens
 from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, machine
 from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
+from qwen_vl.engine.thoughts import ThoughtSplitter
 from qwen_vl.errors import (
     BadRequest,
     ModelUnavailable,
@@ -103,9 +105,7 @@ class LocalEngine:
                 f"{loaded.vocabulary_size - 1}."
             )
         scheduler.check_room(scope)  # before any work is put into it
-        prompt = loaded.prompts.build(
-            messages, params.max_image_tokens, self._settings.max_context_tokens
-        )
+        prompt = loaded.prompts.build(messages, params, self._settings.max_context_tokens)
         keys = token_keys(prompt, loaded.image_token_id)  # here, not on the inference thread
         prepared = preparation.find(prompt, keys, scope, self._prefixes, self._vision)
         if prepared.missing and loaded.prompts.reader is not None:
@@ -113,15 +113,25 @@ class LocalEngine:
             with scheduler.decoding(scope, pixel_bytes), self._turns.turn(scope):
                 preparation.decode(prompt, prepared, loaded.prompts.reader)
         room = self._settings.max_context_tokens - len(prompt.token_ids)
+        most_tokens = min(params.max_new_tokens, room)
+        closing = loaded.prompts.end_of_thought
+        limit_tokens = self._settings.max_thought_tokens
+        budget = budget_tokens(params.thinking_budget, limit_tokens, most_tokens - len(closing))
+        text = TextStream(
+            loaded.tokenizer.backend_tokenizer,
+            params.stop,
+            ThoughtSplitter(prompt.opens_thought, loaded.family.thinking != "never"),
+        )
         sequence = LocalSequence(
             scope,
             prompt,
             keys,
             prepared,
-            min(params.max_new_tokens, room),
+            most_tokens,
             Answer(len(prompt.token_ids), self._settings.max_seconds, scheduler.forget, asked_s),
             Sampler(params),
-            TextStream(loaded.tokenizer.backend_tokenizer, params.stop),
+            text,
+            Thought(text, budget, closing),
         )
         self._ready()
         scheduler.add(sequence)

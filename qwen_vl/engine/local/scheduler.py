@@ -360,7 +360,8 @@ class Scheduler:
     def _pick(self, sequence: Sequence, logits: torch.Tensor) -> None:
         """Picks the sequence's next token. A failure here is of this row alone."""
         try:
-            sequence.accept(sequence.sampler.next_token(logits), self._loaded.end_ids)
+            token = sequence.next_token(logits, self._loaded.end_ids)
+            sequence.accept(token, self._loaded.end_ids)
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([sequence], error)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.batch import Row
@@ -14,6 +15,7 @@ from qwen_vl.engine.local.detokenize import TextStream
 from qwen_vl.engine.local.loops import is_looping
 from qwen_vl.engine.local.preparation import Prepared
 from qwen_vl.engine.local.sampler import Sampler
+from qwen_vl.engine.local.thought import Thought
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.schema import FinishReason
 
@@ -30,6 +32,7 @@ class Sequence:
     answer: Answer
     sampler: Sampler
     text: TextStream
+    thought: Thought
     tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
     row: Row | None = None  # of a batch, once the prompt has been read
     is_broken: bool = False  # its states may be anything
@@ -47,23 +50,32 @@ class Sequence:
         written = self.tokens[: self.row.length - len(self.keys)]
         return np.concatenate([self.keys, np.array(written, dtype=np.int64)])
 
+    def next_token(self, logits: torch.Tensor, end_ids: Collection[int]) -> int:
+        """Picks a token; `logits` are [vocabulary]."""
+        return self.thought.next_token(lambda: self.sampler.next_token(logits), end_ids)
+
     def accept(self, token: int, end_ids: Collection[int]) -> None:
         """Takes a generated token in, and ends the answer if it was its last."""
-        self.answer.count_token()
+        in_thought = self.text.in_thought
+        self.answer.count_token(in_thought)
         self.tokens.append(token)
         if token in end_ids:
             self.finish("stop")
             return
-        self.answer.emit(self.text.push(token))
+        piece = self.text.push(token)
+        self.answer.emit(piece.text, piece.thought)
+        if in_thought:
+            self.thought.count()
         if self.text.stopped:
             self.finish("stop")
         elif len(self.tokens) >= self.max_new_tokens:
             self.finish("length")
-        elif is_looping(self.tokens):
+        elif is_looping(self.tokens) and not self.thought.close():
             self.finish("repetition")
 
     def finish(self, reason: FinishReason) -> None:
         """Ends the answer with all text that there is."""
         if not self.text.stopped:
-            self.answer.emit(self.text.flush())
+            piece = self.text.flush()
+            self.answer.emit(piece.text, piece.thought)
         self.answer.finish(reason)

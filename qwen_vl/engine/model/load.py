@@ -25,6 +25,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
+from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
 from qwen_vl.engine.model.machine import Choice, is_out_of_memory, release_memory
 from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
@@ -135,7 +136,7 @@ def load(checkpoint: Checkpoint, choice: Choice, report: Report) -> LoadedModel:
         family=family,
         model=model,
         tokenizer=tokenizer,
-        prompts=PromptBuilder(tokenizer, image_processor, image_token_id),
+        prompts=PromptBuilder(tokenizer, family, image_processor, image_token_id),
         image_token_id=image_token_id,
         end_ids=_end_ids(model, tokenizer),
         device=_input_device(model),
@@ -158,9 +159,12 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
 def _family(checkpoint: Checkpoint, model_type: str, tokenizer: Any) -> Family:
     if checkpoint.folder.resolve() == BUNDLED_FOLDER.resolve():
         return BUNDLED
-    asked = [{"role": "user", "content": "?"}]
-    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    return family_of(model_type, tokenizer.chat_template, prompt)
+    return family_of(
+        model_type,
+        tokenizer.chat_template,
+        thinking.opens_thought(thinking.rendered(tokenizer)),
+        thinking.efforts_of(tokenizer),
+    )
 
 
 def _control_tokens(tokenizer: Any) -> list[str]:

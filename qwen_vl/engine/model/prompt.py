@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.pictures import Picture, PictureReader
 from qwen_vl.errors import ContextExceeded, Unsupported
-from qwen_vl.schema import ImagePart, Message, TextPart
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Family, ImagePart, Message, TextPart
+
+END_TOKENS = 12  # of a prompt, which tell whether it ends inside a thought
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Prompt:
 
     token_ids: list[int]
     pictures: list[Picture]
+    opens_thought: bool = False  # the answer begins inside a thought
 
     @property
     def picture_bytes(self) -> int:
@@ -35,23 +40,29 @@ class Prompt:
 class PromptBuilder:
     """Holds a tokenizer and an image processor (None: the model reads text only)."""
 
-    def __init__(self, tokenizer: Any, image_processor: Any, image_token_id: int | None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Any, family: Family, image_processor: Any, image_token_id: int | None
+    ) -> None:
+        self._tokenizer, self._family = tokenizer, family
+        self.end_of_thought: list[int] = tokenizer(
+            thinking.closing_of(tokenizer), add_special_tokens=False
+        )["input_ids"]
         self.reader = PictureReader(image_processor) if image_processor is not None else None
         self._image_token_id = image_token_id
         self._lock = threading.Lock()  # a fast tokenizer is not safe to share between threads
 
     def build(
-        self, messages: Sequence[Message], max_image_tokens: int, limit_tokens: int | None = None
+        self, messages: Sequence[Message], params: SamplingParams, limit_tokens: int | None = None
     ) -> Prompt:
         """Counts: no picture is decoded.
 
         An answer at the end is continued. Raises ContextExceeded where the prompt leaves no room
-        for an answer in `limit_tokens`, Unsupported for pictures that the model cannot read, and
-        BadRequest for their shape.
+        for an answer in `limit_tokens`, Unsupported for pictures that the model cannot read and
+        for wishes about thoughts that it cannot fulfil, and BadRequest for the pictures' shape.
         """
+        arguments = thinking.arguments_for(params, self._family, self._tokenizer.chat_template)
         parts = [part for message in messages for part in message.images]
-        pictures = [self._counted(part, max_image_tokens) for part in parts]
+        pictures = [self._counted(part, params.max_image_tokens) for part in parts]
         visual = sum(picture.tokens for picture in pictures)
         _check(visual, limit_tokens)  # by arithmetic alone, before the text costs anything
         template = [self._template_message(message) for message in messages]
@@ -63,15 +74,18 @@ class PromptBuilder:
                 continue_final_message=continued,
                 sanitize_control_tokens=True,
                 return_dict=True,
+                **arguments,
             )["input_ids"]
+            end = self._tokenizer.convert_ids_to_tokens(token_ids[-END_TOKENS:])
         _check(len(token_ids) - len(pictures) + visual, limit_tokens)
-        return Prompt(self._expanded(token_ids, pictures), pictures)
+        opens_thought = thinking.opens_thought("".join(end))
+        return Prompt(self._expanded(token_ids, pictures), pictures, opens_thought)
 
     def head(self, system_prompt: str) -> list[int]:
         """The tokens that all prompts with this system prompt begin with, up to the first turn."""
         system = [Message("system", (TextPart(system_prompt),))] if system_prompt else []
         one, other = (
-            self.build([*system, Message("user", (TextPart(text),))], 0).token_ids
+            self.build([*system, Message("user", (TextPart(text),))], SamplingParams()).token_ids
             for text in ("A", "1")
         )
         pairs = zip(one, other, strict=False)
@@ -88,7 +102,9 @@ class PromptBuilder:
 
     def _template_message(self, message: Message) -> dict[str, Any]:
         if self.reader is None or message.role != "user":
-            return {"role": message.role, "content": message.text}
+            told = {"role": message.role, "content": message.text}
+            # Whether a thought is shown again is up to the template.
+            return {**told, "reasoning_content": message.thought} if message.thought else told
         return {"role": message.role, "content": _template_parts(message)}
 
     def _expanded(self, token_ids: list[int], pictures: list[Picture]) -> list[int]:

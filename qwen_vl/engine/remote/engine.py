@@ -151,7 +151,9 @@ class RemoteEngine:
         """Passes one upstream's answer on. Raises TryAgain for what may go well elsewhere."""
         request = {"model": up.model_to_ask(self._settings.remote_model), **request}
         most_tokens = request["max_tokens"]
-        transcript, usage, reason, begun = Transcript(most_tokens), None, None, False
+        inside = family_by_name(self.model_id).opens_thought
+        transcript = Transcript(most_tokens, inside)
+        usage, reason, begun = None, None, False
         try:
             async with AsyncExitStack() as stack:
                 response = await self._open(up, request, stack)
@@ -160,10 +162,10 @@ class RemoteEngine:
                 async for event in events(body, EVENT_BYTES + most_tokens * TOKEN_BYTES):
                     piece = piece_of(event)
                     usage, reason = piece.usage or usage, piece.reason or reason
-                    if text := transcript.add(piece.thought, piece.text):
+                    if any(told := transcript.add(piece.thought, piece.text)):
                         begun = True
-                        answer.count_token()
-                        answer.emit(text)
+                        answer.count_token(bool(told.thought))
+                        answer.emit(told.text, told.thought)
                     if transcript.is_full:  # it goes on after what it was asked for
                         reason = "length"
                         break
@@ -173,6 +175,8 @@ class RemoteEngine:
             raise self._broken(up, error, begun, request) from error
         if reason is None:  # the connection ended, the answer did not
             raise self._broken(up, None, begun, request)
+        rest = transcript.finish()
+        answer.emit(rest.text, rest.thought)
         answer.finish(reason, usage)
 
     async def _open(self, up: Upstream, request: dict[str, Any], stack: AsyncExitStack) -> Any:

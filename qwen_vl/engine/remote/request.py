@@ -31,7 +31,15 @@ _OPENAI = (
     *("temperature", "top_p", "max_tokens", "presence_penalty", "frequency_penalty"),
     *("seed", "stop", "logit_bias"),
 )
-_EXTRAS = tuple(wire_names(name)[-1] for name in FIELDS if wire_names(name)[-1] not in _OPENAI)
+_TEMPLATE_ARGUMENTS = ("enable_thinking", "preserve_thinking")
+_EXTRAS = (
+    *(
+        wire_names(name)[-1]
+        for name in FIELDS
+        if wire_names(name)[-1] not in (*_OPENAI, *_TEMPLATE_ARGUMENTS)
+    ),
+    "chat_template_kwargs",
+)
 # A server that refuses one of these is asked without it. `logit_bias` is not among them: an answer
 # without it is another one, and the refusal may be about one visitor's token id.
 OPTIONAL = (
@@ -130,7 +138,10 @@ def _sampling_fields(params: SamplingParams) -> dict[str, Any]:
     values["stop"] = list(params.stop)
     values["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
     asked = {name: value for name, value in values.items() if value not in (None, [], {})}
-    return {wire_names(name)[-1]: value for name, value in asked.items()}
+    # Templates are told by servers' own argument for it: vLLM's, which SGLang and llama.cpp have.
+    template = {name: asked.pop(name) for name in _TEMPLATE_ARGUMENTS if name in asked}
+    told = {wire_names(name)[-1]: value for name, value in asked.items()}
+    return {**told, "chat_template_kwargs": template} if template else told
 
 
 def texts_of(request: dict[str, Any]) -> list[str]:
@@ -152,7 +163,8 @@ def without(request: dict[str, Any], refused: set[str]) -> dict[str, Any]:
 
 def _message(message: Message, uri: Encode) -> dict[str, Any]:
     if not message.images:
-        return {"role": message.role, "content": message.text}
+        told = {"role": message.role, "content": message.text}
+        return {**told, "reasoning_content": message.thought} if message.thought else told
     content: list[dict[str, Any]] = []
     for part in message.parts:
         if isinstance(part, ImagePart):

@@ -1,43 +1,61 @@
-"""The pieces of an answer as one text: thoughts between tags, characters whole, within a bound.
+"""The pieces of an answer: thought and text apart, characters whole, within a bound.
 
 Knows text only.
 """
 
 from __future__ import annotations
 
+from qwen_vl.engine.thoughts import Piece, ThoughtSplitter
+
 TOKEN_CHARS = 32  # more than any text has for each of its tokens
 SLACK_CHARS = 512  # but a single token may be long
-_OPEN, _AGAIN, _CLOSE = "<think>\n", "\n\n<think>\n", "</think>\n\n"
 
 
 class Transcript:
-    """Puts thoughts and texts together, in their order, as the models themselves write them."""
+    """What an answer is so far. Not every server tells thoughts and text apart.
 
-    def __init__(self, most_tokens: int) -> None:
+    `inside`: its model begins with a thought, without a tag.
+    """
+
+    def __init__(self, most_tokens: int, inside: bool = False) -> None:
         self._left = most_tokens * TOKEN_CHARS + SLACK_CHARS
-        self._thinking = self._begun = False
-        self._half = ""  # of a surrogate pair whose other half comes with the next piece
+        self._inside = inside
+        self._thought, self._text = _Whole(), _Whole()
+        self._splitter: ThoughtSplitter | None = None
 
     @property
     def is_full(self) -> bool:
         """Whether the server goes on after the tokens that it was asked for."""
         return self._left <= 0
 
-    def add(self, thought: str, text: str) -> str:
+    def add(self, thought: str, text: str) -> Piece:
         """What a piece adds to the answer."""
-        told = ""
         if thought:
-            opening = _AGAIN if self._begun else _OPEN
-            told, self._thinking = f"{'' if self._thinking else opening}{thought}", True
-        if text:
-            told, self._thinking = f"{told}{_CLOSE if self._thinking else ''}{text}", False
-        self._begun = self._begun or bool(told)
-        told = self._whole(told)[: self._left]
-        self._left -= len(told)
-        return told
+            self._inside = False  # this server tells them apart by itself
+        told = self._thought.add(thought)
+        if text and self._splitter is None:
+            self._splitter = ThoughtSplitter(self._inside)
+        split = self._splitter.push(self._text.add(text)) if self._splitter else Piece()
+        return self._bounded(Piece(told + split.thought, split.text))
 
-    def _whole(self, text: str) -> str:
-        """Puts surrogate pairs together that were sent in halves; what stays half becomes '?'."""
+    def finish(self) -> Piece:
+        """What was held back for a tag that never came."""
+        return self._bounded(self._splitter.flush() if self._splitter else Piece())
+
+    def _bounded(self, piece: Piece) -> Piece:
+        thought = piece.thought[: self._left]
+        text = piece.text[: self._left - len(thought)]
+        self._left -= len(thought) + len(text)
+        return Piece(thought, text)
+
+
+class _Whole:
+    """Puts surrogate pairs together that were sent in halves; what stays half becomes '?'."""
+
+    def __init__(self) -> None:
+        self._half = ""  # the other one comes with the next piece
+
+    def add(self, text: str) -> str:
         text, self._half = self._half + text, ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._half = text[:-1], text[-1]

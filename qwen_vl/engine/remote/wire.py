@@ -232,7 +232,14 @@ def _usage(told: Any) -> Usage | None:
     prompt, completion = told.get("prompt_tokens"), told.get("completion_tokens")
     if not (_is_count(prompt) and _is_count(completion)):
         return None
-    return Usage(prompt, completion, cached if _is_count(cached) else 0)
+    details = told.get("completion_tokens_details")
+    thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return Usage(
+        prompt,
+        completion,
+        cached if _is_count(cached) else 0,
+        thought if _is_count(thought) else 0,
+    )
 
 
 def _is_count(value: object) -> TypeGuard[int]:
