@@ -12,7 +12,7 @@ run: .venv/app
 	$(BIN)/python app.py $(ARGS)
 
 test: tools .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Engines on Ray and behind other people's servers. An environment of its own: Ray is large, and
 # llama-cpp-python is compiled here, which takes some minutes and a C++ compiler.

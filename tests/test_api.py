@@ -53,7 +53,9 @@ SECRET = "the-secret-of-this-prompt"
 
 
 @contextlib.contextmanager
-def serving(engine: Engine, settings: Settings = SMALL) -> Iterator[httpx.Client]:
+def serving(
+    engine: Engine, settings: Settings = SMALL, *, closes_engine: bool = True
+) -> Iterator[httpx.Client]:
     """A server with the API routes and nothing else, and a client for it."""
     metrics = Metrics()
     measured = Measured(engine, metrics)
@@ -71,7 +73,8 @@ def serving(engine: Engine, settings: Settings = SMALL) -> Iterator[httpx.Client
             yield client
     finally:
         jobs.close()
-        engine.close()
+        if closes_engine:
+            engine.close()
         server.should_exit = True
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server still waits for a request"

@@ -197,7 +197,7 @@ def test_a_request_has_an_id() -> None:
 
 def test_too_long_a_conversation_is_told_as_frameworks_know_it(bundled_engine: Engine) -> None:
     long = "word " * 30_000
-    with serving(bundled_engine, Settings(model="bundled")) as client:
+    with serving(bundled_engine, Settings(model="bundled"), closes_engine=False) as client:
         response = client.post(CHAT, json=asking(long))
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
