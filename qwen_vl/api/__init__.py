@@ -24,7 +24,7 @@ from qwen_vl.api.answers import pull, streamed, whole
 from qwen_vl.api.calls import Call, Reader
 from qwen_vl.api.errors import Endpoint, answering_errors
 from qwen_vl.api.guards import Guards
-from qwen_vl.api.openai_format import Completion, usage_object
+from qwen_vl.api.openai_format import ClipFacts, Completion, usage_object
 from qwen_vl.api.payloads import release
 from qwen_vl.api.places import Places
 from qwen_vl.api.sessions import Session, Sessions
@@ -171,7 +171,8 @@ class _Service:
         """One answer, whole or as server-sent events. The client ends the work by leaving."""
         call = await self.reader.chat(request)
         answer = await self._ask(call, request)
-        completion = Completion(self.engine.model_id, call.include_usage)
+        clips = ClipFacts(call.frames_s, call.damaged_s)
+        completion = Completion(self.engine.model_id, call.include_usage, clips)
         stream = call.stream
         del call  # the pictures: nothing here needs them while the answer is written
         chunks = pull(answer, request)

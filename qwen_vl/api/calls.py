@@ -6,16 +6,15 @@ answers.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import anyio
 from fastapi import Request
 
+from qwen_vl.api.clips import ClipReader
 from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
 from qwen_vl.api.messages import from_openai, parts_in
 from qwen_vl.api.payloads import Payloads, flag, hold, media_type
@@ -26,11 +25,9 @@ from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported
 from qwen_vl.gate.bodies import BODY_IMAGES
-from qwen_vl.media.kept import KeptImage
 from qwen_vl.media.pictures import (
     BYTES_PER_MB,
     as_data_uri,
-    data_uri_bytes,
     open_data_uri,
     open_image,
 )
@@ -53,7 +50,14 @@ class Call:
     include_usage: bool = False
     session_id: str | None = None
     salt: str = ""  # divides what is cached for one caller further
+    damaged_s: tuple[tuple[float, float], ...] = ()  # stretches of its clips that were not decoded
     fields: Mapping[str, Any] = field(default_factory=dict)  # as they came, where a session follows
+
+    @property
+    def frames_s(self) -> tuple[float, ...]:
+        """The times of the frames in it, in their order."""
+        times = (part.time_s for message in self.messages for part in message.images)
+        return tuple(time_s for time_s in times if time_s is not None)
 
 
 class Reader:
@@ -147,16 +151,15 @@ class Reader:
         if not isinstance(options, Mapping | None):
             raise BadRequest("'stream_options' must be an object.")
 
-        def video(part: Mapping[str, Any], where: str) -> list[Part]:
-            return self._video(part, where, has_left)
-
-        others = {"video_url": video, "video": self._frames}
+        clips = ClipReader(self.settings, has_left)
+        others = {"video_url": clips.clip, "video": clips.frames}
         messages = from_openai(raw.get("messages"), self.settings, others)
         if _wants_json(raw.get("response_format")):
             messages = _with_system(messages, JSON_WANTED)
         usage = flag(options or {}, "include_usage")
         params = self.params(raw, messages)
-        return Call(messages, params, stream, usage, salt=_name(raw, "cache_salt"))
+        salt, damaged_s = _name(raw, "cache_salt"), tuple(clips.damaged_s)
+        return Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s)
 
     def _parse_simple(self, raw: Mapping[str, Any]) -> Call:
         text, image, session_id = raw.get("text"), raw.get("image"), _name(raw, "session_id")
@@ -190,57 +193,6 @@ class Reader:
         )
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         return params_from(raw, defaults, self.settings)
-
-    def _video(self, raw: Mapping[str, Any], where: str, has_left: threading.Event) -> list[Part]:
-        """`{"type": "video_url", "video_url": {"url": data URI}, "every_s"?}` -> timed frames."""
-        url = raw.get("video_url")
-        url = url.get("url") if isinstance(url, Mapping) else url
-        if not isinstance(url, str):
-            raise BadRequest(f"{where}.video_url.url must be a string: a data: URI.")
-        from qwen_vl.media.clips import extract_keyframes  # OpenCV loads when a clip comes
-
-        data = data_uri_bytes(url, "video", self.settings.max_video_mb)
-        every_s = raw.get("every_s", 5.0)
-        limit_s = self.settings.max_video_seconds
-        number = isinstance(every_s, (int, float)) and not isinstance(every_s, bool)
-        if not number or not 0 < every_s <= limit_s:
-            raise BadRequest(
-                f"{where}.every_s must be a number of seconds greater than 0, up to {limit_s}."
-            )
-        with tempfile.TemporaryDirectory(prefix="qwen-vl-clip-") as folder:
-            path = Path(folder) / "clip"
-            path.write_bytes(data)
-            del data  # reading the clip takes seconds
-            frames = extract_keyframes(
-                path,
-                "interval",
-                self.settings,
-                every_s=float(every_s),
-                should_stop=has_left.is_set,
-            )
-        return [ImagePart(KeptImage(frame.image), frame.time_s) for frame in frames]
-
-    def _frames(self, raw: Mapping[str, Any], where: str) -> list[Part]:
-        """`{"type": "video", "frames": [data URIs], "timestamps_s": [...]}` -> timed frames."""
-        frames, times_s = raw.get("frames"), raw.get("timestamps_s")
-        if not isinstance(frames, list) or not frames:
-            raise BadRequest(f"{where}.frames must be a list of data: URIs.")
-        if not isinstance(times_s, list) or len(times_s) != len(frames):
-            raise BadRequest(f"{where}.timestamps_s must hold one number for each frame.")
-        if len(frames) > self.settings.max_frames:
-            raise TooLarge(
-                f"{len(frames)} frames are more than the limit of {self.settings.max_frames}."
-            )
-        limit_s = self.settings.max_video_seconds
-        parts: list[Part] = []
-        for uri, time_s in zip(frames, times_s, strict=True):
-            number = isinstance(time_s, (int, float)) and not isinstance(time_s, bool)
-            if not number or not 0 <= time_s <= limit_s:
-                raise BadRequest(f"{where}.timestamps_s must be seconds from 0 to {limit_s}.")
-            if not isinstance(uri, str):
-                raise BadRequest(f"{where}.frames must be a list of data: URIs.")
-            parts.append(ImagePart(open_data_uri(uri, self.settings), float(time_s)))
-        return parts
 
 
 def default_prompt(request: Request) -> str:

@@ -3,8 +3,9 @@
 Knows no HTTP, server or engine; the way in (requests -> messages) is `messages`.
 
 Source: the OpenAI API reference, "Chat Completions". Three more kinds of field, which clients
-ignore unless they know them: `ttft_s` and `tokens_per_s` in the usage, `native_finish_reason`, and
-thoughts as `reasoning_content` (DeepSeek's and vLLM's name) and `reasoning` (OpenRouter's).
+ignore unless they know them: `ttft_s`, `tokens_per_s`, `frames_s` and `damaged_s` in the usage,
+`native_finish_reason`, and thoughts as `reasoning_content` (DeepSeek's and vLLM's name) and
+`reasoning` (OpenRouter's).
 """
 
 from __future__ import annotations
@@ -19,11 +20,20 @@ from qwen_vl.schema import Chunk, Usage
 
 
 @dataclass(frozen=True)
+class ClipFacts:
+    """What the clips of a request gave: the times of frames, and stretches that were damaged."""
+
+    frames_s: tuple[float, ...] = ()
+    damaged_s: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Completion:
     """One answer of `model`: the fields that all its objects share."""
 
     model: str
     include_usage: bool = False  # of streams; a whole answer always has it
+    clips: ClipFacts = ClipFacts()
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))  # Unix time in seconds
 
@@ -33,7 +43,7 @@ class Completion:
         text = "".join(chunk.text for chunk in chunks)
         message = {"role": "assistant", "content": text, **thought}
         choice = {"index": 0, "message": message, "logprobs": None, **_finish(chunks[-1])}
-        return self._object("chat.completion", [choice], usage=usage_object(chunks[-1].usage))
+        return self._object("chat.completion", [choice], usage=self._usage(chunks[-1]))
 
     def opening(self) -> dict[str, Any]:
         """The first `chat.completion.chunk` of a stream; it says whose turn it is."""
@@ -48,7 +58,15 @@ class Completion:
         if chunk.finish_reason:
             yield self._piece({}, **_finish(chunk))
             if self.include_usage:
-                yield self._object("chat.completion.chunk", [], usage=usage_object(chunk.usage))
+                yield self._object("chat.completion.chunk", [], usage=self._usage(chunk))
+
+    def _usage(self, chunk: Chunk) -> dict[str, Any] | None:
+        usage = usage_object(chunk.usage)
+        if usage is not None and self.clips.frames_s:
+            usage["frames_s"] = list(self.clips.frames_s)
+        if usage is not None and self.clips.damaged_s:
+            usage["damaged_s"] = [list(stretch) for stretch in self.clips.damaged_s]
+        return usage
 
     def _piece(self, delta: dict[str, str], **finish: str) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": None, **finish}

@@ -159,6 +159,13 @@ class UsageObject(BaseModel):
     completion_tokens_details: CompletionDetails
     ttft_s: Annotated[float, Field(description="seconds to the first token, waiting included")]
     tokens_per_s: Annotated[float, Field(description="of decoding")]
+    frames_s: Annotated[
+        list[float] | None, Field(description="when the frames are shown, as a player counts")
+    ] = None
+    damaged_s: Annotated[
+        list[list[float]] | None,
+        Field(description="stretches of clips that could not be decoded"),
+    ] = None
 
 
 class AnswerMessage(BaseModel):

@@ -30,19 +30,26 @@ MEMORY_BYTES = 480 << 20  # for decoding: a 4K film in HEVC with 10 bits takes s
 
 @dataclass(frozen=True)
 class Clip:
-    """What a clip is: width and height in pixels after rotation; length and frames are measured."""
+    """What a clip is: width and height in square pixels, as a player shows them.
+
+    `duration_s` is measured, from the first picture to the end of the last; `start_s` is when the
+    player shows the first one. `frame_count` is counted where all of them were read, else what the
+    container says. `damaged_s` are stretches (from, to) of what was read that were not decoded.
+    """
 
     path: Path
     duration_s: float
+    start_s: float
     width: int
     height: int
     fps: float
     frame_count: int
+    damaged_s: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Keyframe:
-    """An upright RGB picture, and when it is shown, in seconds after the start of the clip."""
+    """An upright RGB picture, and when a player shows it, in seconds on its clock."""
 
     time_s: float
     image: Image.Image
@@ -100,7 +107,8 @@ def extract_keyframes(
         elif "again" in told:
             frames.clear()
         elif "clip" in told:
-            on_clip(Clip(path, **told["clip"]))
+            damaged_s = tuple((start, end) for start, end in told["clip"].pop("damaged_s"))
+            on_clip(Clip(path, **told["clip"], damaged_s=damaged_s))
         else:
             width, height = told["size"]
             image = Image.frombytes("RGB", (width, height), pixels)

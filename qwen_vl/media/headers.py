@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from qwen_vl.errors import BadRequest, UnsupportedMedia
 
 FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
-CONTAINERS_TEXT = "MP4, MOV, WebM, MKV or AVI"
+CONTAINERS_TEXT = "MP4, MOV, WebM, MKV, AVI, MPEG, FLV, Ogg or GIF"
+ANIMATIONS = ("gif", "webp", "apng")  # clips that Pillow reads
 MAX_STEPS = 5_000  # chunks, segments or tags that are looked at; a large PNG has some 1,300
 MAX_METADATA_BYTES = 1 << 18  # of EXIF or XMP that are looked at
 MAX_TEXTS = 50  # of a PNG, in which an orientation is looked for
@@ -109,9 +110,22 @@ def container_of(head: bytes) -> str | None:
     """
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mov"  # MP4 too
-    if head.startswith(b"\x1aE\xdf\xa3"):
-        return "matroska"  # WebM too
-    return "avi" if head.startswith(b"RIFF") and head[8:12] == b"AVI " else None
+    if head.startswith(b"RIFF"):
+        return {b"AVI ": "avi", b"WEBP": "webp"}.get(head[8:12])
+    found = (name for magic, name in _CONTAINERS if head.startswith(magic))
+    return next(found, None)
+
+
+_CONTAINERS = (
+    (b"\x1aE\xdf\xa3", "matroska"),  # WebM too
+    (b"FLV\x01", "flv"),
+    (b"OggS", "ogg"),
+    (b"\0\0\x01\xba", "mpeg"),  # a program stream
+    (b"G@", "mpegts"),  # a packet that begins something, as files do
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"\x89PNG", "apng"),
+)
 
 
 def _first(items: Iterator[tuple]) -> Iterator[tuple]:

@@ -99,7 +99,9 @@ EN = {
     "no_question": "Write a question about the clip first.",
     "no_number": "A number is missing: fill in every field first.",
     "extracting": "Reading the clip",
-    "frames_found": "{n} frames, the last one at {last}, of a clip of {length}, {width}×{height}",
+    "frames_found": "{n} frames, the last one at {last}, of a clip of {length}, {width}×{height}.",
+    "frames_fewer": "You asked for {asked}: nothing new is shown at the other times.",
+    "clip_damaged": "Damaged and left out: {stretches}.",
     "clip_examples": "Example clips",
 }
 
@@ -186,7 +188,9 @@ ZH = {
     "no_question": "请先输入关于视频的问题。",
     "no_number": "有数字未填写：请先填完每一栏。",
     "extracting": "正在读取视频",
-    "frames_found": "共 {n} 帧，最后一帧在 {last}；视频长 {length}，{width}×{height}",
+    "frames_found": "共 {n} 帧，最后一帧在 {last}；视频长 {length}，{width}×{height}。",
+    "frames_fewer": "您要 {asked} 帧：其余时刻没有新画面。",
+    "clip_damaged": "以下片段已损坏，未读取：{stretches}。",
     "clip_examples": "示例视频",
 }
 

@@ -114,6 +114,11 @@ class VideoChat(Conversation):
         facts = {"length": seconds(clips[-1].duration_s), "width": clips[-1].width}
         facts |= {"height": clips[-1].height, "last": seconds(frames[-1].time_s)}
         note = say("frames_found", lang, n=len(frames), **facts)
+        if method == "even" and len(frames) < min(int(count), int(max_frames)):
+            note += " " + say("frames_fewer", lang, asked=int(count))
+        if clips[-1].damaged_s:
+            stretches = (f"{seconds(start)} – {seconds(end)}" for start, end in clips[-1].damaged_s)
+            note += " ⚠️ " + say("clip_damaged", lang, stretches=", ".join(stretches))
         return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
 
     def leave(self, request: gr.Request) -> None:
