@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ from qwen_vl.media.decoders import POOL, OnMessage
 from qwen_vl.media.headers import CONTAINERS_TEXT, container_of
 from qwen_vl.media.limits import check_bytes
 
-Method = Literal["interval", "even", "scenes"]
+Method = Literal["auto", "scenes", "even", "interval"]
 
 MAX_SIDE_PX = 1024  # keyframes are scaled down to this, for the page and the API alike
 MEMORY_BYTES = 480 << 20  # for decoding: a 4K film in HEVC with 10 bits takes some 400 MB of it
@@ -76,7 +76,8 @@ def extract_keyframes(
 
     "interval" is one every `every_s` seconds, "even" is `count` spread evenly: both begin at the
     start and take the first frame at or after each time, so a stretch without a new frame gives
-    one only. "scenes" is the middle of each scene. Where there would be more than `max_frames`
+    one only. "scenes" is the clearest picture near the middle of each scene. "auto" is that, and
+    where scenes are few, more of an even spread. Where there would be more than `max_frames`
     (at most the settings' number, which is the default), they are spread over the whole clip.
     No picture is longer than `max_side_px`.
 
@@ -90,8 +91,8 @@ def extract_keyframes(
     read), BadRequest (empty, broken, nothing to decode), Busy (too many wait) and NotFound (the
     file is gone).
     """
-    if method not in ("interval", "even", "scenes"):
-        raise BadRequest("The method must be interval, even or scenes.")
+    if method not in get_args(Method):
+        raise BadRequest(f"The method must be one of {', '.join(get_args(Method))}.")
     if not (math.isfinite(every_s) and every_s > 0):
         raise BadRequest("The seconds between frames must be more than 0.")
     limit = settings.max_frames if max_frames is None else min(max_frames, settings.max_frames)

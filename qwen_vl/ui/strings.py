@@ -78,6 +78,7 @@ EN = {
     # video
     "clip": "Clip",
     "method": "Choose frames by",
+    "method_auto": "Auto: what happens",
     "method_interval": "Every N seconds",
     "method_even": "N frames, spread evenly",
     "method_scenes": "Scene changes",
@@ -167,6 +168,7 @@ ZH = {
     "drawn": "在图中找到 {n} 处",
     "clip": "视频",
     "method": "选帧方式",
+    "method_auto": "自动",
     "method_interval": "每隔 N 秒",
     "method_even": "均匀 N 帧",
     "method_scenes": "场景切换",

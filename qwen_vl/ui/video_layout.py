@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
@@ -14,7 +14,7 @@ from qwen_vl.ui.video import VideoChat
 
 FRAME_TOKENS = 128
 EXTRACTIONS_AT_ONCE = 4
-METHODS: tuple[Method, ...] = ("interval", "even", "scenes")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
@@ -33,13 +33,18 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
             )
             method = gr.Radio(
                 [(str(label(f"method_{name}")), name) for name in METHODS],
-                value="interval",
+                value=METHODS[0],
                 label=label("method"),
                 elem_id="method",
             )
             with gr.Row():
                 every_s = gr.Number(
-                    5, minimum=0.1, label=label("every_s"), min_width=130, elem_id="every-s"
+                    5,
+                    minimum=0.1,
+                    label=label("every_s"),
+                    min_width=130,
+                    visible=False,
+                    elem_id="every-s",
                 )
                 count = gr.Number(
                     min(8, most),

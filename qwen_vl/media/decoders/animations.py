@@ -22,6 +22,7 @@ from PIL import (
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge, UnsupportedMedia
 from qwen_vl.media.decoders.containers import BROKEN, HEAD_BYTES
+from qwen_vl.media.decoders.reader import TIME_SLACK_S
 from qwen_vl.media.headers import ANIMATIONS, container_of
 from qwen_vl.media.limits import MAX_FPS, check_size
 
@@ -72,9 +73,13 @@ class Reader:
         raise NotImplementedError("only a pass tells how long an animation is")
 
     def frames_at(self, wanted_s: Sequence[float]) -> Iterator[float]:
-        raise NotImplementedError("there is nothing to seek to")
+        left = list(wanted_s)
+        for time_s in self.frames():
+            if left and left[0] <= time_s + TIME_SLACK_S:
+                yield time_s
+                left = [one_s for one_s in left if one_s > time_s + TIME_SLACK_S]
 
-    def frames(self) -> Iterator[float]:
+    def frames(self, coarse: bool = False) -> Iterator[float]:
         """Yields the time of each frame; what cannot be decoded ends them."""
         end_s, count = 0.0, 0
         with self._opened() as animation:

@@ -1,6 +1,7 @@
 """One untrusted clip -> keyframes with their times. Runs in a worker.
 
-Knows which frames are wanted: evenly, at an interval, or one for each scene. `reader` gets them.
+Knows which frames are wanted: evenly, at an interval, one for each scene, or the best of these.
+`reader` gets them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import cv2
@@ -17,12 +17,14 @@ from PIL import Image
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest
+from qwen_vl.media.choosing import filled
 from qwen_vl.media.decoders import animations, containers, reader
 from qwen_vl.media.decoders.reader import TIME_SLACK_S
 from qwen_vl.media.scenes import SceneFinder
 
 ANALYSIS_STEP_S = 0.1  # scene detection looks at ten pictures a second
-ANALYSIS_SIDE_PX = 160
+ANALYSIS_SIDE_PX = 96
+AUTO_LEAST, AUTO_STEP_S = 8, 1.0  # frames of a clip that is long enough, and between two of them
 _PROGRESS_STEP = 0.01
 
 Message: TypeAlias = tuple[dict[str, Any], bytes]
@@ -40,7 +42,7 @@ class Frames(Protocol):
     @property
     def length_s(self) -> float: ...
     def numbers(self) -> dict[str, Any]: ...
-    def frames(self) -> Iterator[float]: ...
+    def frames(self, coarse: bool = False) -> Iterator[float]: ...
     def is_worth_seeking(self, wanted: int) -> bool: ...
     def measure(self) -> None: ...
     def frames_at(self, wanted_s: Sequence[float]) -> Iterator[float]: ...
@@ -59,6 +61,8 @@ def read(file: BinaryIO, request: dict[str, Any], settings: Settings) -> Iterato
     limit, side_px = request["max_frames"], request["max_side_px"]
     if request["method"] == "scenes":
         found = _scenes(clip, limit, side_px)
+    elif request["method"] == "auto":
+        found = _auto(clip, limit, side_px)
     elif request["method"] == "interval":
         found = _at_times(clip, _every(request["every_s"], limit), side_px)
     else:
@@ -135,19 +139,41 @@ def _first_at(times_s: Sequence[float], wanted_s: Sequence[float]) -> list[int]:
 
 def _scenes(clip: Frames, limit: int, max_side_px: int) -> Found:
     finder = SceneFinder(limit)
+    yield from _looked_through(clip, finder)
+    yield from _taken(clip, finder.finish(clip.length_s), max_side_px)
+
+
+def _auto(clip: Frames, limit: int, max_side_px: int) -> Found:
+    """One of each scene, and where these are few, more of an even spread."""
+    finder = SceneFinder(limit)
+    yield from _looked_through(clip, finder)
+    times_s = finder.finish(clip.length_s)
+    more_s = filled(times_s, clip.length_s, min(AUTO_LEAST, limit), AUTO_STEP_S)
+    yield from _taken(clip, sorted([*times_s, *more_s]), max_side_px)
+
+
+def _taken(clip: Frames, after_s: Sequence[float], max_side_px: int) -> Found:
+    """The frames at these times after the first one."""
+    for time_s in clip.frames_at([clip.start_s + one_s for one_s in after_s]):
+        yield time_s, _to_image(clip.picture(max_side_px))
+
+
+def _looked_through(clip: Frames, finder: SceneFinder) -> Found:
     next_s = 0.0
-    for time_s in clip.frames():
+    for time_s in clip.frames(coarse=True):
         yield {"progress": _share(clip)}
         if time_s - clip.start_s + TIME_SLACK_S >= next_s:
             next_s = time_s - clip.start_s + ANALYSIS_STEP_S
             hsv = cv2.cvtColor(clip.small(ANALYSIS_SIDE_PX), cv2.COLOR_RGB2HSV)
-            finder.add(time_s - clip.start_s, hsv, partial(_shown, clip, max_side_px))
-    for after_s, image in finder.finish(clip.length_s):
-        yield clip.start_s + after_s, image
+            finder.add(time_s - clip.start_s, hsv)
 
 
-def _shown(clip: Frames, max_side_px: int) -> Image.Image:
-    return _to_image(clip.picture(max_side_px))
+def found_in(file: BinaryIO, finder: SceneFinder, settings: Settings) -> None:
+    """Gives the pictures of a clip to `finder`, and ends it, here and now: for the benchmark."""
+    clip = reader.Reader(file, settings)
+    for _ in _looked_through(clip, finder):
+        pass
+    finder.finish(clip.length_s)
 
 
 def _share(clip: Frames) -> float:

@@ -62,16 +62,17 @@ class Display:
         return turned(pixels, frame)
 
     def small(self, frame: Any, side_px: int) -> np.ndarray:
-        """The same, small and coarse, as it lies in the file: for comparing frames."""
-        pixels = self._rgb(frame, "rgb24")
-        # Skipping rows and columns first is several times cheaper than averaging all of them.
-        skip = max(1, max(pixels.shape[:2]) // (2 * side_px))
-        pixels = pixels[::skip, ::skip]
-        scale = side_px / max(pixels.shape[:2])
-        if scale >= 1:
-            return pixels
-        size = [max(1, round(length * scale)) for length in pixels.shape[1::-1]]
-        return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        """The same, small, as it lies in the file and in whatever colours: to compare frames."""
+        scale = min(1.0, side_px / max(frame.width, frame.height))
+        size = [max(1, round(length * scale)) for length in (frame.width, frame.height)]
+        if int(frame.colorspace) not in (*_NOT_CONVERTED, _YCGCO):
+            how = av.video.reformatter.Interpolation.AREA
+            width, height = size
+            small = self._reformatter.reformat(
+                frame, width, height, format="rgb24", interpolation=how, threads=1
+            )
+            return small.to_ndarray()
+        return cv2.resize(self._rgb(frame, "rgb24"), size, interpolation=cv2.INTER_AREA)
 
     def _rgb(self, frame: Any, pixel_format: str) -> np.ndarray:
         space = int(frame.colorspace)

@@ -26,6 +26,7 @@ THREADS = 2
 TIME_SLACK_S = 0.0015  # WebM and MKV round times to 1 ms
 FEW_FRAMES = 300  # a clip that has no more is read in one pass
 DENSE = 6  # and so is one of which more than one frame in so many is wanted
+CLAIM_SLACK_S = 0.5  # by which the end may lie after the last frame that was looked at
 HEALED_FRAMES = 300  # after damage, where no keyframe comes
 MOST_DAMAGE = 20  # stretches that are told apart
 _ONE_THREAD_PX = 4_000_000
@@ -44,6 +45,7 @@ class Reader:
         self._frame: Any = None  # the current one
         self.time_s = 0.0  # of the current frame
         self.count = 0  # of frames decoded by the latest pass
+        self._coarse = False
         self.measured = False  # whether the length was, by reading to the end
         self.damaged_s: list[tuple[float, float]] = []
         self._hurt, self._sound_s = False, 0.0  # damage since the last sound frame; its time
@@ -105,12 +107,20 @@ class Reader:
 
     # --- all of them ---
 
-    def frames(self) -> Iterator[float]:
-        """Yields the time of each frame; `picture` shows the one just yielded. Measures the end."""
-        self.damaged_s = []
+    def frames(self, coarse: bool = False) -> Iterator[float]:
+        """Yields the time of each frame; `picture` shows the one just yielded. Measures the end.
+
+        `coarse` leaves out frames that no other frame is built upon: faster, and good enough to
+        compare frames. Then the end is believed where it is nearly right.
+        """
+        self.damaged_s, self._coarse = [], coarse
         with containers.opened(self._file) as container:
             stream = containers.pictures_of(container)
             yield from self._timed(container, stream)
+        if coarse:
+            if not -1 / self.fps < self.end_s - self.time_s < CLAIM_SLACK_S:
+                self.end_s = self.time_s + 1 / self.fps
+            return
         shown_s = (self.time_s - self.start_s) / (self.count - 1) if self.count > 1 else 0.0
         self.end_s = self.time_s + (shown_s or 1 / self.fps)
         self.frame_count = self.count
@@ -164,7 +174,7 @@ class Reader:
         Between two of them it seeks where that saves decoding. The times are those of the frames
         themselves: where a container seeks to the wrong place, an earlier one is tried.
         """
-        self.damaged_s = []
+        self._coarse = False
         with containers.opened(self._file) as container:
             stream = containers.pictures_of(container)
             frames, given_s, can_seek = self._timed(container, stream), -1.0, True
@@ -215,6 +225,7 @@ class Reader:
         large = context.width * context.height > _ONE_THREAD_PX  # each thread keeps a frame
         if not context.is_open:
             context.thread_count, context.thread_type = 1 if large else THREADS, "AUTO"
+            context.skip_frame = "NONREF" if self._coarse else "DEFAULT"
         self._shape = _pixel_shape(stream)
         self._hurt = False
         packets, dropped = container.demux(stream), 0
