@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from qwen_vl import EXAMPLES
 from qwen_vl.config import Settings
 from qwen_vl.constraint import MOST_DEPTH, WIRE_FIELDS, Constraint, constraint_from
 from qwen_vl.engine import Engine, open_engine
-from qwen_vl.errors import BadRequest, UserError
+from qwen_vl.errors import BadRequest, Unsupported, UserError
 from qwen_vl.media.pictures import open_image
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
@@ -153,10 +154,19 @@ def test_the_same_seed_gives_the_same_text_beside_others(bundled: Engine) -> Non
         assert (next(bound), next(free)) == alone
 
 
-def test_a_thought_is_free_and_the_answer_after_it_is_not(
-    tiny_checkpoints: dict[str, Path],
-) -> None:
-    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl_thinking"]), dtype="float32"))
+def test_a_tokenizer_without_bytes_is_told_as_such(tiny_checkpoints: dict[str, Path]) -> None:
+    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), dtype="float32"))
+    with pytest.raises(Unsupported, match="tokenizer"):
+        answer(engine, constraint_from({"guided_regex": "a"}))
+    engine.close()
+
+
+def test_a_thought_is_free_and_the_answer_after_it_is_not(tmp_path: Path) -> None:
+    folder = shutil.copytree(EXAMPLES / "tiny_model/model", tmp_path / "thinks")
+    template = folder / "chat_template.jinja"
+    told = template.read_text(encoding="utf-8")
+    template.write_text(told + "{% if add_generation_prompt %}{{ '<think>\\n' }}{% endif %}")
+    engine = opened(Settings(model=str(folder), dtype="float32"))
     params = SamplingParams(
         **WILD, seed=3, max_new_tokens=60, thinking_budget=8,
         constraint=constraint_from({"guided_regex": "[0-9]{4}"}),

@@ -17,7 +17,7 @@ import llguidance.hf
 import numpy as np
 
 from qwen_vl.constraint import Constraint
-from qwen_vl.errors import BadRequest
+from qwen_vl.errors import BadRequest, Unsupported
 
 # One blank at most after a comma and a colon, as models are used to.
 _COMPACT = {
@@ -95,7 +95,8 @@ class Grammars:
     def matcher(self, constraint: Constraint, begun: str = "") -> Matcher:
         """`begun` is the part of the answer that the request holds already.
 
-        Raises BadRequest, which names the place, for what cannot be compiled.
+        Raises BadRequest, which names the place, for what cannot be compiled, and Unsupported
+        for a tokenizer that is not made of bytes.
         """
         table, grammar = self._words(), _grammar_of(constraint)
         matcher = llguidance.LLMatcher(table, grammar, log_level=0, limits=_LIMITS)
@@ -116,9 +117,15 @@ class Grammars:
         """Made when it is first asked for: it takes a second for a large vocabulary."""
         with self._lock:
             if self._table is None:
-                self._table = llguidance.hf.from_tokenizer(
-                    self._tokenizer, n_vocab=self._size, eos_token=min(self._end_ids)
-                )
+                try:
+                    self._table = llguidance.hf.from_tokenizer(
+                        self._tokenizer, n_vocab=self._size, eos_token=min(self._end_ids)
+                    )
+                except ValueError as error:
+                    raise Unsupported(
+                        "This model's tokenizer cannot be made to write answers of a given form "
+                        f"({_short(str(error))}): ask without one."
+                    ) from None
                 special = map(self._table.is_special_token, range(self._table.vocab_size))
                 self._controls[: self._table.vocab_size] = list(special)
             return self._table
