@@ -119,7 +119,9 @@ class Grammars:
             if self._table is None:
                 try:
                     self._table = llguidance.hf.from_tokenizer(
-                        self._tokenizer, n_vocab=self._size, eos_token=min(self._end_ids)
+                        self._tokenizer,
+                        n_vocab=self._size,
+                        eos_token=min(self._end_ids, default=None),
                     )
                 except ValueError as error:
                     raise Unsupported(
