@@ -49,8 +49,9 @@ class Sampler:
         matcher = None if in_thought else self._matcher
         logits = self._penalised(self._biased(logits))
         if matcher is not None:
-            allowed = torch.from_numpy(matcher.allowed()).to(logits.device)
-            logits = logits.masked_fill(~allowed, -math.inf)
+            # Inverted by numpy: torch would wake all its threads for it, and take milliseconds.
+            forbidden = torch.from_numpy(~matcher.allowed()).to(logits.device)
+            logits = logits.masked_fill(forbidden, -math.inf)
         if self._params.temperature < NEARLY_GREEDY:
             token = int(logits.argmax())
         else:
