@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from qwen_vl.config import MIN_IMAGE_TOKENS, MOST_IMAGE_TOKENS, Settings
+from qwen_vl.constraint import Constraint
 from qwen_vl.errors import BadRequest, TooLarge
 
 MOST_STOPS, MOST_STOP_CHARS = 16, 1000  # the characters of all of them together
@@ -233,6 +234,9 @@ class SamplingParams:
         Field(description="whether the model sees its earlier thoughts; null is its own default"),
     ] = None
 
+    # Not one of FIELDS: it comes in fields of its own (`constraint.WIRE_FIELDS`).
+    constraint: Constraint | None = None
+
     @property
     def thinks(self) -> bool | None:
         """Whether a thought is asked for; None leaves it to the model."""
@@ -241,7 +245,7 @@ class SamplingParams:
         return self.enable_thinking
 
 
-FIELDS = tuple(field.name for field in fields(SamplingParams))
+FIELDS = tuple(field.name for field in fields(SamplingParams) if field.name != "constraint")
 # What clients call a field, where that is another name; the first one that is given counts.
 NO_WISH = ("max_new_tokens", "thinking_budget")  # -1 in these says nothing
 WIRE_NAMES: dict[str, tuple[str, ...]] = {"max_new_tokens": ("max_completion_tokens", "max_tokens")}

@@ -446,15 +446,18 @@ def test_bad_clips_are_refused_in_words(part: dict[str, Any], status: int) -> No
     assert_error(response.json(), CODES[status])
 
 
-def test_json_is_asked_for_and_schemas_are_refused() -> None:
+def test_json_and_schemas_are_told_to_the_model_too() -> None:
     engine = ScriptedEngine("{}")
+    schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with serving(engine) as client:
         client.post(CHAT, json=asking(response_format={"type": "json_object"}))
-        refused = client.post(CHAT, json=asking(response_format={"type": "json_schema"}))
-    assert refused.status_code == 422
-    (messages, _) = engine.requests[0]
-    assert messages[0].role == "system"
-    assert "JSON" in messages[0].text
+        client.post(CHAT, json=asking(response_format=named))
+    (plain, _), (bound, params) = engine.requests
+    assert plain[0].role == bound[0].role == "system"
+    assert "JSON" in plain[0].text
+    assert "colour" in bound[0].text
+    assert params.constraint is not None
 
 
 # --- figures ---

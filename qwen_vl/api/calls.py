@@ -21,6 +21,7 @@ from qwen_vl.api.payloads import Payloads, flag, hold, media_type
 from qwen_vl.api.places import Places
 from qwen_vl.api.spellings import in_openai_form, with_template_arguments
 from qwen_vl.config import Settings
+from qwen_vl.constraint import Constraint, constraint_from
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported
@@ -36,6 +37,7 @@ from qwen_vl.schema import ImagePart, Message, Part, TextPart
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
 JSON_WANTED = "Answer with one JSON object and nothing else."
+SCHEMA_WANTED = "Answer in JSON that fits this JSON schema, and say nothing else:"
 MAX_NAME_CHARS = 200  # of a session's id, and of a salt
 _WEB = ("http://", "https://")
 
@@ -154,10 +156,10 @@ class Reader:
         clips = ClipReader(self.settings, has_left)
         others = {"video_url": clips.clip, "video": clips.frames}
         messages = from_openai(raw.get("messages"), self.settings, others)
-        if _wants_json(raw.get("response_format")):
-            messages = _with_system(messages, JSON_WANTED)
         usage = flag(options or {}, "include_usage")
         params = self.params(raw, messages)
+        if raw.get("response_format") is not None and params.constraint is not None:
+            messages = _with_system(messages, _told(params.constraint))
         salt, damaged_s = _name(raw, "cache_salt"), tuple(clips.damaged_s)
         return Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s)
 
@@ -185,14 +187,16 @@ class Reader:
         return Call(messages, params, raw.get("stream") is True, salt=salt)
 
     def params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
-        """The sampling fields of a request, over the preset of its conversation."""
+        """The sampling fields of a request, over the preset of its conversation, and what its
+        answer must look like."""
         raw = with_template_arguments(raw)
         asked = params_from(raw, SamplingParams(), self.settings)
         preset = self.engine.status().family.preset(
             has_images=any(m.images for m in messages), thinks=asked.thinks
         )
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
-        return params_from(raw, defaults, self.settings)
+        params = params_from(raw, defaults, self.settings)
+        return replace(params, constraint=constraint_from(raw))
 
 
 def default_prompt(request: Request) -> str:
@@ -218,14 +222,11 @@ def _name(raw: Mapping[str, Any], field_name: str) -> str:
     return name or ""
 
 
-def _wants_json(raw: Any) -> bool:
-    """Best effort: the model is told to write JSON, but nothing enforces it."""
-    kind = raw.get("type") if isinstance(raw, Mapping) else raw
-    if kind in (None, "text"):
-        return False
-    if kind == "json_object":
-        return True
-    raise Unsupported("'response_format' can be text or json_object (best effort) here.")
+def _told(constraint: Constraint) -> str:
+    """The constraint in words: masks alone would force a model that knows nothing of it."""
+    if constraint.kind == "json_object":
+        return JSON_WANTED
+    return f"{SCHEMA_WANTED}\n{constraint.source}"
 
 
 def _with_system(messages: Sequence[Message], text: str) -> list[Message]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from qwen_vl.constraint import MOST_CHOICES, MOST_GRAMMAR_CHARS
 from qwen_vl.jobs import JobStatus
 from qwen_vl.sampling import FIELDS, json_schema, wire_names
 from qwen_vl.schema import FinishReason, LoadState
@@ -88,13 +89,61 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+class NamedSchema(BaseModel):
+    """Without `strict`, keywords that cannot be enforced say nothing; with it they are refused."""
+
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    name: Annotated[str, Field(min_length=1, max_length=64)] = "answer"
+    strict: bool | None = None
+    description: str | None = None
+
+
 class ResponseFormat(BaseModel):
-    """json_object is best effort: the model is told to write JSON."""
+    """The answer is a JSON object, or fits a JSON schema; or it is cut off as `length` says."""
 
-    type: Literal["text", "json_object"] = "text"
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
 
 
-class ChatRequest(BaseModel):
+JsonSchema = Annotated[dict[str, Any] | str, Field(description="a JSON schema, or its text")]
+Choices = Annotated[
+    list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MOST_CHOICES)
+]
+Pattern = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MOST_GRAMMAR_CHARS,
+        description="a regex of the whole answer, without look-around",
+    ),
+]
+Grammar = Annotated[
+    str, Field(min_length=1, max_length=MOST_GRAMMAR_CHARS, description="a Lark grammar")
+]
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's way to say what the answer must look like: one of these."""
+
+    json_: Annotated[JsonSchema | None, Field(alias="json")] = None
+    regex: Pattern | None = None
+    choice: Choices | None = None
+    grammar: Grammar | None = None
+    json_object: bool | None = None
+
+
+class Constrained(BaseModel):
+    """What the answer must look like; one of these fields."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: JsonSchema | None = None
+    guided_regex: Pattern | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Grammar | None = None
+
+
+class ChatRequest(Constrained):
     model_config = _sampled(
         messages=[
             {
@@ -114,11 +163,10 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
-    response_format: ResponseFormat | None = None
     cache_salt: Salt = None
 
 
-class SimpleRequest(BaseModel):
+class SimpleRequest(Constrained):
     model_config = _sampled(text="Hello", session_id="a-random-name")
 
     text: Annotated[str, Field(min_length=1)]

@@ -25,8 +25,9 @@ import psutil
 from PIL import Image, ImageDraw, ImageFont
 
 from qwen_vl.config import Settings
+from qwen_vl.constraint import Constraint, json_schema
 from qwen_vl.engine import Engine
-from qwen_vl.errors import ModelUnavailable
+from qwen_vl.errors import ModelUnavailable, Unsupported
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Chunk, ImagePart, Message, TextPart, Usage
 
@@ -39,6 +40,18 @@ SECOND_TOKENS = 30
 SYSTEM_PROMPT = "You are a helpful assistant. You look closely and answer briefly. " * 12
 TEXT_QUESTION = "Explain in a few sentences why the sky is blue."
 TEXTS = 4
+LONG_LIST = {  # objects without an end, so that the answer reaches its limit
+    "type": "array",
+    "minItems": 1000,
+    "items": {
+        "type": "object",
+        "properties": {
+            "label": {"type": "string", "maxLength": 40},
+            "bbox_2d": {"type": "array", "items": {"type": "integer"}, "minItems": 4},
+        },
+        "required": ["label", "bbox_2d"],
+    },
+}
 CONCURRENCY = (1, 2, 4, 8)
 REPEATS = 2  # of what has no cache to hide behind; the better run counts, on both sides
 
@@ -150,6 +163,7 @@ def measure(
             "generate's first turn",
         ),
         _against("decode, one request", one.tokens_per_s, "tokens/s", plain_speed, "generate"),
+        *_constrained(ours),
         _against(
             "engine's own work per decode step",
             ours.overhead_s * 1000,
@@ -183,6 +197,8 @@ class EngineRun:
     together: dict[int, tuple[float, float]]
     texts_alone: Usage
     texts_together: list[Usage]
+    unconstrained_s: float  # of one decode step
+    constrained_s: float | None  # the same question with a schema; None: the tokenizer takes none
 
 
 def run_engine(
@@ -223,8 +239,34 @@ def run_engine(
     ask(engine, asked[0], 2)
     _, alone = ask(engine, asked[1], new_tokens)
     texts = ask_together(engine, asked[2 : 2 + min(TEXTS, most_at_once)], new_tokens)
+    free, bound = schema_cost(engine, asked[1], new_tokens)
     step_s = 1 / fastest.tokens_per_s
-    return EngineRun(one, second_turn, forward_s, step_s - forward_s, together, alone, texts)
+    overhead_s = step_s - forward_s
+    return EngineRun(one, second_turn, forward_s, overhead_s, together, alone, texts, free, bound)
+
+
+def schema_cost(
+    engine: Engine, asked: list[Message], new_tokens: int
+) -> tuple[float, float | None]:
+    """Seconds of a decode step without and with a schema, the better of some runs."""
+    say("Engine: an answer that must fit a schema, and the same without")
+    schema = json_schema(LONG_LIST, place="bench")
+    free: list[float] = []
+    bound: list[float] = []
+    for _ in range(REPEATS):
+        free.append(1 / ask(engine, asked, new_tokens)[1].tokens_per_s)
+        try:
+            bound.append(1 / ask(engine, asked, new_tokens, schema)[1].tokens_per_s)
+        except Unsupported as error:
+            say(str(error))
+    return min(free), min(bound, default=None)
+
+
+def _constrained(run: EngineRun) -> list[Figure]:
+    if run.constrained_s is None:
+        return []
+    free_ms, bound_ms = run.unconstrained_s * 1000, run.constrained_s * 1000
+    return [_against("decode step with a schema", bound_ms, "ms", free_ms, "one without")]
 
 
 def ask_together(engine: Engine, asked: Sequence[list[Message]], new_tokens: int) -> list[Usage]:
@@ -234,9 +276,16 @@ def ask_together(engine: Engine, asked: Sequence[list[Message]], new_tokens: int
         return [usage for _, usage in answers]
 
 
-def ask(engine: Engine, messages: list[Message], new_tokens: int) -> tuple[str, Usage]:
+def ask(
+    engine: Engine,
+    messages: list[Message],
+    new_tokens: int,
+    constraint: Constraint | None = None,
+) -> tuple[str, Usage]:
     """One greedy answer -> (text, usage)."""
-    params = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=new_tokens)
+    params = SamplingParams(
+        temperature=0, presence_penalty=0, max_new_tokens=new_tokens, constraint=constraint
+    )
     chunks: list[Chunk] = list(engine.stream(messages, params))
     usage = chunks[-1].usage
     assert usage is not None

@@ -81,8 +81,7 @@ class Chat(Conversation):
     def __init__(
         self, engine: Engine, settings: Settings, runs: Runs, examples: Sequence[Example] = ()
     ) -> None:
-        super().__init__(engine, settings, runs, "chat")
-        self.examples = list(examples)
+        super().__init__(engine, settings, runs, "chat", examples)
         self.drawn_files: set[str] = set()  # Gradio deletes them with its own, after layout
 
     def send(

@@ -7,6 +7,7 @@ layout; the chat and video tabs add what is theirs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, Undecoded
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.chatbot import from_chatbot
+from qwen_vl.ui.examples import Example, constraint_of
 from qwen_vl.ui.history import (
     Turn,
     check_files,
@@ -79,8 +81,16 @@ def index_of(event: Any) -> int:
 class Conversation:
     """The handlers that both tabs share. `place` keeps the runs of the two tabs apart."""
 
-    def __init__(self, engine: Engine, settings: Settings, runs: Runs, place: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        runs: Runs,
+        place: str,
+        examples: Sequence[Example] = (),
+    ) -> None:
         self.engine = engine
+        self.examples = list(examples)
         self.settings = settings
         self.runs = runs
         self.place = place
@@ -167,6 +177,8 @@ class Conversation:
                 yield [*history, *turns_of(now, self.engine.status(), lang)], None
             params = knobs.params(self.settings, self.engine.status().family)
             messages = make_messages(history, session=session)
+            form = constraint_of(messages[-1].text, self.examples)
+            params = replace(params, constraint=form)
             pictures = [part for message in messages for part in message.images]
             run.uses([part.source for part in pictures if not isinstance(part.source, Image.Image)])
             last = pictures[-1] if pictures else None

@@ -57,8 +57,7 @@ class VideoChat(Conversation):
     def __init__(
         self, engine: Engine, settings: Settings, runs: Runs, examples: Sequence[Example] = ()
     ) -> None:
-        super().__init__(engine, settings, runs, "video")
-        self.examples = list(examples)
+        super().__init__(engine, settings, runs, "video", examples)
         # Gradio keeps the list itself as the session's state; dropped here, it is emptied there.
         self.frames: Shelf[list[Frame]] = Shelf(FRAMES_BYTES, FRAMES_KEPT_S, list.clear)
 

@@ -17,6 +17,7 @@ import torch
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local import preparation
+from qwen_vl.engine.local.constrain import Grammars
 from qwen_vl.engine.local.detokenize import TextStream
 from qwen_vl.engine.local.prefill import read_own_texts
 from qwen_vl.engine.local.prefix import PrefixStore, token_keys
@@ -105,6 +106,11 @@ class LocalEngine:
                 f"{loaded.vocabulary_size - 1}."
             )
         scheduler.check_room(scope)  # before any work is put into it
+        matcher = None
+        if params.constraint is not None:  # before pictures are decoded: it may be refused
+            last = messages[-1]
+            begun = last.text if last.role == "assistant" else ""
+            matcher = self._grammars.matcher(params.constraint, begun)
         prompt = loaded.prompts.build(messages, params, self._settings.max_context_tokens)
         keys = token_keys(prompt, loaded.image_token_id)  # here, not on the inference thread
         prepared = preparation.find(prompt, keys, scope, self._prefixes, self._vision)
@@ -129,7 +135,7 @@ class LocalEngine:
             prepared,
             most_tokens,
             Answer(len(prompt.token_ids), self._settings.max_seconds, scheduler.forget, asked_s),
-            Sampler(params),
+            Sampler(params, matcher),
             text,
             Thought(text, budget, closing),
         )
@@ -231,6 +237,7 @@ class LocalEngine:
         longest_bytes = settings.max_context_tokens * loaded.token_bytes
         self._prefixes.bound(PREFIX_CONTEXTS * longest_bytes)
         self._scheduler = Scheduler(loaded, settings, self._prefixes, self._vision, self._failed)
+        self._grammars = Grammars(loaded.tokenizer, loaded.vocabulary_size, loaded.end_ids)
         self._turns = Turns(max(1, settings.max_queue), self._scheduler.busy)
         self._loaded = loaded
 

@@ -1,16 +1,18 @@
 """Logits of one request -> its next token. Knows nothing of models, batches or text.
 
 Penalties count generated tokens only, not the prompt. Order as in the field: bias and penalties,
-temperature, top-k, top-p, min-p.
+what a constraint allows, temperature, top-k, top-p, min-p.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import Counter
 
 import torch
 
+from qwen_vl.engine.local.constrain import Matcher
 from qwen_vl.sampling import SamplingParams
 
 NEARLY_GREEDY = 1e-5  # divided by less, logits leave float32's range
@@ -19,8 +21,9 @@ NEARLY_GREEDY = 1e-5  # divided by less, logits leave float32's range
 class Sampler:
     """Picks the tokens of one request; the same seed and logits give the same tokens."""
 
-    def __init__(self, params: SamplingParams) -> None:
-        self._params = params
+    def __init__(self, params: SamplingParams, matcher: Matcher | None = None) -> None:
+        """`matcher` follows the answer of a constrained request."""
+        self._params, self._matcher = params, matcher
         self._counts: Counter[int] = Counter()  # of the tokens generated so far
         self._penalises = (
             params.repetition_penalty != 1
@@ -32,14 +35,30 @@ class Sampler:
             secrets.randbits(63) if params.seed is None else params.seed % 2**63
         )
 
-    def next_token(self, logits: torch.Tensor) -> int:
-        """`logits` [vocabulary] -> a token id, which from then on counts as generated."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether a constraint lets nothing follow."""
+        return self._matcher is not None and self._matcher.is_complete
+
+    def next_token(self, logits: torch.Tensor, *, in_thought: bool = False) -> int:
+        """`logits` [vocabulary] -> a token id, which from then on counts as generated.
+
+        A constraint is for the answer; a thought is free. Raises BadRequest where the constraint
+        leads nowhere.
+        """
+        matcher = None if in_thought else self._matcher
         logits = self._penalised(self._biased(logits))
+        if matcher is not None:
+            # Inverted by numpy: torch would wake all its threads for it, and take milliseconds.
+            forbidden = torch.from_numpy(~matcher.allowed()).to(logits.device)
+            logits = logits.masked_fill(forbidden, -math.inf)
         if self._params.temperature < NEARLY_GREEDY:
             token = int(logits.argmax())
         else:
             token = self._draw(logits / self._params.temperature)
         self._counts[token] += 1
+        if matcher is not None:
+            matcher.take(token)
         return token
 
     def _biased(self, logits: torch.Tensor) -> torch.Tensor:

@@ -362,6 +362,8 @@ class Scheduler:
         try:
             token = sequence.next_token(logits, self._loaded.end_ids)
             sequence.accept(token, self._loaded.end_ids)
+        except UserError as error:
+            sequence.answer.fail(error)
         except Exception as error:  # noqa: BLE001 - this request's failure must not end the others
             self._fail([sequence], error)
 

@@ -51,8 +51,11 @@ class Sequence:
         return np.concatenate([self.keys, np.array(written, dtype=np.int64)])
 
     def next_token(self, logits: torch.Tensor, end_ids: Collection[int]) -> int:
-        """Picks a token; `logits` are [vocabulary]."""
-        return self.thought.next_token(lambda: self.sampler.next_token(logits), end_ids)
+        """Picks a token; `logits` are [vocabulary]. Raises what `Sampler.next_token` raises."""
+        in_thought = self.text.in_thought
+        return self.thought.next_token(
+            lambda: self.sampler.next_token(logits, in_thought=in_thought), end_ids
+        )
 
     def accept(self, token: int, end_ids: Collection[int]) -> None:
         """Takes a generated token in, and ends the answer if it was its last."""
@@ -66,7 +69,7 @@ class Sequence:
         self.answer.emit(piece.text, piece.thought)
         if in_thought:
             self.thought.count()
-        if self.text.stopped:
+        if self.text.stopped or (self.sampler.is_complete and not in_thought):
             self.finish("stop")
         elif len(self.tokens) >= self.max_new_tokens:
             self.finish("length")

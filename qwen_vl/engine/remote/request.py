@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from qwen_vl.constraint import wire_fields
 from qwen_vl.media.pictures import content_hash
 from qwen_vl.sampling import FIELDS, SamplingParams, wire_names
 from qwen_vl.schema import ImagePart, Message, abandon_pictures
@@ -41,7 +42,8 @@ _EXTRAS = (
     "chat_template_kwargs",
 )
 # A server that refuses one of these is asked without it. `logit_bias` is not among them: an answer
-# without it is another one, and the refusal may be about one visitor's token id.
+# without it is another one, and the refusal may be about one visitor's token id. Nor is what an
+# answer must look like: who asked for JSON that fits a schema reads the server's refusal.
 OPTIONAL = (
     *_EXTRAS,
     "cache_salt",
@@ -119,6 +121,9 @@ def request_of(
     """`uri` gives the data: URI of a picture; `cache_salt` (vLLM's) parts scopes in its caches."""
     fields = _sampling_fields(params)
     extras = {name: value for name, value in fields.items() if name in _EXTRAS}
+    constrained = {} if params.constraint is None else wire_fields(params.constraint)
+    if "structured_outputs" in constrained:
+        extras["structured_outputs"] = constrained.pop("structured_outputs")
     if cache_salt:
         extras["cache_salt"] = cache_salt
     if messages[-1].role == "assistant":  # vLLM's and SGLang's way to go on with an answer
@@ -128,6 +133,7 @@ def request_of(
         "stream": True,
         "stream_options": {"include_usage": True},
         **{name: value for name, value in fields.items() if name in _OPENAI},
+        **constrained,
         "extra_body": extras,
     }
 
