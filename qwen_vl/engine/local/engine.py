@@ -19,7 +19,7 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local import preparation
 from qwen_vl.engine.local.constrain import Grammars
 from qwen_vl.engine.local.detokenize import TextStream
-from qwen_vl.engine.local.prefill import read_own_texts
+from qwen_vl.engine.local.own_texts import read_own_texts
 from qwen_vl.engine.local.prefix import PrefixStore, token_keys
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.local.scheduler import Scheduler

@@ -6,17 +6,16 @@ parts, so that a long prompt does not hold the others up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 
 from qwen_vl.engine.local.batch import Row
-from qwen_vl.engine.local.cache import columns_in_use, new_cache, stack
-from qwen_vl.engine.local.prefix import LayerStates, PrefixStore, token_keys
+from qwen_vl.engine.local.cache import new_cache
+from qwen_vl.engine.local.prefix import LayerStates
 from qwen_vl.engine.local.vision import Features
 from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.engine.model.prompt import Prompt
@@ -25,8 +24,6 @@ from qwen_vl.engine.model.prompt import Prompt
 CHUNK_TOKENS_CPU = 256
 CHUNK_TOKENS_GPU = 2048
 CHUNK_PAIRS_CPU = 2**20  # of a chunk's tokens and those they look at: else the last chunks are slow
-SHARED_TOKENS = 8  # a shorter beginning that all prompts have is not worth keeping
-SHORT_TOKENS = 64  # what is left of a prompt whose system prompt or picture was seen before
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def prefill(
             break
         yield
     cached_tokens = start[0][0].shape[2] if start else 0
-    return Prefilled(output.logits[:, -1], [_row(loaded, positions)], cache, [cached_tokens])
+    return Prefilled(output.logits[:, -1], [row_of(loaded, positions)], cache, [cached_tokens])
 
 
 def chunk_tokens(loaded: LoadedModel, done: int = 0) -> int:
@@ -98,76 +95,8 @@ def next_part(parts: Generator[None, None, Prefilled]) -> Prefilled | None:
     return None
 
 
-def read_own_texts(loaded: LoadedModel, system_prompt: str, prefixes: PrefixStore) -> None:
-    """Runs what prompts begin with whoever asks, and shares it with all scopes: the server's system
-    prompt, and what the template says where there is none.
-    """
-    for own in dict.fromkeys((system_prompt, "")):
-        head = Prompt(loaded.prompts.head(own), [])
-        if len(head.token_ids) < SHARED_TOKENS:
-            continue
-        parts = prefill(loaded, head, [], lambda _: [])
-        while (done := next_part(parts)) is None:
-            pass
-        states = [(layer.keys, layer.values) for layer in done.cache.layers]
-        prefixes.share(token_keys(head, loaded.image_token_id), states)
-
-
-def fit_together(keys: Sequence[np.ndarray], found: Sequence[int]) -> bool:
-    """Whether `prefill_together` takes these prompts; `found` counts each one's stored tokens."""
-    tail = max(len(one) - stored for one, stored in zip(keys, found, strict=True))
-    return tail <= SHORT_TOKENS and all(
-        len(one) >= tail and not (one[-tail:] < 0).any() for one in keys
-    )
-
-
-def prefill_together(
-    loaded: LoadedModel, prompts: Sequence[Prompt], starts: Sequence[Sequence[LayerStates]]
-) -> Prefilled:
-    """Reads prompts that `fit_together` in one pass, which costs hardly more than one alone.
-
-    Every row runs as many of its last tokens as the row with the most to run. So all padding lies
-    on the left. Stored tokens that run again still count as found: no figure may tell what others
-    ask at the same moment.
-    """
-    found = [start[0][0].shape[2] if start else 0 for start in starts]
-    lengths = [len(prompt.token_ids) for prompt in prompts]
-    tail = max(length - stored for length, stored in zip(lengths, found, strict=True))
-    kept = [length - tail for length in lengths]
-    positions = [loaded.positions(prompt) for prompt in prompts]
-    cache = new_cache(_joined(starts, kept))
-    mask = columns_in_use(torch.tensor(lengths), max(lengths))
-    output = loaded.forward(
-        tail * len(prompts),
-        input_ids=torch.tensor([prompt.token_ids[-tail:] for prompt in prompts]).to(loaded.device),
-        attention_mask=mask.to(loaded.device),
-        position_ids=torch.cat([one[..., -tail:] for one in positions], -2).to(loaded.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return Prefilled(output.logits[:, -1], [_row(loaded, one) for one in positions], cache, found)
-
-
-def _joined(starts: Sequence[Sequence[LayerStates]], kept: Sequence[int]) -> Iterator[LayerStates]:
-    """The first `kept` columns of each start as rows of one cache; none if nothing is kept.
-
-    Layer by layer, as the cache copies them.
-    """
-    if not max(kept):
-        return
-    filled = next(start for start in starts if start)
-    for layer, (some_keys, some_values) in enumerate(filled):
-        # A prompt without a start keeps nothing: a row of padding.
-        parts = [start[layer] if start else (some_keys, some_values) for start in starts]
-        keys, values = (
-            stack([part[side][:, :, :n] for part, n in zip(parts, kept, strict=True)], max(kept))
-            for side in (0, 1)
-        )
-        yield keys, values
-
-
-def _row(loaded: LoadedModel, positions: torch.Tensor) -> Row:
+def row_of(loaded: LoadedModel, positions: torch.Tensor) -> Row:
+    """The row that goes on after these positions."""
     # Rows 1 to 3 only: MRoPE lags behind the plain index, a picture advances it by its longer side.
     mrope = positions[1:] if loaded.accepts_images else positions
     return Row(length=positions.shape[-1], next_position=int(mrope.max()) + 1)

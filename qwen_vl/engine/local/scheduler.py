@@ -23,13 +23,12 @@ from qwen_vl.engine.local.failures import in_words
 from qwen_vl.engine.local.prefill import (
     Prefilled,
     chunk_tokens,
-    fit_together,
     next_part,
     prefill,
-    prefill_together,
 )
 from qwen_vl.engine.local.prefix import LayerStates, PrefixStore
 from qwen_vl.engine.local.sequence import Sequence
+from qwen_vl.engine.local.together import fit_together, prefill_together
 from qwen_vl.engine.local.vision import Features, between_blocks
 from qwen_vl.engine.local.vision_cache import VisionCache
 from qwen_vl.engine.local.waiting import WaitingSequences
