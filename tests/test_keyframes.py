@@ -14,6 +14,7 @@ from qwen_vl.bench.clips import (
     KINDS,
     SCENE_S,
     SCENES,
+    SMALL,
     World,
     f1,
     ours,
@@ -37,7 +38,7 @@ def keyframes(path: Path, method: str, **options: int) -> list[Keyframe]:
 
 @pytest.mark.parametrize("kind", ["fades", "dissolves", "flashes", "camera motion"])
 def test_changes_are_found_and_nothing_else(tmp_path: Path, kind: str) -> None:
-    path = write(tmp_path / "clip.mp4", KINDS[kind](World(11)))  # not the benchmark's seed
+    path = write(tmp_path / "clip.mp4", KINDS[kind](World(11, SMALL)))  # not the benchmark's seed
     assert f1(ours(path), true_changes(kind)) >= 0.9
     if kind not in ("fades", "dissolves"):
         return
@@ -81,7 +82,7 @@ def test_the_clearest_moment_near_the_middle_is_taken() -> None:
 
 def test_a_blurred_middle_is_not_chosen(tmp_path: Path) -> None:
     def pictures() -> Iterator[np.ndarray]:
-        still = World(2).picture(0, 0.0)
+        still = World(2, SMALL).picture(0, 0.0)
         for index in range(75):
             is_blurred = 30 <= index < 45  # the middle
             yield cv2.GaussianBlur(still, (31, 31), 9) if is_blurred else still
@@ -96,7 +97,7 @@ def test_a_blurred_middle_is_not_chosen(tmp_path: Path) -> None:
 
 def film(lengths_s: list[float]) -> Callable[[], Iterator[np.ndarray]]:
     def pictures() -> Iterator[np.ndarray]:
-        world = World(4)
+        world = World(4, SMALL)
         for scene, length_s in enumerate(lengths_s):
             for index in range(round(length_s * 25)):
                 yield world.picture(scene, index / 25)

@@ -27,8 +27,9 @@ from qwen_vl.media.decoders.clips import found_in
 from qwen_vl.media.scenes import SceneFinder
 
 FPS = 25
-SIZE = (640, 360)
+SIZE, SMALL = (1280, 720), (640, 360)  # of the benchmark's clips, and for tests
 SCENES, SCENE_S = 8, 3.0
+BALLS = ((40, 40, 220), (220, 220, 40), (30, 200, 30))
 NEAR_S = 0.35  # how far a found change may lie from a true one
 LONG_S = 600
 SETTINGS = Settings(max_video_seconds=1200, max_frames=512)
@@ -50,27 +51,30 @@ class Row:
 class World:
     """Drawn scenes: each with its own texture and a few things that move."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, size: tuple[int, int] = SIZE) -> None:
+        self.size = size
         self._random = np.random.default_rng(seed)
         self._scenes: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def picture(self, scene: int, time_s: float, pan_px_per_s: float = 0.0) -> np.ndarray:
+    def picture(self, scene: int, time_s: float, pan_widths_per_s: float = 0.0) -> np.ndarray:
         """uint8 [height, width, 3]."""
         if scene not in self._scenes:
             coarse = self._random.integers(20, 235, (9, 32, 3), np.uint8)
-            wide = cv2.resize(coarse, (SIZE[0] * 4, SIZE[1]), interpolation=cv2.INTER_CUBIC)
+            size = (self.size[0] * 4, self.size[1])
+            wide = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
             fine = self._random.normal(0, 10, wide.shape)
             texture = np.clip(wide + fine, 0, 255).astype(np.uint8)
             places = self._random.uniform(0.2, 0.8, (4, 2))
             speeds = self._random.uniform(-0.12, 0.12, (4, 2))
             self._scenes[scene] = texture, places, speeds
         texture, places, speeds = self._scenes[scene]
-        left = round(pan_px_per_s * (time_s % SCENE_S))
-        shown = np.ascontiguousarray(texture[:, left : left + SIZE[0]])
+        width, height = self.size
+        left = round(pan_widths_per_s * width * (time_s % SCENE_S))
+        shown = np.ascontiguousarray(texture[:, left : left + width])
         for i, (place, speed) in enumerate(zip(places, speeds, strict=True)):
             x, y = (place + speed * (time_s % SCENE_S)) % 1.0
-            at = (round(x * SIZE[0]), round(y * SIZE[1]))
-            cv2.circle(shown, at, 26, [(40, 40, 220), (220, 220, 40), (30, 200, 30)][i % 3], -1)
+            at = (round(x * width), round(y * height))
+            cv2.circle(shown, at, height // 14, BALLS[i % len(BALLS)], -1)
         return shown
 
 
@@ -81,20 +85,22 @@ def hard_cuts(world: World) -> Iterator[np.ndarray]:
 
 def camera(world: World) -> Iterator[np.ndarray]:
     for scene, time_s in _timeline():
-        yield world.picture(scene, time_s, 500)
+        yield world.picture(scene, time_s, 0.8)
 
 
 def noise(world: World) -> Iterator[np.ndarray]:
     grain = np.random.default_rng(7)
     for scene, time_s in _timeline():
-        rough = world.picture(scene, time_s) + grain.normal(0, 12, (SIZE[1], SIZE[0], 3))
+        shown = world.picture(scene, time_s)
+        rough = shown + grain.normal(0, 12, shown.shape)
         yield np.clip(rough, 0, 255).astype(np.uint8)
 
 
 def letterbox(world: World) -> Iterator[np.ndarray]:
     for scene, time_s in _timeline():
         shown = world.picture(scene, time_s)
-        shown[:60] = shown[-60:] = 0
+        bar = len(shown) // 6
+        shown[:bar] = shown[-bar:] = 0
         yield shown
 
 
@@ -110,12 +116,12 @@ def flashes(world: World) -> Iterator[np.ndarray]:
 def slides(world: World) -> Iterator[np.ndarray]:
     """White pages that differ in a few lines, as in a recorded talk."""
     for scene, _ in _timeline():
-        page = np.full((SIZE[1], SIZE[0], 3), 250, np.uint8)
+        page = np.full((*SMALL[::-1], 3), 250, np.uint8)
         lines = np.random.default_rng(scene)
         for line in range(5):
             left, width = int(lines.integers(20, 200)), int(lines.integers(120, 380))
             page[40 + 60 * line : 56 + 60 * line, left : left + width] = 40
-        yield page
+        yield cv2.resize(page, world.size)
 
 
 def dissolves(world: World) -> Iterator[np.ndarray]:
@@ -166,11 +172,12 @@ def true_changes(kind: str) -> list[Change]:
     return [(end_s - length_s, end_s) for end_s in ends]
 
 
-def write(path: Path, pictures: Iterator[np.ndarray], size: tuple[int, int] = SIZE) -> Path:
+def write(path: Path, pictures: Iterator[np.ndarray]) -> Path:
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.pix_fmt = "yuv420p"
         for picture in pictures:
+            stream.height, stream.width = picture.shape[:2]
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         out.mux(stream.encode())
     return path
@@ -256,7 +263,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def long_clip(path: Path, seconds: int) -> Path:
     """720p with a keyframe every few seconds, as cameras and encoders write them."""
-    small = World(5)
+    small = World(5, SMALL)
 
     def pictures() -> Iterator[np.ndarray]:
         for second in range(seconds):
@@ -266,7 +273,7 @@ def long_clip(path: Path, seconds: int) -> Path:
                 shown[20:60, 20 + 8 * frame : 60 + 8 * frame] = 255
                 yield shown
 
-    return write(path, pictures(), (1280, 720))
+    return write(path, pictures())
 
 
 def sparse(folder: Path, seconds: int) -> str:
