@@ -44,8 +44,8 @@ _EARLIER = replace(_QWEN3, with_pictures=_EARLIER_PRESET, text_only=_EARLIER_PRE
 FAMILIES = {
     family.name: family
     for family in (
-        replace(_QWEN3, name="qwen3_vl"),
-        replace(_QWEN3, name="qwen3_vl_moe"),
+        replace(_QWEN3, name="qwen3_vl", pairs_frames=True),
+        replace(_QWEN3, name="qwen3_vl_moe", pairs_frames=True),
         replace(_EARLIER, name="qwen2_5_vl", box_scale="pixels"),
         replace(_EARLIER, name="qwen2_vl"),
         replace(_EARLIER, name="qwen2", sees_pictures=False),

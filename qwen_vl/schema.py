@@ -6,7 +6,8 @@ Knows nothing of Gradio, HTTP, files or torch. All values are immutable.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -77,6 +78,76 @@ class ImagePart:
         return getattr(self.source, "held_bytes", width * height * 3)
 
 
+@dataclass(frozen=True)
+class FramePair:
+    """Two frames of a clip that share their visual tokens, in place of one picture.
+
+    That is Qwen3-VL's own form of a clip: half the tokens. Both have one size and their own times.
+    An `Undecoded`: it decodes to what is shown of it, its first frame.
+    """
+
+    first: ImagePart
+    second: ImagePart
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.first.size
+
+    @property
+    def key(self) -> str:
+        return f"{_key(self.first)} {_key(self.second)}"
+
+    @property
+    def held_bytes(self) -> int:
+        return self.first.held_bytes + self.second.held_bytes
+
+    def decode(self) -> Image.Image:
+        return self.first.image
+
+    def abandon(self) -> None:
+        for frame in (self.first, self.second):
+            if not isinstance(frame.source, Image.Image):
+                frame.source.abandon()
+
+
+def _key(part: ImagePart) -> str:
+    source = part.source
+    if not isinstance(source, Image.Image):
+        return source.key
+    return f"{source.size} {blake2b(source.tobytes(), digest_size=16).hexdigest()}"
+
+
+def frames_of(part: ImagePart) -> tuple[ImagePart, ...]:
+    """The pictures that a part stands for: two of a pair, else itself."""
+    source = part.source
+    return (source.first, source.second) if isinstance(source, FramePair) else (part,)
+
+
+def is_paired(part: ImagePart | None) -> bool:
+    """Whether a part stands for two frames."""
+    return part is not None and isinstance(part.source, FramePair)
+
+
+def paired(frames: Sequence[ImagePart]) -> list[ImagePart]:
+    """Frames of a clip in pairs, each at the mean of its two times; a last one alone stays so.
+
+    Frames of different size, or without a time, stay as they are.
+    """
+    parts: list[ImagePart] = []
+    waiting: ImagePart | None = None
+    for frame in frames:
+        if waiting is None or frame.size != waiting.size or frame.time_s is None:
+            parts += [waiting] if waiting else []
+            waiting = frame if frame.time_s is not None else None
+            parts += [] if waiting else [frame]
+            continue
+        assert waiting.time_s is not None
+        time_s = (waiting.time_s + frame.time_s) / 2
+        parts.append(replace(waiting, source=FramePair(waiting, frame), time_s=time_s))
+        waiting = None
+    return [*parts, waiting] if waiting else parts
+
+
 Part = TextPart | ImagePart
 
 
@@ -96,6 +167,18 @@ class Message:
     @property
     def images(self) -> tuple[ImagePart, ...]:
         return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+
+def without_pairs(messages: Sequence[Message]) -> list[Message]:
+    """The same conversation with each frame as a picture of its own."""
+
+    def apart(part: Part) -> tuple[Part, ...]:
+        return frames_of(part) if isinstance(part, ImagePart) else (part,)
+
+    return [
+        replace(message, parts=tuple(one for part in message.parts for one in apart(part)))
+        for message in messages
+    ]
 
 
 def picture_bytes(messages: Sequence[Message]) -> int:
@@ -138,6 +221,7 @@ class Family:
     efforts: tuple[str, ...] = ()  # degrees of thinking that the template knows, the least first
     box_scale: BoxScale = "relative_1000"  # what numbers of boxes count: thousandths, or pixels
     token_px: int = 32  # the side of one visual token, in pixels
+    pairs_frames: bool = False  # two frames of a clip may share their visual tokens
     tool_format: ToolFormat = "none"  # how the template writes tool calls
     timeline_prompt: str = ""  # asks for one line per event of a clip, with its time
 

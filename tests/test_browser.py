@@ -326,6 +326,8 @@ def test_the_page_speaks_chinese(browser: Browser, url: str) -> None:
 def test_a_clip_from_upload_to_timeline(tab: Tab, clip: Path) -> None:
     page = tab.page
     page.get_by_role("tab", name="Video").click()
+    page.get_by_label("Every N seconds").check()
+    page.wait_for_selector("#every-s")
     page.set_input_files("#clip input[type=file]", clip)
     tab.wait_text("#video-note", "3 frames")
     captions = page.locator("#frames .caption-label").all_inner_texts()
@@ -353,6 +355,8 @@ def test_a_clip_from_upload_to_timeline(tab: Tab, clip: Path) -> None:
 def test_stop_in_the_video_tab(tab: Tab, clip: Path) -> None:
     page = tab.page
     page.get_by_role("tab", name="Video").click()
+    page.get_by_label("Every N seconds").check()
+    page.wait_for_selector("#every-s")
     page.set_input_files("#clip input[type=file]", clip)
     tab.wait_text("#video-note", "3 frames")
     page.fill("#question textarea", f"{LONG} v")

@@ -54,10 +54,10 @@ def raising_once(plain: Callable[..., Any], error: Exception, at: Callable[..., 
     """`plain`, but for the first call that `at` picks by its arguments."""
     left = [error]
 
-    def wrapped(*args: Any) -> Any:
+    def wrapped(*args: Any, **named: Any) -> Any:
         if left and at(*args):
             raise left.pop()
-        return plain(*args)
+        return plain(*args, **named)
 
     return wrapped
 

@@ -33,7 +33,7 @@ from qwen_vl.media.pictures import (
     open_image,
 )
 from qwen_vl.sampling import SamplingParams, params_from
-from qwen_vl.schema import ImagePart, Message, Part, TextPart
+from qwen_vl.schema import ImagePart, Message, Part, TextPart, frames_of
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
 JSON_WANTED = "Answer with one JSON object and nothing else."
@@ -58,7 +58,8 @@ class Call:
     @property
     def frames_s(self) -> tuple[float, ...]:
         """The times of the frames in it, in their order."""
-        times = (part.time_s for message in self.messages for part in message.images)
+        parts = (part for message in self.messages for part in message.images)
+        times = (frame.time_s for part in parts for frame in frames_of(part))
         return tuple(time_s for time_s in times if time_s is not None)
 
 

@@ -14,12 +14,13 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
+from qwen_vl.api.payloads import flag
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge
 from qwen_vl.media.kept import KeptImage
 from qwen_vl.media.pictures import data_uri_bytes, open_data_uri
 from qwen_vl.sampling import NUMBER, WHOLE, checked
-from qwen_vl.schema import ImagePart, Part
+from qwen_vl.schema import ImagePart, Part, paired
 
 EVERY_S = 5.0  # where a clip comes without a wish
 _NUMBER = Annotated[float, NUMBER]
@@ -39,7 +40,8 @@ class ClipReader:
     def clip(self, raw: Mapping[str, Any], where: str) -> list[Part]:
         """`{"type": "video_url", "video_url": {"url": data URI}}` -> timed frames.
 
-        Which: `method` (interval, even or scenes), `every_s` or `fps`, `count`, `max_frames`.
+        Which: `method` (interval, even, scenes or auto), `every_s` or `fps`, `count`, `max_frames`.
+        `compact` puts them in pairs.
         """
         url = raw.get("video_url")
         url = url.get("url") if isinstance(url, Mapping) else url
@@ -64,7 +66,8 @@ class ClipReader:
                 should_stop=self._has_left.is_set,
                 **wishes,
             )
-        return [ImagePart(KeptImage(frame.image), frame.time_s) for frame in frames]
+        parts = [ImagePart(KeptImage(frame.image), frame.time_s) for frame in frames]
+        return list(paired(parts) if flag(raw, "compact") else parts)
 
     def _wishes(
         self, raw: Mapping[str, Any], where: str, methods: tuple[str, ...]
@@ -100,7 +103,7 @@ class ClipReader:
                 f"{len(frames)} frames are more than the limit of {self._settings.max_frames}."
             )
         limit_s = self._settings.max_video_seconds
-        parts: list[Part] = []
+        parts: list[ImagePart] = []
         for uri, time_s in zip(frames, times_s, strict=True):
             number = isinstance(time_s, (int, float)) and not isinstance(time_s, bool)
             if not number or not 0 <= time_s <= limit_s:
@@ -108,4 +111,4 @@ class ClipReader:
             if not isinstance(uri, str):
                 raise BadRequest(f"{where}.frames must be a list of data: URIs.")
             parts.append(ImagePart(open_data_uri(uri, self._settings), float(time_s)))
-        return parts
+        return list(paired(parts) if flag(raw, "compact") else parts)

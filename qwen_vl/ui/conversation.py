@@ -21,7 +21,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.media.pictures import open_image
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import ImagePart, Message, Undecoded
+from qwen_vl.schema import ImagePart, Message, Undecoded, is_paired
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.chatbot import from_chatbot
 from qwen_vl.ui.examples import Example, constraint_of
@@ -39,7 +39,7 @@ from qwen_vl.ui.markup import from_page, toast
 from qwen_vl.ui.runs import Run, Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.sidebar import Knobs
-from qwen_vl.ui.strings import language_of
+from qwen_vl.ui.strings import language_of, say
 
 # The request itself is at fault: the question goes back to the box, where it can be changed.
 ASKERS_FAULT = (400, 404, 413, 415, 422)
@@ -182,6 +182,7 @@ class Conversation:
             pictures = [part for message in messages for part in message.images]
             run.uses([part.source for part in pictures if not isinstance(part.source, Image.Image)])
             last = pictures[-1] if pictures else None
+            in_pairs = any(is_paired(part) for part in pictures)
             status = self.engine.status()
             told = progress(self.engine, messages, params, f"page {session}", run, lang)
             del messages, pictures  # the others are not needed while the answer is written
@@ -194,7 +195,10 @@ class Conversation:
             if not run.stopped and (
                 more := self.after_answer(last, _answer_of(shown), params, lang)
             ):
-                yield [*history, *shown, *more], None
+                shown += more
+                yield [*history, *shown], None
+            if in_pairs and not run.stopped:
+                yield [*history, *shown, page_turn(say("compact_used", lang))], None
         except UserError as error:
             if run.discarded:
                 yield UNCHANGED

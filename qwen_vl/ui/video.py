@@ -203,10 +203,12 @@ class VideoChat(Conversation):
         frames: Sequence[Frame],
         kept: Sequence[int],
         session: str = "",
+        compact: bool = False,
     ) -> list[Message]:
         self.frames.get(session, "frames")  # in use
         chosen = [frame for index, frame in enumerate(frames) if index in kept]
-        messages = with_frames(self.messages(history, system_prompt, session), chosen)
+        compact = compact and self.engine.status().family.pairs_frames
+        messages = with_frames(self.messages(history, system_prompt, session), chosen, compact)
         check_conversation(messages, self.settings)
         return messages
 
@@ -215,12 +217,13 @@ class VideoChat(Conversation):
         history: list[Turn],
         frames: list[Frame],
         kept: list[int],
+        compact: bool,
         knobs: Knobs,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         """Streams the answer. Yields (history, question box)."""
-        words = knobs.system_prompt
-        make = partial(self.frame_messages, system_prompt=words, frames=frames, kept=kept)
+        chosen: dict[str, Any] = {"frames": frames, "kept": kept, "compact": compact}
+        make = partial(self.frame_messages, system_prompt=knobs.system_prompt, **chosen)
         for shown, question in self.stream(history, make, knobs, request):
             yield shown, gr.skip() if question is None else question[0]
 

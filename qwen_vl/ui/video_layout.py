@@ -75,6 +75,13 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
                 elem_id="frame-tokens",
                 buttons=[],
             )
+            compact = gr.Checkbox(
+                False,
+                label=label("compact"),
+                info=label("compact_info"),
+                visible=video.engine.status().family.pairs_frames,
+                elem_id="compact",
+            )
             clips = gr.Dataset(
                 components=[gr.Video(visible=False), gr.Textbox(visible=False)],
                 samples=[[item.video, item.text] for item in video.examples],
@@ -166,7 +173,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
         chatbot.retry(video.retry, seen, questions, **SOON),
     ):
         asked.then(
-            *side.answering(video.answer, *seen, max_image_tokens=frame_tokens),
+            *side.answering(video.answer, *seen, compact, max_image_tokens=frame_tokens),
             [chatbot, question],
             concurrency_limit=ANSWERS_AT_ONCE,
             concurrency_id="video",

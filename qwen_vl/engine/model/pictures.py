@@ -18,7 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from qwen_vl.errors import BadRequest
 from qwen_vl.media.pictures import content_hash
-from qwen_vl.schema import ImagePart, Undecoded
+from qwen_vl.schema import ImagePart, Undecoded, frames_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Picture:
 
     source: Image.Image | Undecoded
     grid: tuple[int, int]
-    tokens: int
+    tokens: int  # of one picture, or of a pair of frames
     pixel_bytes: int  # of what `PictureReader.pixels` gives
 
     @property
@@ -77,34 +77,44 @@ class PictureReader:
             part.source,
             (height_px // self._patch_px, width_px // self._patch_px),
             height_px * width_px // side_px**2,
-            height_px * width_px * 3,
+            height_px * width_px * 3 * len(frames_of(part)),
         )
 
     def pixels(self, picture: Picture) -> np.ndarray:
-        """Decodes and scales -> [height, width, 3] uint8. Raises what `Undecoded.decode` raises."""
-        source = picture.source
-        image = source if isinstance(source, Image.Image) else source.decode()
+        """Decodes and scales -> uint8 [height, width, 3], or 6 for the colours of a pair of frames.
+
+        Raises what `Undecoded.decode` raises.
+        """
         rows, columns = picture.grid
         size_px = (columns * self._patch_px, rows * self._patch_px)
-        return np.asarray(image.convert("RGB").resize(size_px, self._processor.resample))
+        scaled = [
+            np.asarray(frame.image.convert("RGB").resize(size_px, self._processor.resample))
+            for frame in frames_of(ImagePart(picture.source))
+        ]
+        return scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=2)
 
     def patches(self, pixels: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """[patches, patch values] of `pixels`: the processor's `pixel_values`."""
-        height, width, colours = pixels.shape
+        """[patches, patch values] of `pixels`: the processor's `pixel_values`.
+
+        A patch spans two moments: those of a pair of frames, or twice the same picture.
+        """
+        height, width, channels = pixels.shape
+        colours, moments = len(self._tables), channels // len(self._tables)
         patch, merge = self._patch_px, self._merge
         band = patch * merge  # rows of pixels under one row of visual tokens
         columns = width // band
         # The four patches of a visual token lie together; within a patch, colour by colour.
         shape = (columns, merge, merge, colours, self._times, patch, patch)
         out = torch.empty((height // band, *shape), dtype=dtype)
-        values = np.empty((colours, band, width), dtype=np.float32)
+        values = np.empty((channels, band, width), dtype=np.float32)
         row = np.empty(shape, dtype=np.float32)
         for number, top in enumerate(range(0, height, band)):
-            for colour, table in enumerate(self._tables):
-                byte = pixels[top : top + band, :, colour]
-                np.take(table, byte, out=values[colour], mode="clip")  # "raise" would copy
-            parts = values.reshape(colours, merge, patch, columns, merge, patch)
-            row[:] = parts.transpose(3, 1, 4, 0, 2, 5)[:, :, :, :, None]
+            for channel in range(channels):
+                byte = pixels[top : top + band, :, channel]
+                table = self._tables[channel % colours]
+                np.take(table, byte, out=values[channel], mode="clip")  # "raise" would copy
+            parts = values.reshape(moments, colours, merge, patch, columns, merge, patch)
+            row[:] = parts.transpose(4, 2, 5, 1, 0, 3, 6)
             out[number] = torch.from_numpy(row)
         return out.reshape(-1, colours * self._times * patch**2)
 

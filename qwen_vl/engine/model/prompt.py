@@ -18,7 +18,7 @@ from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.pictures import Picture, PictureReader
 from qwen_vl.errors import ContextExceeded, Unsupported
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Family, ImagePart, Message, TextPart
+from qwen_vl.schema import Family, ImagePart, Message, TextPart, without_pairs
 
 END_TOKENS = 12  # of a prompt, which tell whether it ends inside a thought
 
@@ -61,6 +61,8 @@ class PromptBuilder:
         for wishes about thoughts that it cannot fulfil, and BadRequest for the pictures' shape.
         """
         arguments = thinking.arguments_for(params, self._family, self._tokenizer.chat_template)
+        if not self._family.pairs_frames:
+            messages = without_pairs(messages)
         parts = [part for message in messages for part in message.images]
         pictures = [self._counted(part, params.max_image_tokens) for part in parts]
         visual = sum(picture.tokens for picture in pictures)

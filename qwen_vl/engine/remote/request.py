@@ -21,7 +21,7 @@ from PIL import Image
 from qwen_vl.constraint import wire_fields
 from qwen_vl.media.pictures import content_hash
 from qwen_vl.sampling import FIELDS, SamplingParams, wire_names
-from qwen_vl.schema import ImagePart, Message, abandon_pictures
+from qwen_vl.schema import ImagePart, Message, abandon_pictures, without_pairs
 
 PNG_PIXELS = 500_000  # larger pictures travel as JPEG
 TOKEN_PIXELS = 32 * 32
@@ -129,7 +129,7 @@ def request_of(
     if messages[-1].role == "assistant":  # vLLM's and SGLang's way to go on with an answer
         extras |= {"continue_final_message": True, "add_generation_prompt": False}
     return {
-        "messages": [_message(message, uri) for message in messages],
+        "messages": [_message(message, uri) for message in without_pairs(messages)],
         "stream": True,
         "stream_options": {"include_usage": True},
         **{name: value for name, value in fields.items() if name in _OPENAI},
