@@ -176,8 +176,9 @@ def write(path: Path, pictures: Iterator[np.ndarray]) -> Path:
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
         stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            stream.height, stream.width = picture.shape[:2]
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                stream.height, stream.width = picture.shape[:2]
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         out.mux(stream.encode())
     return path

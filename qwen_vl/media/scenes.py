@@ -29,6 +29,7 @@ MIN_PARTED = 0.2  # of a picture's colours that were not in the one before: a cu
 PARTED_RATIO = 2.2  # where so many times less is new just before and after
 FLASH_S = 0.5  # after which a flash is over
 FLASH_SHARE = 0.5  # of a cut's change: what is left of it after a flash, at most
+PIECES_S = 0.1  # two transitions that are no further apart are one
 KEPT_PER_SCENE = 16
 _HELD = 32  # small pictures of the last moments; more than come before a cut is decided
 _EPSILON_S = 1e-6
@@ -53,6 +54,7 @@ class SceneFinder:
         self._colours: np.ndarray | None = None  # of the latest picture
         self._parted: list[float] = []  # how much of the colours each picture does not share
         self._blends = BlendFinder()
+        self._blend_end_s = -1.0  # of the latest transition
         self.starts_s: list[float] = []
 
     def add(self, time_s: float, hsv: np.ndarray) -> None:
@@ -144,9 +146,11 @@ class SceneFinder:
         return found if abs(self._changes[found][0] - time_s) < FLASH_S / 2 else -1
 
     def _part(self, blend: tuple[float, float]) -> None:
-        """A transition has ended: the scenes part in its middle."""
+        """A transition has ended: the scenes part in its middle. It may be seen in two pieces."""
+        goes_on = blend[0] <= self._blend_end_s + PIECES_S
+        self._blend_end_s = blend[1]
         middle_s = (blend[0] + blend[1]) / 2
-        if middle_s - self._start_s >= MIN_SCENE_S - _EPSILON_S:
+        if not goes_on and middle_s - self._start_s >= MIN_SCENE_S - _EPSILON_S:
             self._close_scene(middle_s)
 
     def _close_scene(self, end_s: float) -> None:
