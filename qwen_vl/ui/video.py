@@ -47,6 +47,7 @@ from qwen_vl.ui.strings import language_of, say
 
 FRAMES_BYTES = 128 * 1024**2  # of all tabs, compressed
 FRAMES_KEPT_S = 24 * 3600.0
+SEEK_INTO_S = 0.002  # into a frame: on the edge between two, Chromium may show the one before
 
 _UNCHANGED = (gr.skip(),) * 4
 
@@ -132,11 +133,11 @@ class VideoChat(Conversation):
         """A click on a frame moves the player to its time."""
         if index_of(event) >= len(frames):
             return _lost(request)
-        return gr.Video(playback_position=frames[index_of(event)].time_s)
+        return gr.Video(playback_position=frames[index_of(event)].time_s + SEEK_INTO_S)
 
     def seek_named(self, event: gr.SelectData) -> Any:
         """A click on a time under an answer moves the player there."""
-        return gr.Video(playback_position=float(event.value))
+        return gr.Video(playback_position=float(event.value) + SEEK_INTO_S)
 
     def ask(
         self,
