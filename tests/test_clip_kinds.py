@@ -6,6 +6,7 @@ The clips are written here, and their pictures tell which frame they are (`suppo
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -110,6 +111,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "h264.mkv": {},
     "h264.flv": {},
     "h264.ts": {},
+    "camcorder.m2ts": {"container": {"mpegts_m2ts_mode": "1"}},
     "mpeg2.ts": {"codec": "mpeg2video", "rate": 25},
     "mpeg2.mpg": {"codec": "mpeg2video", "rate": 25},
     "mpeg1.mpg": {"codec": "mpeg1video", "rate": 25},
@@ -435,14 +437,15 @@ def test_a_picture_is_no_clip(tmp_path: Path, name: str) -> None:
 # --- what is broken ---
 
 
+def noisy(index: int) -> np.ndarray:
+    """A frame that fills many packets."""
+    picture = clips.frame(index)
+    noise = np.random.default_rng(index)
+    picture[:32] = noise.integers(0, 255, (32, clips.WIDTH, 3), np.uint8)
+    return picture
+
+
 def test_damage_is_passed_over_and_told(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0)
-
-    def noisy(index: int) -> np.ndarray:
-        picture = clips.frame(index)
-        picture[:32] = noise.integers(0, 255, (32, clips.WIDTH, 3), np.uint8)
-        return picture
-
     times_s = [i / FPS for i in range(100)]
     path = written(tmp_path / "hurt.ts", times_s=times_s, picture=noisy, options={"g": "10"})
     data = bytearray(path.read_bytes())
@@ -462,14 +465,63 @@ def test_damage_is_passed_over_and_told(tmp_path: Path) -> None:
         assert clips.read_index(frame.image) == pytest.approx((frame.time_s - first) * 10, abs=0.1)
 
 
-def test_a_clip_without_a_single_picture(tmp_path: Path) -> None:
-    path = tmp_path / "none.mkv"
-    with av.open(str(path), "w") as out:
-        stream: Any = out.add_stream("libx264", rate=10)
+@pytest.mark.parametrize("name", ["none.mkv", "none.mp4", "none.webm"])
+def test_a_clip_without_a_single_picture(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    options = {"movflags": "empty_moov+frag_keyframe"} if name.endswith("mp4") else {}
+    codec = "libvpx" if name.endswith("webm") else "libx264"
+    with av.open(str(path), "w", options=options) as out:
+        stream: Any = out.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         out.start_encoding()
-    with pytest.raises(BadRequest):
+    with pytest.raises(BadRequest, match="no pictures in it"):
         read(path)
+
+
+def test_an_encrypted_clip_is_named_so(tmp_path: Path) -> None:
+    scheme = {"encryption_scheme": "cenc-aes-ctr"}
+    keys = {"encryption_key": "00112233445566778899aabbccddeeff", "encryption_kid": "0" * 32}
+    path = written(tmp_path / "secret.mp4", container=scheme | keys)
+    with pytest.raises(BadRequest, match="encrypted"):
+        read(path)
+
+
+def test_a_recording_of_television_begins_anywhere(tmp_path: Path) -> None:
+    path = written(tmp_path / "tv.ts", options={"g": "5"})
+    data = path.read_bytes()
+    path.write_bytes(data[3 * 188 :])
+    frames, _ = read(path)
+    assert indices(frames)[-1] == FRAMES - 1
+
+
+def test_what_is_missing_at_the_end_is_told(tmp_path: Path) -> None:
+    times_s = [i / FPS for i in range(100)]
+    options: dict[str, Any] = {"options": {"g": "10"}, "container": {"movflags": "faststart"}}
+    path = written(tmp_path / "half.mp4", times_s=times_s, picture=noisy, **options)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    frames, clip = read(path, count=100)
+    for frame in frames:
+        assert clips.read_index(frame.image) == pytest.approx(frame.time_s * FPS, abs=0.1)
+    ((start_s, end_s),) = clip.damaged_s
+    assert frames[-1].time_s <= start_s < 6.0
+    assert end_s == pytest.approx(10.0, abs=0.06)
+    assert clip.duration_s == pytest.approx(start_s + 1 / FPS, abs=0.06)
+
+
+def test_no_damage_is_left_out_however_much_there_is(tmp_path: Path) -> None:
+    times_s = [i / FPS for i in range(250)]
+    path = written(tmp_path / "hurt.ts", times_s=times_s, picture=noisy, options={"g": "3"})
+    data = bytearray(path.read_bytes())
+    packets = len(data) // 188
+    for part in range(1, 40):
+        at = packets * part // 40 * 188
+        data[at + 4 : at + 188] = bytes(184)
+    path.write_bytes(data)
+    _, clip = read(path, count=250)
+    assert len(clip.damaged_s) <= 20
+    assert clip.damaged_s[-1][1] > 20.0
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(clip.damaged_s))
 
 
 def test_many_streams_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from qwen_vl.config import Settings
 from qwen_vl.errors import Abandoned, BadRequest, NotFound, UnsupportedMedia
 from qwen_vl.media.decoders import POOL, OnMessage
-from qwen_vl.media.headers import CONTAINERS_TEXT, container_of
+from qwen_vl.media.headers import CONTAINERS_TEXT, HEAD_BYTES, container_of
 from qwen_vl.media.limits import check_bytes
 
 Method = Literal["auto", "scenes", "even", "interval"]
@@ -34,7 +34,8 @@ class Clip:
 
     `duration_s` is measured, from the first picture to the end of the last; `start_s` is when the
     player shows the first one. `frame_count` is counted where all of them were read, else what the
-    container says. `damaged_s` are stretches (from, to) of what was read that were not decoded.
+    container says. `damaged_s` are stretches (from, to) of what was read that were not decoded;
+    the nearest of more than 20 are told as one.
     """
 
     path: Path
@@ -134,7 +135,7 @@ def _read(
     try:
         check_bytes(path.stat().st_size, settings.max_video_mb, "video")
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(HEAD_BYTES)
     except FileNotFoundError:
         raise NotFound("The video is no longer on the server. Add it again.") from None
     if not container_of(head):

@@ -17,6 +17,7 @@ from qwen_vl.errors import BadRequest, UnsupportedMedia
 
 FORMATS_TEXT = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 CONTAINERS_TEXT = "MP4, MOV, WebM, MKV, AVI, MPEG, FLV, Ogg or GIF"
+HEAD_BYTES = 3 * 204  # that tell the container of a clip
 ANIMATIONS = ("gif", "webp", "apng")  # clips that Pillow reads
 MAX_STEPS = 5_000  # chunks, segments or tags that are looked at; a large PNG has some 1,300
 MAX_METADATA_BYTES = 1 << 18  # of EXIF or XMP that are looked at
@@ -103,7 +104,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def container_of(head: bytes) -> str | None:
-    """FFmpeg's name of the container that begins so, or None.
+    """FFmpeg's name of the container that begins so, or None; `head` is HEAD_BYTES of a file.
 
     FFmpeg also opens playlists, which name other files and addresses for it to read: a text file
     called clip.mp4 must never get that far.
@@ -113,7 +114,15 @@ def container_of(head: bytes) -> str | None:
     if head.startswith(b"RIFF"):
         return {b"AVI ": "avi", b"WEBP": "webp"}.get(head[8:12])
     found = (name for magic, name in _CONTAINERS if head.startswith(magic))
-    return next(found, None)
+    return next(found, "mpegts" if _is_transport_stream(head) else None)
+
+
+def _is_transport_stream(head: bytes) -> bool:
+    """Whether three packets begin where they should; a recording may begin in the middle of one."""
+    return any(head[start::size][:3] == b"GGG" for start, size in _PACKETS)
+
+
+_PACKETS = ((0, 188), (4, 192), (0, 204))  # where the first begins, and their bytes: TV, M2TS, DVB
 
 
 _CONTAINERS = (
@@ -121,7 +130,6 @@ _CONTAINERS = (
     (b"FLV\x01", "flv"),
     (b"OggS", "ogg"),
     (b"\0\0\x01\xba", "mpeg"),  # a program stream
-    (b"G@", "mpegts"),  # a packet that begins something, as files do
     (b"GIF87a", "gif"),
     (b"GIF89a", "gif"),
     (b"\x89PNG", "apng"),

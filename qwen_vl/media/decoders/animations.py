@@ -21,9 +21,9 @@ from PIL import (
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge, UnsupportedMedia
-from qwen_vl.media.decoders.containers import BROKEN, HEAD_BYTES
+from qwen_vl.media.decoders.containers import BROKEN
 from qwen_vl.media.decoders.reader import TIME_SLACK_S
-from qwen_vl.media.headers import ANIMATIONS, container_of
+from qwen_vl.media.headers import ANIMATIONS, HEAD_BYTES, container_of
 from qwen_vl.media.limits import MAX_FPS, check_size
 
 USUAL_MS, LEAST_MS = 100, 20  # of browsers: less than LEAST_MS becomes USUAL_MS

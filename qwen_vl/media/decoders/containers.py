@@ -14,14 +14,13 @@ import av.subtitles.codeccontext  # by name: av would load it late, when no file
 import av.subtitles.stream
 
 from qwen_vl.errors import BadRequest, TooLarge, UnsupportedMedia
-from qwen_vl.media.headers import CONTAINERS_TEXT, container_of
+from qwen_vl.media.headers import CONTAINERS_TEXT, HEAD_BYTES, container_of
 
 # Those that browsers play keep their own clock there: a recording that starts at 30 s is shown from
 # 30 s on. Tried with clips that tell their time: Chromium shows each picture at its time stamp.
 OWN_CLOCK = ("mov", "matroska", "ogg")
 MOST_STREAMS = 64
 PROBE_BYTES, PROBE_S = 4 << 20, 8.0  # looked at to find out what is in a file
-HEAD_BYTES = 16  # that tell the container
 
 BROKEN = (
     "The video is broken or incomplete: not one picture could be decoded. Play it on your computer "
@@ -50,7 +49,8 @@ def opened(file: BinaryIO) -> Any:
         )
     except (av.error.FFmpegError, ValueError) as error:
         check_memory(error)
-        raise BadRequest(BROKEN) from None
+        ends_early = isinstance(error, av.error.EOFError)
+        raise BadRequest(EMPTY if ends_early else BROKEN) from None
     if len(container.streams) > MOST_STREAMS:
         container.close()
         raise TooLarge(f"The video has more than {MOST_STREAMS} streams. Save it anew with one.")
@@ -79,6 +79,13 @@ def clock_start_s(container: Any) -> float:
     if any(name in OWN_CLOCK for name in container.format.name.split(",")):
         return 0.0
     return max(0.0, (container.start_time or 0) / av.time_base)
+
+
+def check_encryption(packet: Any, stream: Any) -> None:
+    """Raises BadRequest for a packet that only a key could read."""
+    # MP4 says it of each packet, Matroska (by an id of the key) of the stream.
+    if packet.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata:
+        raise BadRequest(ENCRYPTED)
 
 
 def _is_cover(stream: Any) -> bool:

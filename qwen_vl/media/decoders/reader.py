@@ -17,6 +17,7 @@ import numpy as np
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, TooLarge
 from qwen_vl.media.decoders import containers
+from qwen_vl.media.decoders.damage import joined
 from qwen_vl.media.decoders.display import Display, stretched, swaps_sides
 from qwen_vl.media.decoders.interlaced import deinterlaced
 from qwen_vl.media.limits import MAX_FPS, check_size
@@ -28,7 +29,6 @@ FEW_FRAMES = 300  # a clip that has no more is read in one pass
 DENSE = 6  # and so is one of which more than one frame in so many is wanted
 CLAIM_SLACK_S = 0.5  # by which the end may lie after the last frame that was looked at
 HEALED_FRAMES = 300  # after damage, where no keyframe comes
-MOST_DAMAGE = 20  # stretches that are told apart
 _ONE_THREAD_PX = 4_000_000
 _BEFORE_S = (0.0, 2.0, 10.0, 60.0)  # how much earlier to seek where seeking came out too late
 
@@ -49,6 +49,7 @@ class Reader:
         self.measured = False  # whether the length was, by reading to the end
         self.damaged_s: list[tuple[float, float]] = []
         self._hurt, self._sound_s = False, 0.0  # damage since the last sound frame; its time
+        self._has_packets = False
         self._open()
 
     # --- what it is ---
@@ -62,9 +63,9 @@ class Reader:
             self.fps = float(next(rate for rate in rates if rate and rate <= MAX_FPS))
             frame = next(self._whole_frames(container, stream), None)
             if frame is None:
-                raise BadRequest(_why_nothing(container, stream))
+                raise BadRequest(containers.BROKEN if self._has_packets else containers.EMPTY)
             self.start_s = self._stamp_of(frame, stream, container) or 0.0
-            self.end_s = self._claimed_end_s(container, stream)
+            self.end_s = self._claimed_s = self._claimed_end_s(container, stream)
             width, height = stretched(frame.width, frame.height, _pixel_shape(stream))
             self.size = (height, width) if swaps_sides(frame) else (width, height)
             self.frame_count = round(self.length_s * self.fps) or stream.frames
@@ -145,6 +146,7 @@ class Reader:
             self._note_end_of_damage(time_s)
             self._check_length(time_s)
             yield time_s
+        self._note_broken_end(last_s)
 
     # --- a few of them ---
 
@@ -164,6 +166,7 @@ class Reader:
                     gap_s, last_s = (stamp_s - last_s, stamp_s) if last_s else (gap_s, stamp_s)
                     self._check_length(stamp_s)
                 if gap_s or (last_s and self.end_s - before_s <= self.start_s):
+                    self._note_broken_end(last_s)
                     self.end_s = last_s + (gap_s if 0 < gap_s < 1 else 1 / self.fps)
                     self.measured = True
                     return
@@ -234,6 +237,8 @@ class Reader:
                 packet = next(packets, None)
                 if packet is None:
                     return
+                self._has_packets = self._has_packets or bool(packet.size)
+                containers.check_encryption(packet, stream)
                 self._hurt = self._hurt or packet.is_corrupt
                 frames = packet.decode()
             except (av.error.FFmpegError, ValueError) as error:
@@ -255,9 +260,20 @@ class Reader:
 
     def _note_end_of_damage(self, time_s: float) -> None:
         """Keeps the stretch between two sound frames where something was damaged."""
-        if self._hurt and self.count > 1 and len(self.damaged_s) < MOST_DAMAGE:
-            self.damaged_s.append((self._sound_s, time_s))
+        if self._hurt and self.count > 1:
+            self._note_damage(self._sound_s, time_s)
         self._hurt, self._sound_s = False, time_s
+
+    def _note_broken_end(self, last_s: float | None) -> None:
+        """Keeps what is missing behind the last sound frame: a file that breaks off, or worse.
+
+        Recordings often end in half a frame, which is nothing to tell.
+        """
+        if self._hurt and last_s is not None and self._claimed_s - last_s > CLAIM_SLACK_S:
+            self._note_damage(last_s, self._claimed_s)
+
+    def _note_damage(self, start_s: float, end_s: float) -> None:
+        self.damaged_s = joined([*self.damaged_s, (start_s, end_s)])
 
     def _stamp_of(self, frame: Any, stream: Any, container: Any) -> float | None:
         """When a frame is shown, as far as it says so itself."""
@@ -288,10 +304,3 @@ def _seek(container: Any, stream: Any, time_s: float) -> None:
 def _pixel_shape(stream: Any) -> Fraction | None:
     """The width of a pixel by its height; None where nothing is said."""
     return stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or None
-
-
-def _why_nothing(container: Any, stream: Any) -> str:
-    """What to tell of a clip without a single picture."""
-    if any("encrypt" in key.lower() for key in (*stream.metadata, *container.metadata)):
-        return containers.ENCRYPTED
-    return containers.BROKEN
