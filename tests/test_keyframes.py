@@ -123,6 +123,20 @@ def test_auto_gives_enough_and_one_of_each_scene(
     )
 
 
+def test_black_and_white_stretches_between_cuts_give_no_keyframe(tmp_path: Path) -> None:
+    def pictures() -> Iterator[np.ndarray]:
+        world = World(6, SMALL)
+        for index in range(12 * 25):
+            shown = world.picture(index // 75, index / 25)
+            is_black = index < 50 or 125 <= index < 200
+            yield np.full_like(shown, 0 if is_black else 255) if is_black or index >= 250 else shown
+
+    frames = keyframes(write(tmp_path / "black.mp4", pictures()), "scenes")
+    assert frames
+    for frame in frames:
+        assert np.asarray(frame.image).std() > 10
+
+
 @pytest.mark.parametrize("count", [1, 7, 32])
 def test_n_frames_are_n_frames(tmp_path: Path, count: int) -> None:
     path = write(tmp_path / "film.mp4", film([4.0])())

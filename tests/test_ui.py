@@ -763,6 +763,11 @@ def test_the_chosen_frames_go_first_in_order_with_their_times(uploads: Path) -> 
     assert spoken(history)[-1] == "You said: And then? [3 pictures, 3 messages]"
 
 
+def test_n_frames_asked_are_n_frames_whatever_the_hidden_limit_says(uploads: Path) -> None:
+    video = video_with(ScriptedEngine())
+    assert len(extracted(video, clip(uploads), "even", 5, 20, 16)) == 20
+
+
 def test_frames_in_pairs_are_told_under_the_answer(uploads: Path) -> None:
     engine = ScriptedEngine()
     video = video_with(engine)

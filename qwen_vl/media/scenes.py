@@ -11,6 +11,7 @@ fast camera. What comes back after a moment was a flash and no cut. Dissolves an
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class SceneFinder:
         self._decided = 0  # how many of them were looked at
         self._start_s = 0.0  # of the scene that runs
         self._small: dict[int, np.ndarray] = {}  # the latest pictures by their number
-        self._last_shown_s = -1.0  # when a picture last showed something
+        self._shown_s: list[float] = []  # when pictures showed something, from `_start_s` on
         self._blank: Seen | None = None  # for a clip that shows nothing at all
         self._colours: np.ndarray | None = None  # of the latest picture
         self._parted: list[float] = []  # how much of the colours each picture does not share
@@ -75,7 +76,7 @@ class SceneFinder:
         if blend is not None:
             self._part(blend)
         if not shows_nothing(value):
-            self._last_shown_s = time_s
+            self._shown_s.append(time_s)
         # The longer a scene has run, the fewer pictures are needed to hit its middle. A picture
         # that may begin a new scene is kept at once, for the clip may end soon after it.
         spacing_s = (time_s - self._start_s) / (KEPT_PER_SCENE / 2)
@@ -155,13 +156,15 @@ class SceneFinder:
 
     def _close_scene(self, end_s: float) -> None:
         mine = [kept for kept in self._kept if kept[0] < end_s]
-        if mine and self._last_shown_s >= self._start_s:
+        shown = bisect_left(self._shown_s, end_s)  # later ones belong to the next scene
+        if mine and shown:
             self._found.append(best(mine, (self._start_s + end_s) / 2))
             self.starts_s.append(self._start_s)
             thin(self._found, self._max_scenes)
         elif mine:
             self._blank = mine[len(mine) // 2]
         self._kept = [kept for kept in self._kept if kept[0] >= end_s]
+        del self._shown_s[:shown]
         self._start_s = end_s
 
 

@@ -87,13 +87,15 @@ class VideoChat(Conversation):
         try:
             check_paths([clip], Path(get_upload_folder()))
             clips: list[Clip] = []
+            # The limit is hidden where a number is asked for.
+            most = int(count) if method == "even" else int(max_frames)
             found = extract_keyframes(
                 Path(clip),
                 method,
                 self.settings,
                 every_s=every_s,
                 count=int(count),
-                max_frames=int(max_frames),
+                max_frames=most,
                 on_progress=partial(_show_progress, bar, say("extracting", lang)),
                 on_clip=clips.append,
                 should_stop=lambda: run.stopped,
@@ -114,7 +116,7 @@ class VideoChat(Conversation):
         facts = {"length": seconds(clips[-1].duration_s), "width": clips[-1].width}
         facts |= {"height": clips[-1].height, "last": seconds(frames[-1].time_s)}
         note = say("frames_found", lang, n=len(frames), **facts)
-        if method == "even" and len(frames) < min(int(count), int(max_frames)):
+        if method == "even" and len(frames) < int(count):
             note += " " + say("frames_fewer", lang, asked=int(count))
         if clips[-1].damaged_s:
             stretches = (f"{seconds(start)} – {seconds(end)}" for start, end in clips[-1].damaged_s)
