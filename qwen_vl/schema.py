@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from PIL import Image
 
@@ -78,6 +78,10 @@ class ImagePart:
         return getattr(self.source, "held_bytes", width * height * 3)
 
 
+COMPACT_OVER = 16  # frames
+Compact: TypeAlias = bool | Literal["auto"]
+
+
 @dataclass(frozen=True)
 class FramePair:
     """Two frames of a clip that share their visual tokens, in place of one picture.
@@ -126,6 +130,12 @@ def frames_of(part: ImagePart) -> tuple[ImagePart, ...]:
 def is_paired(part: ImagePart | None) -> bool:
     """Whether a part stands for two frames."""
     return part is not None and isinstance(part.source, FramePair)
+
+
+def as_wished(frames: Sequence[ImagePart], compact: Compact) -> list[ImagePart]:
+    """`paired` or as they are; "auto" pairs them where they are so many that the cost tells."""
+    pairs = len(frames) > COMPACT_OVER if compact == "auto" else compact
+    return paired(frames) if pairs else list(frames)
 
 
 def paired(frames: Sequence[ImagePart]) -> list[ImagePart]:

@@ -292,6 +292,41 @@ def test_a_cover_is_not_the_clip(tmp_path: Path) -> None:
     assert indices(frames) == [0, 10]
 
 
+# Which of several a player shows; told by Chromium (`test_clip_times`).
+SECOND_IS_SHOWN = {"two.mp4": True, "two.mov": True, "two.mkv": False, "two.webm": False}
+
+
+def two_streams(path: Path) -> Path:
+    """The second one is the default, and its colour is another."""
+    webm = path.suffix == ".webm"
+    with av.open(str(path), "w") as out:
+        streams: list[Any] = []
+        for kind in (av.stream.Disposition(0), av.stream.Disposition.default):
+            stream: Any = out.add_stream("libvpx" if webm else "libx264", rate=FPS)
+            stream.width, stream.height, stream.pix_fmt = clips.WIDTH, clips.HEIGHT, "yuv420p"
+            stream.disposition = kind
+            streams.append(stream)
+        for index in range(FRAMES):
+            for stream, blue in zip(streams, (40, 220), strict=True):
+                picture = clips.frame(index, (blue, 90, 90))
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        for stream in streams:
+            out.mux(stream.encode())
+    return path
+
+
+def shows_second(image: Image.Image) -> bool:
+    red, _, blue = image.convert("RGB").getpixel((8, 8))  # type: ignore[misc]
+    return bool(blue > red)
+
+
+@pytest.mark.parametrize("name", SECOND_IS_SHOWN)
+def test_of_several_streams_the_one_is_read_that_a_player_shows(tmp_path: Path, name: str) -> None:
+    frames, _ = read(two_streams(tmp_path / name), count=2)
+    assert indices(frames) == [0, 10]
+    assert {shows_second(frame.image) for frame in frames} == {SECOND_IS_SHOWN[name]}
+
+
 def test_interlaced_pictures_are_made_whole(tmp_path: Path) -> None:
     """A bar that moves from left to right: its two fields were taken at different times."""
 
@@ -478,6 +513,42 @@ def test_a_clip_without_a_single_picture(tmp_path: Path, name: str) -> None:
         read(path)
 
 
+def element(name: str, content: bytes) -> bytes:
+    """One of Matroska's, its size in 8 bytes."""
+    return bytes.fromhex(name) + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+
+def with_key(data: bytes) -> bytes:
+    """A Matroska file of FFmpeg's, written live, whose stream says that a key is needed."""
+
+    def into(data: bytes, at: int, change: Callable[[bytes], bytes]) -> bytes:
+        """Changes the content of the element whose size stands at `at`."""
+        width = 9 - data[at].bit_length()
+        start = at + width
+        end = start + int.from_bytes(data[at:start], "big") - (1 << 7 * width)
+        content = change(data[start:end])
+        return data[:at] + (len(content) | 1 << 56).to_bytes(8, "big") + content + data[end:]
+
+    key = element("47E1", b"\5") + element("47E2", bytes(range(16)))
+    kind = element("5031", b"\0") + element("5032", b"\1") + element("5033", b"\1")
+    encrypted = element("6D80", element("6240", kind + element("5035", key)))
+    tracks_at = data.rindex(bytes.fromhex("1654AE6B")) + 4  # the first one only names it
+    return into(
+        data,
+        tracks_at,
+        lambda tracks: into(tracks, tracks.index(b"\xae\1\0") + 1, lambda t: t + encrypted),
+    )
+
+
+def test_an_encrypted_matroska_clip_is_named_so(tmp_path: Path) -> None:
+    path = written(tmp_path / "secret.mkv", container={"live": "1"})
+    frames, _ = read(path, count=2)
+    assert indices(frames) == [0, 10]
+    path.write_bytes(with_key(path.read_bytes()))
+    with pytest.raises(BadRequest, match="encrypted"):
+        read(path)
+
+
 def test_an_encrypted_clip_is_named_so(tmp_path: Path) -> None:
     scheme = {"encryption_scheme": "cenc-aes-ctr"}
     keys = {"encryption_key": "00112233445566778899aabbccddeeff", "encryption_kid": "0" * 32}
@@ -494,10 +565,13 @@ def test_a_recording_of_television_begins_anywhere(tmp_path: Path) -> None:
     assert indices(frames)[-1] == FRAMES - 1
 
 
-def test_what_is_missing_at_the_end_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["half.mp4", "half.mkv", "half.webm"])
+def test_what_is_missing_at_the_end_is_told(tmp_path: Path, name: str) -> None:
     times_s = [i / FPS for i in range(100)]
-    options: dict[str, Any] = {"options": {"g": "10"}, "container": {"movflags": "faststart"}}
-    path = written(tmp_path / "half.mp4", times_s=times_s, picture=noisy, **options)
+    codec = "libvpx" if name.endswith("webm") else "libx264"
+    front = {"movflags": "faststart"} if name.endswith("mp4") else {}
+    options: dict[str, Any] = {"options": {"g": "10"}, "container": front}
+    path = written(tmp_path / name, codec, times_s=times_s, picture=noisy, **options)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     frames, clip = read(path, count=100)

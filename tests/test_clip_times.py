@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Page
 from support import clip_files as clips
 from support.browser_app import chromium
-from test_clip_kinds import FPS, FRAMES, written
+from test_clip_kinds import FPS, FRAMES, SECOND_IS_SHOWN, shows_second, two_streams, written
 
 from qwen_vl.config import Settings
 from qwen_vl.media.clips import extract_keyframes
@@ -73,6 +73,17 @@ SHOWN = """async ([uri, times, into_s, width, height]) => {
 def page() -> Any:
     with chromium() as browser:
         yield browser.new_page()
+
+
+@pytest.mark.parametrize("name", SECOND_IS_SHOWN)
+def test_the_player_shows_that_one_of_several_streams(
+    page: Page, tmp_path: Path, name: str
+) -> None:
+    data = base64.b64encode(two_streams(tmp_path / name).read_bytes()).decode()
+    asked = [f"data:video/mp4;base64,{data}", [0.5], SEEK_INTO_S, clips.WIDTH, clips.HEIGHT]
+    (shown,), *_ = page.evaluate(SHOWN, asked)
+    png = base64.b64decode(shown.partition(",")[2])
+    assert shows_second(Image.open(io.BytesIO(png))) == SECOND_IS_SHOWN[name]
 
 
 @pytest.mark.parametrize("name", PLAYED)

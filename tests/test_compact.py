@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import clip_files
 from support.oracle import Oracle
 from support.scripted_engine import ScriptedEngine
 from test_api import CHAT, serving
@@ -148,3 +151,36 @@ def test_the_api_pairs_frames_when_asked(tmp_path: Path) -> None:
         assert client.post(CHAT, json=body).status_code == 400
     (message,) = engine.requests[0][0]
     assert [len(frames_of(image)) for image in message.images] == [2, 1]
+
+
+def test_many_frames_are_paired_where_nothing_is_said(tmp_path: Path) -> None:
+    picture(0, 64, 64).save(tmp_path / "frame.png")
+    uri = as_data_uri((tmp_path / "frame.png").read_bytes())
+
+    def asked(count: int, **wishes: Any) -> list[Any]:
+        part = {"type": "video", "frames": [uri] * count, "timestamps_s": [*range(count)]} | wishes
+        return [{"role": "user", "content": [part, {"type": "text", "text": "?"}]}]
+
+    engine = ScriptedEngine("Yes.")
+    with serving(engine, Settings(max_images=64, max_frames=64)) as client:
+        told = [
+            client.post(CHAT, json={"messages": asked(16 + more, **wishes)}).json()["usage"]
+            for more, wishes in ((0, {}), (1, {}), (1, {"compact": False}), (0, {"compact": True}))
+        ]
+    assert [usage.get("compact", False) for usage in told] == [False, True, False, True]
+    counts = [len(messages[0].images) for messages, _ in engine.requests]
+    assert counts == [16, 9, 17, 8]
+
+
+def test_a_clip_without_a_wish_is_read_by_what_happens_in_it(tmp_path: Path) -> None:
+    path = clip_files.write(tmp_path / "film.mp4", clip_files.scenes([15] * 10))
+    uri = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    engine = ScriptedEngine("Yes.")
+    with serving(engine, Settings()) as client:
+        for wishes in ({}, {"count": 3}, {"fps": 0.25}, {"method": "scenes", "fast": True}):
+            part = {"type": "video_url", "video_url": {"url": uri}, **wishes}
+            content = [part, {"type": "text", "text": "?"}]
+            response = client.post(CHAT, json={"messages": [{"role": "user", "content": content}]})
+            assert response.status_code == 200
+    counts = [len(messages[0].images) for messages, _ in engine.requests]
+    assert counts == [10, 3, 4, 10]

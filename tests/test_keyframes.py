@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -22,9 +23,12 @@ from qwen_vl.bench.clips import (
     write,
 )
 from qwen_vl.config import Settings
+from qwen_vl.errors import BadRequest
 from qwen_vl.media.blends import is_blend, shows_nothing
-from qwen_vl.media.choosing import best, clearness, filled
+from qwen_vl.media.choosing import Seen, best, clearness, filled, is_alike
 from qwen_vl.media.clips import Keyframe, extract_keyframes
+from qwen_vl.media.decoders.clips import found_in, worth_reading
+from qwen_vl.media.scenes import SceneFinder
 
 SETTINGS = Settings()
 
@@ -70,9 +74,11 @@ def test_black_and_white_show_nothing() -> None:
 
 
 def test_the_clearest_moment_near_the_middle_is_taken() -> None:
-    assert best([(0.0, 9.0), (1.0, 5.0), (2.0, 5.0), (3.0, 5.0), (4.0, 5.0)], 2.0)[0] == 2.0
-    blurred = [(0.0, 5.0), (1.0, 5.0), (2.0, 0.5), (3.0, 4.8), (4.0, 5.0)]
-    assert best(blurred, 2.0)[0] in (1.0, 3.0)
+    def of(*clear: float) -> list[Seen]:
+        return [Seen(float(i), one, np.zeros((2, 2))) for i, one in enumerate(clear)]
+
+    assert best(of(9.0, 5.0, 5.0, 5.0, 5.0), 2.0).time_s == 2.0
+    assert best(of(5.0, 5.0, 0.5, 4.8, 5.0), 2.0).time_s in (1.0, 3.0)
     texture = np.random.default_rng(0).integers(0, 255, (60, 80)).astype(np.uint8)
     sharp, soft = clearness(texture), clearness(cv2.GaussianBlur(texture, (9, 9), 3))
     dark = clearness((texture // 40).astype(np.uint8))
@@ -85,7 +91,7 @@ def test_a_blurred_middle_is_not_chosen(tmp_path: Path) -> None:
         still = World(2, SMALL).picture(0, 0.0)
         for index in range(75):
             is_blurred = 30 <= index < 45  # the middle
-            yield cv2.GaussianBlur(still, (31, 31), 9) if is_blurred else still
+            yield cv2.GaussianBlur(still, (15, 15), 4) if is_blurred else still
 
     (frame,) = keyframes(write(tmp_path / "focus.mp4", pictures()), "scenes")
     assert not 1.2 <= frame.time_s < 1.8
@@ -143,7 +149,135 @@ def test_n_frames_are_n_frames(tmp_path: Path, count: int) -> None:
     assert len(keyframes(path, "even", count=count)) == count
 
 
-def test_filling_goes_where_the_gaps_are() -> None:
-    assert filled([6.0], 10.0, 3, 1.0) == pytest.approx([0.0, 10 / 3])
-    assert filled([], 10.0, 4, 1.0) == [0.0, 2.5, 5.0, 7.5]
-    assert filled([0.0, 1.0, 2.0], 3.0, 8, 1.0) == []
+def moments(times_s: Sequence[float], pictures: Sequence[int] = (0,)) -> list[Seen]:
+    """Equally clear ones; `pictures` are the seeds of what they show, over and over."""
+    shown = {
+        seed: np.random.default_rng(seed).uniform(0, 255, (27, 48)).astype(np.float32)
+        for seed in pictures
+    }
+    each = itertools.cycle(pictures)
+    return [Seen(time_s, 5.0, shown[next(each)]) for time_s in times_s]
+
+
+def test_filling_covers_the_clip_and_goes_where_the_gaps_are() -> None:
+    every_s = [i / 4 for i in range(41)]
+    (known,) = moments([5.0])
+    covered = [seen.time_s for seen in filled([known], moments(every_s), 5)]
+    assert 5.0 in covered
+    assert [int(time_s // 2) for time_s in covered] == [0, 1, 2, 3, 4]
+    assert len(filled(moments([0.5, 1.0, 1.5, 2.0]), moments(every_s), 5)) == 5
+    farthest = filled(moments([0.5, 1.0, 1.5, 2.0]), moments(every_s), 5)[-1]
+    assert farthest.time_s > 8
+
+
+def test_what_is_new_is_filled_in_before_what_was_seen() -> None:
+    (known,) = moments([0.0], [1])
+    other = moments([i / 4 for i in range(1, 41)], [1, 1, 1, 2])
+    shown = [seen for seen in filled([known], other, 4) if not is_alike(seen, known)]
+    assert len(shown) == 3
+
+
+@pytest.mark.parametrize("length_s", [8, 10, 14])
+def test_a_still_clip_is_covered_evenly(tmp_path: Path, length_s: int) -> None:
+    still = World(2, SMALL).picture(0, 0.0)
+    path = write(tmp_path / "still.mp4", (still for _ in range(length_s * 25)))
+    times_s = [frame.time_s for frame in keyframes(path, "auto")]
+    assert len(times_s) == 8
+    assert [int(time_s * 8 / length_s) for time_s in times_s] == list(range(8))
+
+
+def test_black_is_not_filled_in(tmp_path: Path) -> None:
+    def pictures() -> Iterator[np.ndarray]:
+        world = World(6, SMALL)
+        for index in range(12 * 25):
+            shown = world.picture(0, index / 25)
+            yield shown if 100 <= index < 250 else np.zeros_like(shown)
+
+    frames = keyframes(write(tmp_path / "black.mp4", pictures()), "auto")
+    assert len(frames) == 8
+    for frame in frames:
+        assert np.asarray(frame.image).std() > 10
+
+
+def test_a_scene_that_looks_like_the_one_before_gives_no_second_frame(tmp_path: Path) -> None:
+    """A cutaway to black and back to the same picture; and a new line of text is new."""
+
+    def pictures() -> Iterator[np.ndarray]:
+        page = np.full((*SMALL[::-1], 3), 240, np.uint8)
+        cv2.putText(page, "First line", (40, 80), 0, 1.0, (20, 20, 20), 2)
+        longer = cv2.putText(page.copy(), "Second line", (40, 160), 0, 1.0, (20, 20, 20), 2)
+        for shown in (page, np.zeros_like(page), page, longer):
+            yield from (shown for _ in range(50))
+
+    times_s = [frame.time_s for frame in keyframes(write(tmp_path / "p.mp4", pictures()), "scenes")]
+    assert [int(time_s // 2) for time_s in times_s] == [0, 3]
+
+
+def test_over_the_limit_what_comes_back_goes_first(tmp_path: Path) -> None:
+    def pictures() -> Iterator[np.ndarray]:
+        world = World(6, SMALL)
+        for scene in (0, 1, 2, 3, 0, 1, 0, 1):
+            still = world.picture(scene, 0.0)
+            yield from (still for _ in range(25))
+
+    path = write(tmp_path / "back.mp4", pictures())
+    frames = keyframes(path, "scenes", max_frames=4)
+    assert [int(frame.time_s) for frame in frames] == [0, 1, 2, 3]
+    assert len(keyframes(path, "scenes")) == 8
+
+
+# --- fast ---
+
+
+class Counting(SceneFinder):
+    count = 0
+
+    def add(self, time_s: float, hsv: np.ndarray) -> None:
+        self.count += 1
+        super().add(time_s, hsv)
+
+
+def test_fast_finds_the_same_in_fewer_pictures(tmp_path: Path) -> None:
+    def pictures() -> Iterator[np.ndarray]:
+        world = World(4, SMALL)
+        for scene in range(3):
+            still = world.picture(scene, 0.0)
+            yield from (still for _ in range(150))
+
+    path = write(tmp_path / "film.mp4", pictures(), keyframe_every=10)
+    found, looked = [], []
+    for fast in (False, True):
+        finder = Counting(8)
+        with path.open("rb") as file:
+            found_in(file, finder, SETTINGS, fast)
+        found.append(finder.starts_s)
+        looked.append(finder.count)
+    assert found[1] == pytest.approx(found[0], abs=0.2)
+    assert len(found[1]) == 3
+    assert looked[1] < looked[0] / 2
+    assert len(keyframes(path, "auto", fast=True)) == 8
+
+
+def test_fast_reads_on_where_keyframes_tell_nothing(tmp_path: Path) -> None:
+    """Each frame is one, or only the first."""
+    for path in (
+        write(tmp_path / "rare.mp4", film([2.0, 2.0])(), keyframe_every=9999),
+        write(tmp_path / "dense.mp4", film([2.0, 2.0])(), keyframe_every=1),
+    ):
+        times_s = [frame.time_s for frame in keyframes(path, "scenes", fast=True)]
+        assert [int(time_s // 2) for time_s in times_s] == [0, 1]
+
+
+def test_a_stretch_is_read_that_ends_in_something_new() -> None:
+    keys = [(0.0, False), (2.0, False), (4.0, True), (6.0, False), (8.0, False), (9.0, False)]
+    times_s = worth_reading(keys, 10.0)
+    assert times_s[:2] == [0.0, 2.0]
+    within = [time_s for time_s in times_s if 2.0 <= time_s <= 4.7]
+    assert np.diff(within) == pytest.approx([0.1] * (len(within) - 1))
+    assert [time_s for time_s in times_s if 4.8 < time_s < 9.0] == [6.0, 8.0]
+    assert times_s[-1] == pytest.approx(10.0)
+
+
+def test_fast_goes_with_what_looks_at_the_clip_only(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="fast"):
+        keyframes(write(tmp_path / "film.mp4", film([1.0])()), "even", fast=True)

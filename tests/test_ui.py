@@ -686,7 +686,9 @@ def video_with(engine: ScriptedEngine, **settings: Any) -> VideoChat:
 
 
 def extracted(video: VideoChat, path: str, *how: Any) -> list[Any]:
-    frames, gallery, choices, note = video.extract(path, *how, request(), lambda *_, **__: None)
+    frames, gallery, choices, note = video.extract(
+        path, *how, False, request(), lambda *_, **__: None
+    )
     assert len(gallery) == len(frames)
     assert choices.constructor_args["value"] == list(range(len(frames)))
     assert str(len(frames)) in note
@@ -729,15 +731,15 @@ def test_a_clip_gives_the_same_pictures_on_the_page_and_in_the_api(uploads: Path
 def test_broken_clips_say_so_and_show_no_frames(uploads: Path, toasts: list[str]) -> None:
     video = video_with(ScriptedEngine())
     (uploads / "empty.mp4").write_bytes(b"")
-    result = video.extract(str(uploads / "empty.mp4"), "interval", 5, 8, 16, request())
+    result = video.extract(str(uploads / "empty.mp4"), "interval", 5, 8, 16, False, request())
     assert result[0] == result[1] == []
     assert toasts[0] in result[3]
-    assert video.extract(None, "interval", 5, 8, 16, request())[3] == EN["no_clip"]
+    assert video.extract(None, "interval", 5, 8, 16, False, request())[3] == EN["no_clip"]
 
 
 def test_a_clip_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list[str]) -> None:
     video = video_with(ScriptedEngine())
-    frames, *_ = video.extract(clip(tmp_path), "interval", 5, 8, 16, request())
+    frames, *_ = video.extract(clip(tmp_path), "interval", 5, 8, 16, False, request())
     assert frames == []
     assert "not uploaded here" in toasts[0]
 
@@ -805,7 +807,7 @@ def test_an_emptied_number_is_told_and_the_frames_stay(
     how: tuple[Any, ...], uploads: Path, toasts: list[str]
 ) -> None:
     video = video_with(ScriptedEngine())
-    result = video.extract(clip(uploads), "interval", *how, request())
+    result = video.extract(clip(uploads), "interval", *how, False, request())
     assert result == (gr.skip(),) * 4
     assert toasts == [EN["no_number"]]
 
@@ -824,7 +826,7 @@ def test_another_clip_ends_the_reading_of_the_old_one(
     monkeypatch.setattr("qwen_vl.ui.video.extract_keyframes", slowly)
     path = clip(uploads)
     reader = threading.Thread(
-        target=lambda: reads.append(video.extract(path, "interval", 5, 8, 16, request()))
+        target=lambda: reads.append(video.extract(path, "interval", 5, 8, 16, False, request()))
     )
     reader.start()
     assert begun.wait(PATIENCE_S)

@@ -417,5 +417,6 @@ def test_two_cuts_close_together_after_a_long_scene_give_a_frame_each(gap):
         for i in range(first + 30):
             slide = (i >= first) + (i >= first + gap)
             finder.add(i / 10, small[slide])
-        before, between, after = finder.finish((first + 30) / 10)
+        found = finder.finish((first + 30) / 10)
+        before, between, after = (seen.time_s for seen in found)
         assert before < first / 10 <= between < (first + gap) / 10 <= after

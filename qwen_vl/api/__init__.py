@@ -171,7 +171,8 @@ class _Service:
         """One answer, whole or as server-sent events. The client ends the work by leaving."""
         call = await self.reader.chat(request)
         answer = await self._ask(call, request)
-        clips = ClipFacts(call.frames_s, call.damaged_s)
+        compact = call.has_pairs and self.engine.status().family.pairs_frames
+        clips = ClipFacts(call.frames_s, call.damaged_s, compact)
         completion = Completion(self.engine.model_id, call.include_usage, clips)
         stream = call.stream
         del call  # the pictures: nothing here needs them while the answer is written

@@ -33,7 +33,7 @@ from qwen_vl.media.pictures import (
     open_image,
 )
 from qwen_vl.sampling import SamplingParams, params_from
-from qwen_vl.schema import ImagePart, Message, Part, TextPart, frames_of
+from qwen_vl.schema import ImagePart, Message, Part, TextPart, frames_of, is_paired
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
 JSON_WANTED = "Answer with one JSON object and nothing else."
@@ -61,6 +61,11 @@ class Call:
         parts = (part for message in self.messages for part in message.images)
         times = (frame.time_s for part in parts for frame in frames_of(part))
         return tuple(time_s for time_s in times if time_s is not None)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether frames of clips are to share their tokens."""
+        return any(is_paired(part) for message in self.messages for part in message.images)
 
 
 class Reader:

@@ -20,7 +20,7 @@ from qwen_vl.errors import BadRequest, TooLarge
 from qwen_vl.media.kept import KeptImage
 from qwen_vl.media.pictures import data_uri_bytes, open_data_uri
 from qwen_vl.sampling import NUMBER, WHOLE, checked
-from qwen_vl.schema import ImagePart, Part, paired
+from qwen_vl.schema import Compact, ImagePart, Part, as_wished
 
 EVERY_S = 5.0  # where a clip comes without a wish
 _NUMBER = Annotated[float, NUMBER]
@@ -40,8 +40,8 @@ class ClipReader:
     def clip(self, raw: Mapping[str, Any], where: str) -> list[Part]:
         """`{"type": "video_url", "video_url": {"url": data URI}}` -> timed frames.
 
-        Which: `method` (interval, even, scenes or auto), `every_s` or `fps`, `count`, `max_frames`.
-        `compact` puts them in pairs.
+        Which: `method` (auto, scenes, even or interval), `every_s` or `fps`, `count`, `max_frames`
+        and `fast`. `compact` puts them in pairs.
         """
         url = raw.get("video_url")
         url = url.get("url") if isinstance(url, Mapping) else url
@@ -49,7 +49,7 @@ class ClipReader:
             raise BadRequest(f"{where}.video_url.url must be a string: a data: URI.")
         from qwen_vl.media.clips import Clip, Method, extract_keyframes  # OpenCV loads with these
 
-        wishes = self._wishes(raw, where, get_args(Method))
+        wishes, compact = self._wishes(raw, where, get_args(Method)), _compact(raw, where)
         data = data_uri_bytes(url, "video", self._settings.max_video_mb)
 
         def note(clip: Clip) -> None:
@@ -67,7 +67,7 @@ class ClipReader:
                 **wishes,
             )
         parts = [ImagePart(KeptImage(frame.image), frame.time_s) for frame in frames]
-        return list(paired(parts) if flag(raw, "compact") else parts)
+        return list(as_wished(parts, compact))
 
     def _wishes(
         self, raw: Mapping[str, Any], where: str, methods: tuple[str, ...]
@@ -79,6 +79,8 @@ class ClipReader:
         if "fps" in given:
             fps = checked(f"{where}.fps", _NUMBER, given.pop("fps"))
             given.setdefault("every_s", 1 / fps if fps > 0 else 0)
+        wished = "interval" if "every_s" in given else "even" if "count" in given else "auto"
+        method = raw.get("method") or wished
         for name in given:
             hint = _NUMBER if name == "every_s" else _FRAMES
             given[name] = checked(f"{where}.{name}", hint, given[name])
@@ -86,10 +88,9 @@ class ClipReader:
             raise BadRequest(
                 f"{where}.every_s must be a number of seconds greater than 0, up to {limit_s}."
             )
-        method = raw.get("method") or ("even" if "count" in given else "interval")
         if method not in methods:
             raise BadRequest(f"{where}.method must be one of {', '.join(methods)}.")
-        return {"method": method, **given}
+        return {"method": method, "fast": flag(raw, "fast"), **given}
 
     def frames(self, raw: Mapping[str, Any], where: str) -> list[Part]:
         """`{"type": "video", "frames": [data URIs], "timestamps_s": [...]}` -> timed frames."""
@@ -111,4 +112,11 @@ class ClipReader:
             if not isinstance(uri, str):
                 raise BadRequest(f"{where}.frames must be a list of data: URIs.")
             parts.append(ImagePart(open_data_uri(uri, self._settings), float(time_s)))
-        return list(paired(parts) if flag(raw, "compact") else parts)
+        return list(as_wished(parts, _compact(raw, where)))
+
+
+def _compact(raw: Mapping[str, Any], where: str) -> Compact:
+    wish = raw.get("compact")
+    if not (wish is None or isinstance(wish, bool) or wish == "auto"):
+        raise BadRequest(f'{where}.compact must be true, false or "auto".')
+    return "auto" if wish is None or wish == "auto" else bool(wish)

@@ -25,6 +25,7 @@ class ClipFacts:
 
     frames_s: tuple[float, ...] = ()
     damaged_s: tuple[tuple[float, float], ...] = ()
+    compact: bool = False  # whether two frames shared their tokens
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Completion:
             usage["frames_s"] = list(self.clips.frames_s)
         if usage is not None and self.clips.damaged_s:
             usage["damaged_s"] = [list(stretch) for stretch in self.clips.damaged_s]
+        if usage is not None and self.clips.compact:
+            usage["compact"] = True
         return usage
 
     def _piece(self, delta: dict[str, str], **finish: str) -> dict[str, Any]:

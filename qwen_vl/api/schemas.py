@@ -64,12 +64,30 @@ class PictureContent(BaseModel):
     image_url: Address
 
 
+CompactWish = Annotated[
+    bool | Literal["auto"],
+    Field(description="whether two frames share their tokens; auto: from 17 frames on"),
+]
+
+
 class ClipContent(BaseModel):
-    """A clip, of which a frame is taken every `every_s` seconds."""
+    """A clip, and which of its frames are wanted.
+
+    Without a `method`: every `every_s` seconds or `fps` times a second where that is given, else
+    `count` frames spread evenly where that is, else what happens in it.
+    """
 
     type: Literal["video_url"]
     video_url: Address
-    every_s: Annotated[float, Field(gt=0)] = 5
+    method: Literal["auto", "scenes", "even", "interval"] | None = None
+    every_s: Annotated[float | None, Field(gt=0)] = None
+    fps: Annotated[float | None, Field(gt=0)] = None
+    count: Annotated[int | None, Field(ge=1)] = None
+    max_frames: Annotated[int | None, Field(ge=1)] = None
+    fast: Annotated[
+        bool, Field(description="with auto and scenes: keyframes first, and the rest where needed")
+    ] = False
+    compact: CompactWish = "auto"
 
 
 class FramesContent(BaseModel):
@@ -78,6 +96,7 @@ class FramesContent(BaseModel):
     type: Literal["video"]
     frames: Annotated[list[DataUri], Field(min_length=1)]
     timestamps_s: list[Annotated[float, Field(ge=0)]]
+    compact: CompactWish = "auto"
 
 
 class RequestMessage(BaseModel):
@@ -213,6 +232,9 @@ class UsageObject(BaseModel):
     damaged_s: Annotated[
         list[list[float]] | None,
         Field(description="stretches of clips that could not be decoded"),
+    ] = None
+    compact: Annotated[
+        bool | None, Field(description="true where two frames shared their tokens")
     ] = None
 
 

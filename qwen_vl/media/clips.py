@@ -23,6 +23,7 @@ from qwen_vl.media.headers import CONTAINERS_TEXT, HEAD_BYTES, container_of
 from qwen_vl.media.limits import check_bytes
 
 Method = Literal["auto", "scenes", "even", "interval"]
+LOOKING: tuple[Method, ...] = ("auto", "scenes")  # at what the clip shows
 
 MAX_SIDE_PX = 1024  # keyframes are scaled down to this, for the page and the API alike
 MEMORY_BYTES = 480 << 20  # for decoding: a 4K film in HEVC with 10 bits takes some 400 MB of it
@@ -69,6 +70,7 @@ def extract_keyframes(
     count: int = 8,
     max_frames: int | None = None,
     max_side_px: int = MAX_SIDE_PX,
+    fast: bool = False,
     on_progress: Callable[[float], None] = lambda done: None,
     on_clip: Callable[[Clip], None] = lambda clip: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -81,6 +83,9 @@ def extract_keyframes(
     where scenes are few, more of an even spread. Where there would be more than `max_frames`
     (at most the settings' number, which is the default), they are spread over the whole clip.
     No picture is longer than `max_side_px`.
+
+    `fast` looks for scenes among the clip's own keyframes first, and reads whole stretches only
+    where these differ: what comes and goes between two alike ones is missed.
 
     `on_progress` gets 0..1, never falling; `on_clip`, at the end, what the clip is. `should_stop`
     is asked all the time, from another thread too; when it says yes, the decoder is ended and the
@@ -96,6 +101,8 @@ def extract_keyframes(
         raise BadRequest(f"The method must be one of {', '.join(get_args(Method))}.")
     if not (math.isfinite(every_s) and every_s > 0):
         raise BadRequest("The seconds between frames must be more than 0.")
+    if fast and method not in LOOKING:
+        raise BadRequest(f"'fast' goes with the methods {' and '.join(LOOKING)} only.")
     limit = settings.max_frames if max_frames is None else min(max_frames, settings.max_frames)
     if count < 1 or limit < 1:
         raise BadRequest("The number of frames must be at least 1.")
@@ -118,7 +125,7 @@ def extract_keyframes(
 
     asked = {
         **{"method": method, "every_s": every_s, "count": count},
-        **{"max_frames": limit, "max_side_px": max_side_px},
+        **{"max_frames": limit, "max_side_px": max_side_px, "fast": fast},
     }
     with contextlib.suppress(_Stopped, Abandoned):
         _read(path, asked, settings, take, should_stop)

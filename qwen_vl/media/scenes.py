@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from qwen_vl.media.blends import BlendFinder, shows_nothing
-from qwen_vl.media.choosing import Seen, best, clearness
+from qwen_vl.media.blends import BlendFinder, shows_nothing, smaller
+from qwen_vl.media.choosing import Seen, best, clearness, is_alike, without_repeats
 
 MIN_SCENE_S = 0.6  # a new scene must last this long to be believed
 NEIGHBOURS_S = 0.25  # how far a cut's neighbours lie to each side, at most
@@ -31,15 +31,16 @@ PARTED_RATIO = 2.2  # where so many times less is new just before and after
 FLASH_S = 0.5  # after which a flash is over
 FLASH_SHARE = 0.5  # of a cut's change: what is left of it after a flash, at most
 PIECES_S = 0.1  # two transitions that are no further apart are one
-KEPT_PER_SCENE = 16
+KEPT_PER_SCENE, KEPT_OF_ALL = 16, 128  # moments
 _HELD = 32  # small pictures of the last moments; more than come before a cut is decided
 _EPSILON_S = 1e-6
 
 
 class SceneFinder:
-    """Give `add` the pictures in the order of time, then take the keyframes' times from `finish`.
+    """Give `add` the pictures in the order of time, then take the keyframes from `finish`.
 
-    `starts_s` are the beginnings of the scenes so far, those that show nothing left out.
+    `starts_s` are the beginnings of the scenes so far, those that show nothing left out. `moments`
+    are pictures from all over the clip that show something.
     """
 
     def __init__(self, max_scenes: int) -> None:
@@ -57,6 +58,7 @@ class SceneFinder:
         self._blends = BlendFinder()
         self._blend_end_s = -1.0  # of the latest transition
         self.starts_s: list[float] = []
+        self.moments: list[Seen] = []
 
     def add(self, time_s: float, hsv: np.ndarray) -> None:
         """`hsv` is small: uint8 [height, width, 3], hue 0..179."""
@@ -75,25 +77,32 @@ class SceneFinder:
         blend = self._blends.add(time_s, value)
         if blend is not None:
             self._part(blend)
+        seen = None
         if not shows_nothing(value):
             self._shown_s.append(time_s)
+            if not self.moments or time_s - self.moments[-1].time_s >= time_s / KEPT_OF_ALL:
+                seen = _seen(time_s, value)
+                self.moments.append(seen)
+                thin(self.moments, KEPT_OF_ALL)
         # The longer a scene has run, the fewer pictures are needed to hit its middle. A picture
         # that may begin a new scene is kept at once, for the clip may end soon after it.
         spacing_s = (time_s - self._start_s) / (KEPT_PER_SCENE / 2)
         if not self._kept or score >= STILL_SCORE or time_s - self._kept[-1][0] >= spacing_s:
-            self._kept.append((time_s, clearness(value)))
+            self._kept.append(seen or _seen(time_s, value))
             thin(self._kept, KEPT_PER_SCENE)
 
-    def finish(self, end_s: float) -> list[float]:
-        """A time for each scene, in rising order; over `max_scenes`, spread over the clip."""
+    def finish(self, end_s: float) -> list[Seen]:
+        """The best of each scene, in the order of time; over `max_scenes`, spread over the clip.
+
+        A scene that looks like the one before it gives none.
+        """
         self._decide(end_s)
         blend = self._blends.finish()
         if blend is not None:
             self._part(blend)
         if self._kept:
             self._close_scene(end_s)
-        found = self._found or [seen for seen in (self._blank,) if seen]
-        return [time_s for time_s, _ in found]
+        return without_repeats(self._found or [seen for seen in (self._blank,) if seen])
 
     def _decide(self, now_s: float) -> None:
         while self._decided < len(self._changes):
@@ -155,17 +164,27 @@ class SceneFinder:
             self._close_scene(middle_s)
 
     def _close_scene(self, end_s: float) -> None:
-        mine = [kept for kept in self._kept if kept[0] < end_s]
+        mine = [kept for kept in self._kept if kept.time_s < end_s]
         shown = bisect_left(self._shown_s, end_s)  # later ones belong to the next scene
         if mine and shown:
-            self._found.append(best(mine, (self._start_s + end_s) / 2))
             self.starts_s.append(self._start_s)
-            thin(self._found, self._max_scenes)
+            self._take(best(mine, (self._start_s + end_s) / 2))
         elif mine:
             self._blank = mine[len(mine) // 2]
-        self._kept = [kept for kept in self._kept if kept[0] >= end_s]
+        self._kept = [kept for kept in self._kept if kept.time_s >= end_s]
         del self._shown_s[:shown]
         self._start_s = end_s
+
+    def _take(self, seen: Seen) -> None:
+        """Over the limit, what was seen before goes first."""
+        is_full = len(self._found) >= self._max_scenes
+        if not (is_full and any(is_alike(seen, one) for one in self._found)):
+            self._found.append(seen)
+            thin(self._found, self._max_scenes)
+
+
+def _seen(time_s: float, value: np.ndarray) -> Seen:
+    return Seen(time_s, clearness(value), smaller(value))
 
 
 def change(before: np.ndarray, after: np.ndarray) -> float:
@@ -191,7 +210,7 @@ def colours_of(hsv: np.ndarray) -> np.ndarray:
     return np.bincount(number.ravel(), minlength=128) / number.size
 
 
-def thin(items: list[tuple[float, Any]], limit: int) -> None:
+def thin(items: list[Any], limit: int) -> None:
     """Drops items until `limit` are left, always the one whose neighbours in time are closest.
 
     So what stays covers the whole time. The first item stays, and the last one if limit > 1.

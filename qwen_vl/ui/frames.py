@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from qwen_vl.media.kept import KeptImage
-from qwen_vl.schema import ImagePart, Message, paired
+from qwen_vl.schema import Compact, ImagePart, Message, as_wished
 
 THUMB_SIDE_PX = 320
 _TIME = re.compile(r"(?<![\d.:])(\d{1,5}(?:\.\d{1,3})?) ?(?:s\b|sec|seconds?\b|秒)")
@@ -54,12 +54,12 @@ def _grey(like: Image.Image) -> Image.Image:
 
 
 def with_frames(
-    messages: Sequence[Message], frames: Sequence[Frame], compact: bool = False
+    messages: Sequence[Message], frames: Sequence[Frame], compact: Compact = False
 ) -> list[Message]:
-    """The frames go before the first question, in order of time; in pairs if `compact`."""
+    """The frames go before the first question, in order of time; in pairs as `compact` says."""
     in_order = sorted(frames, key=lambda frame: frame.time_s)
     shown = [ImagePart(frame.picture, frame.time_s) for frame in in_order]
-    parts = tuple(paired(shown) if compact else shown)
+    parts = tuple(as_wished(shown, compact))
     first = next(i for i, message in enumerate(messages) if message.role == "user")
     question = replace(messages[first], parts=parts + messages[first].parts)
     return [*messages[:first], question, *messages[first + 1 :]]

@@ -20,10 +20,10 @@ from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.heap import trim_heap
-from qwen_vl.media.clips import Clip, Method, extract_keyframes
+from qwen_vl.media.clips import LOOKING, Clip, Method, extract_keyframes
 from qwen_vl.media.kept import KeptImage
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import ImagePart, Message
+from qwen_vl.schema import Compact, ImagePart, Message
 from qwen_vl.ui.conversation import (
     Conversation,
     index_of,
@@ -69,6 +69,7 @@ class VideoChat(Conversation):
         every_s: float | None,
         count: float | None,
         max_frames: float | None,
+        fast: bool,
         request: gr.Request,
         bar: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
     ) -> tuple[Any, ...]:
@@ -96,6 +97,7 @@ class VideoChat(Conversation):
                 every_s=every_s,
                 count=int(count),
                 max_frames=most,
+                fast=fast and method in LOOKING,
                 on_progress=partial(_show_progress, bar, say("extracting", lang)),
                 on_clip=clips.append,
                 should_stop=lambda: run.stopped,
@@ -206,7 +208,7 @@ class VideoChat(Conversation):
         frames: Sequence[Frame],
         kept: Sequence[int],
         session: str = "",
-        compact: bool = False,
+        compact: Compact = False,
     ) -> list[Message]:
         self.frames.get(session, "frames")  # in use
         chosen = [frame for index, frame in enumerate(frames) if index in kept]
@@ -220,7 +222,7 @@ class VideoChat(Conversation):
         history: list[Turn],
         frames: list[Frame],
         kept: list[int],
-        compact: bool,
+        compact: Compact,
         knobs: Knobs,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:

@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from qwen_vl.media.clips import Method
+from qwen_vl.media.clips import LOOKING, Method
+from qwen_vl.schema import Compact
 from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, LATEX, QUIET, SOON, UNQUEUED
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
@@ -15,6 +16,7 @@ from qwen_vl.ui.video import VideoChat
 FRAME_TOKENS = 128
 EXTRACTIONS_AT_ONCE = 4
 METHODS: tuple[Method, ...] = get_args(Method)
+COMPACT: dict[str, Compact] = {"auto": "auto", "always": True, "never": False}
 
 
 def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
@@ -65,6 +67,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
                     min_width=130,
                     elem_id="max-frames",
                 )
+            fast = gr.Checkbox(False, label=label("fast"), info=label("fast_info"), elem_id="fast")
             extract = gr.Button(label("extract"), variant="primary", elem_id="extract")
             frame_tokens = gr.Slider(
                 32,
@@ -75,8 +78,9 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
                 elem_id="frame-tokens",
                 buttons=[],
             )
-            compact = gr.Checkbox(
-                False,
+            compact = gr.Radio(
+                [(str(label(f"compact_{name}")), value) for name, value in COMPACT.items()],
+                value="auto",
                 label=label("compact"),
                 info=label("compact_info"),
                 visible=video.engine.status().family.pairs_frames,
@@ -142,10 +146,10 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
     found = [frames, gallery, kept, note]
     seen = [chatbot, frames, kept]
     questions = [question, chatbot, *buttons]
-    method.change(method_controls, method, [every_s, count, max_frames], **SOON)
+    method.change(method_controls, method, [every_s, count, max_frames, fast], **SOON)
     example = clips.click(video.use_example, clips, [clip, question, chatbot, *found], **SOON)
     read: dict[str, Any] = {
-        "inputs": [clip, method, every_s, count, max_frames],
+        "inputs": [clip, method, every_s, count, max_frames, fast],
         "outputs": found,
         "concurrency_limit": EXTRACTIONS_AT_ONCE,
         "concurrency_id": "extract",
@@ -185,10 +189,11 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
     return clips
 
 
-def method_controls(method: Method) -> tuple[Any, Any, Any]:
+def method_controls(method: Method) -> tuple[Any, Any, Any, Any]:
     """Shows the controls that mean something for this way of choosing frames."""
     return (
         gr.Number(visible=method == "interval"),
         gr.Number(visible=method == "even"),
         gr.Number(visible=method != "even"),
+        gr.Checkbox(visible=method in LOOKING),
     )

@@ -70,9 +70,9 @@ class Reader:
         return False
 
     def measure(self) -> None:
-        raise NotImplementedError("only a pass tells how long an animation is")
+        """Nothing: only a pass tells how long an animation is."""
 
-    def frames_at(self, wanted_s: Sequence[float]) -> Iterator[float]:
+    def frames_at(self, wanted_s: Sequence[float], coarse: bool = False) -> Iterator[float]:
         left = list(wanted_s)
         for time_s in self.frames():
             if left and left[0] <= time_s + TIME_SLACK_S:
@@ -96,6 +96,9 @@ class Reader:
                 if not count:
                     raise BadRequest(BROKEN) from None
         self.length_s, self.frame_count, self.measured = end_s, count, True
+
+    def keyframes(self) -> Iterator[float]:
+        return self.frames()  # each is whole
 
     def picture(self, max_side_px: int) -> np.ndarray:
         """The current frame on white: uint8 [height, width, 3], RGB."""

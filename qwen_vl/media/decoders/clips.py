@@ -6,9 +6,11 @@ Knows which frames are wanted: evenly, at an interval, one for each scene, or th
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import cv2
@@ -17,19 +19,23 @@ from PIL import Image
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest
-from qwen_vl.media.choosing import filled
+from qwen_vl.media.choosing import Seen, filled
 from qwen_vl.media.decoders import animations, containers, reader
 from qwen_vl.media.decoders.reader import TIME_SLACK_S
-from qwen_vl.media.scenes import SceneFinder
+from qwen_vl.media.scenes import FLASH_S, STILL_SCORE, SceneFinder, change
 
 ANALYSIS_STEP_S = 0.1  # scene detection looks at ten pictures a second
 ANALYSIS_SIDE_PX = 96
-AUTO_LEAST, AUTO_STEP_S = 8, 1.0  # frames of a clip that is long enough, and between two of them
+KEYFRAME_STEP_S, KEYFRAME_GAP_S = 0.5, 12.0  # nearer ones are left out, farther ones not trusted
+MOST_ALIKE = 8  # keyframes for each that is looked at; where there are more, all frames are some
+MOST_READ = 0.7  # of a clip, from which on one pass is cheaper
+AUTO_LEAST, AUTO_STEP_S = 8, 1.0  # frames of a clip that has so many seconds for each of them
 _PROGRESS_STEP = 0.01
 
 Message: TypeAlias = tuple[dict[str, Any], bytes]
 Spread: TypeAlias = Callable[[float], list[float]]  # length in s -> the times wanted, from 0
 Found: TypeAlias = Iterator["tuple[float, Image.Image] | dict[str, Any]"]
+Look: TypeAlias = Callable[["Frames", SceneFinder], Found]
 
 
 class Frames(Protocol):
@@ -43,9 +49,10 @@ class Frames(Protocol):
     def length_s(self) -> float: ...
     def numbers(self) -> dict[str, Any]: ...
     def frames(self, coarse: bool = False) -> Iterator[float]: ...
+    def keyframes(self) -> Iterator[float]: ...
     def is_worth_seeking(self, wanted: int) -> bool: ...
     def measure(self) -> None: ...
-    def frames_at(self, wanted_s: Sequence[float]) -> Iterator[float]: ...
+    def frames_at(self, wanted_s: Sequence[float], coarse: bool = False) -> Iterator[float]: ...
     def picture(self, max_side_px: int) -> np.ndarray: ...
     def small(self, side_px: int) -> np.ndarray: ...
 
@@ -59,10 +66,11 @@ def read(file: BinaryIO, request: dict[str, Any], settings: Settings) -> Iterato
     kind = animations.Reader if animations.is_animation(file) else reader.Reader
     clip: Frames = kind(file, settings)
     limit, side_px = request["max_frames"], request["max_side_px"]
+    look = _looked_at_keyframes if request["fast"] else _looked_through
     if request["method"] == "scenes":
-        found = _scenes(clip, limit, side_px)
+        found = _scenes(clip, look, limit, side_px)
     elif request["method"] == "auto":
-        found = _auto(clip, limit, side_px)
+        found = _auto(clip, look, limit, side_px)
     elif request["method"] == "interval":
         found = _at_times(clip, _every(request["every_s"], limit), side_px)
     else:
@@ -137,24 +145,23 @@ def _first_at(times_s: Sequence[float], wanted_s: Sequence[float]) -> list[int]:
     return [i for i in found if i < len(times_s)]
 
 
-def _scenes(clip: Frames, limit: int, max_side_px: int) -> Found:
+def _scenes(clip: Frames, look: Look, limit: int, max_side_px: int) -> Found:
     finder = SceneFinder(limit)
-    yield from _looked_through(clip, finder)
+    yield from look(clip, finder)
     yield from _taken(clip, finder.finish(clip.length_s), max_side_px)
 
 
-def _auto(clip: Frames, limit: int, max_side_px: int) -> Found:
+def _auto(clip: Frames, look: Look, limit: int, max_side_px: int) -> Found:
     """One of each scene, and where these are few, more of an even spread."""
     finder = SceneFinder(limit)
-    yield from _looked_through(clip, finder)
-    times_s = finder.finish(clip.length_s)
-    more_s = filled(times_s, clip.length_s, min(AUTO_LEAST, limit), AUTO_STEP_S)
-    yield from _taken(clip, sorted([*times_s, *more_s]), max_side_px)
+    yield from look(clip, finder)
+    scenes = finder.finish(clip.length_s)
+    count = min(AUTO_LEAST, limit, math.ceil(clip.length_s / AUTO_STEP_S))
+    yield from _taken(clip, filled(scenes, finder.moments, max(1, count)), max_side_px)
 
 
-def _taken(clip: Frames, after_s: Sequence[float], max_side_px: int) -> Found:
-    """The frames at these times after the first one."""
-    for time_s in clip.frames_at([clip.start_s + one_s for one_s in after_s]):
+def _taken(clip: Frames, moments: Sequence[Seen], max_side_px: int) -> Found:
+    for time_s in clip.frames_at([clip.start_s + seen.time_s for seen in moments]):
         yield time_s, _to_image(clip.picture(max_side_px))
 
 
@@ -164,14 +171,57 @@ def _looked_through(clip: Frames, finder: SceneFinder) -> Found:
         yield {"progress": _share(clip)}
         if time_s - clip.start_s + TIME_SLACK_S >= next_s:
             next_s = time_s - clip.start_s + ANALYSIS_STEP_S
-            hsv = cv2.cvtColor(clip.small(ANALYSIS_SIDE_PX), cv2.COLOR_RGB2HSV)
-            finder.add(time_s - clip.start_s, hsv)
+            finder.add(time_s - clip.start_s, _hsv(clip))
 
 
-def found_in(file: BinaryIO, finder: SceneFinder, settings: Settings) -> None:
+def _looked_at_keyframes(clip: Frames, finder: SceneFinder) -> Found:
+    """First at the clip's keyframes, then at the stretches between those that differ."""
+    clip.measure()
+    keys: list[tuple[float, bool]] = []  # s after the first frame, whether it shows something new
+    before, count = None, 0
+    for time_s in clip.keyframes() if clip.measured else ():
+        yield {"progress": _share(clip) / 4}  # a guess: the rest takes longer
+        count += 1
+        if keys and time_s - clip.start_s - keys[-1][0] < KEYFRAME_STEP_S:
+            if count > MOST_ALIKE * len(keys) + MOST_ALIKE:
+                break  # every frame is one: there is nothing to save
+            continue
+        now = _hsv(clip)
+        is_new = before is not None and change(before, now) >= STILL_SCORE
+        keys.append((time_s - clip.start_s, is_new))
+        before = now
+    else:
+        wanted_s = worth_reading(keys, clip.length_s)
+        if len(wanted_s) * ANALYSIS_STEP_S < MOST_READ * clip.length_s:
+            for time_s in clip.frames_at([clip.start_s + one_s for one_s in wanted_s], coarse=True):
+                yield {"progress": _share(clip)}
+                finder.add(time_s - clip.start_s, _hsv(clip))
+            return
+    yield from _looked_through(clip, finder)
+
+
+def worth_reading(keys: Sequence[tuple[float, bool]], end_s: float) -> list[float]:
+    """Keyframes (when, and whether it shows something new) -> the times to be looked at.
+
+    A stretch that ends in something new is read, and what follows until a flash would be over. So
+    is one without a keyframe for long, and the last one.
+    """
+    steps = {math.ceil(after_s / ANALYSIS_STEP_S) for after_s, _ in keys}
+    for (from_s, _), (to_s, is_new) in pairwise([*keys, (end_s, True)]):
+        if is_new or to_s - from_s > KEYFRAME_GAP_S:
+            until_s = min(end_s, to_s + FLASH_S + 2 * ANALYSIS_STEP_S)
+            steps |= set(range(int(from_s / ANALYSIS_STEP_S), int(until_s / ANALYSIS_STEP_S) + 1))
+    return [step * ANALYSIS_STEP_S for step in sorted(steps)]
+
+
+def _hsv(clip: Frames) -> np.ndarray:
+    return cv2.cvtColor(clip.small(ANALYSIS_SIDE_PX), cv2.COLOR_RGB2HSV)
+
+
+def found_in(file: BinaryIO, finder: SceneFinder, settings: Settings, fast: bool = False) -> None:
     """Gives the pictures of a clip to `finder`, and ends it, here and now: for the benchmark."""
     clip = reader.Reader(file, settings)
-    for _ in _looked_through(clip, finder):
+    for _ in (_looked_at_keyframes if fast else _looked_through)(clip, finder):
         pass
     finder.finish(clip.length_s)
 

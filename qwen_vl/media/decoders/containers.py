@@ -7,6 +7,7 @@ FFmpeg's containers and their clocks. Does not decode.
 from __future__ import annotations
 
 import errno
+import io
 from typing import Any, BinaryIO
 
 import av
@@ -21,6 +22,8 @@ from qwen_vl.media.headers import CONTAINERS_TEXT, HEAD_BYTES, container_of
 OWN_CLOCK = ("mov", "matroska", "ogg")
 MOST_STREAMS = 64
 PROBE_BYTES, PROBE_S = 4 << 20, 8.0  # looked at to find out what is in a file
+
+_SEGMENT = bytes.fromhex("18538067")  # of Matroska: all but a short header
 
 BROKEN = (
     "The video is broken or incomplete: not one picture could be decoded. Play it on your computer "
@@ -58,13 +61,16 @@ def opened(file: BinaryIO) -> Any:
 
 
 def pictures_of(container: Any) -> Any:
-    """The stream that players show: the default one, never the picture on the cover.
+    """The stream that a player shows, never the picture on the cover.
+
+    That is the default one; in WebM and MKV, Chromium shows the first.
 
     Raises BadRequest where there is none, and UnsupportedMedia for a codec that is not read.
     """
+    shown = [one for one in container.streams.video if not _is_cover(one)]
     stream = container.streams.best("video")
-    if stream is None or _is_cover(stream):
-        stream = next((one for one in container.streams.video if not _is_cover(one)), None)
+    if stream not in shown or "matroska" in container.format.name:
+        stream = next(iter(shown), None)
     if stream is None:
         raise BadRequest(NO_PICTURES if container.streams.audio else BROKEN)
     if stream.codec_context is None:
@@ -79,6 +85,23 @@ def clock_start_s(container: Any) -> float:
     if any(name in OWN_CLOCK for name in container.format.name.split(",")):
         return 0.0
     return max(0.0, (container.start_time or 0) / av.time_base)
+
+
+def is_cut_off(file: BinaryIO) -> bool:
+    """Whether a file of Matroska's or an AVI says that it is longer. FFmpeg just ends there."""
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    at, width = head.find(_SEGMENT) + len(_SEGMENT), 0
+    if head[:4] == b"RIFF":
+        at, size = 8, int.from_bytes(head[4:8], "little")
+    elif at >= len(_SEGMENT) and at < len(head) and head[at]:
+        width = 9 - head[at].bit_length()
+        size = int.from_bytes(head[at : at + width], "big") - (1 << 7 * width)
+        if size == (1 << 7 * width) - 1:  # written live
+            return False
+    else:
+        return False
+    return at + width + size > file.seek(0, io.SEEK_END)
 
 
 def check_encryption(packet: Any, stream: Any) -> None:

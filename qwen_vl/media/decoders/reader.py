@@ -24,6 +24,7 @@ from qwen_vl.media.limits import MAX_FPS, check_size
 
 ASSUMED_FPS = 25.0  # where a container tells none
 THREADS = 2
+ALL, BUILT_UPON, ALONE = "DEFAULT", "NONREF", "NONKEY"  # which frames are decoded
 TIME_SLACK_S = 0.0015  # WebM and MKV round times to 1 ms
 FEW_FRAMES = 300  # a clip that has no more is read in one pass
 DENSE = 6  # and so is one of which more than one frame in so many is wanted
@@ -45,7 +46,7 @@ class Reader:
         self._frame: Any = None  # the current one
         self.time_s = 0.0  # of the current frame
         self.count = 0  # of frames decoded by the latest pass
-        self._coarse = False
+        self._skip = ALL
         self.measured = False  # whether the length was, by reading to the end
         self.damaged_s: list[tuple[float, float]] = []
         self._hurt, self._sound_s = False, 0.0  # damage since the last sound frame; its time
@@ -114,7 +115,7 @@ class Reader:
         `coarse` leaves out frames that no other frame is built upon: faster, and good enough to
         compare frames. Then the end is believed where it is nearly right.
         """
-        self.damaged_s, self._coarse = [], coarse
+        self.damaged_s, self._skip = [], BUILT_UPON if coarse else ALL
         with containers.opened(self._file) as container:
             stream = containers.pictures_of(container)
             yield from self._timed(container, stream)
@@ -128,6 +129,13 @@ class Reader:
         if self.count > 1:
             self.fps = self.count / self.length_s
         self.measured = True
+
+    def keyframes(self) -> Iterator[float]:
+        """Yields the time of each frame that stands alone, good enough to compare frames."""
+        self._skip = ALONE
+        with containers.opened(self._file) as container:
+            stream = containers.pictures_of(container)
+            yield from self._timed(container, stream)
 
     def _timed(self, container: Any, stream: Any) -> Generator[float]:
         self.count, last_s = 0, None
@@ -155,7 +163,8 @@ class Reader:
         return self.length_s > 0 and self.frame_count > max(FEW_FRAMES, DENSE * wanted)
 
     def measure(self) -> None:
-        """Finds out where the last frame ends, from the last keyframe on."""
+        """Finds out where the last frame ends, from the last keyframe on, as far as it can."""
+        self._skip = ALL
         with containers.opened(self._file) as container:
             stream = containers.pictures_of(container)
             for before_s in _BEFORE_S:
@@ -171,13 +180,15 @@ class Reader:
                     self.measured = True
                     return
 
-    def frames_at(self, wanted_s: Sequence[float]) -> Iterator[float]:
+    def frames_at(self, wanted_s: Sequence[float], coarse: bool = False) -> Iterator[float]:
         """Yields the time of the first frame at or after each wanted time, each frame once.
+
+        `coarse` as in `frames`.
 
         Between two of them it seeks where that saves decoding. The times are those of the frames
         themselves: where a container seeks to the wrong place, an earlier one is tried.
         """
-        self._coarse = False
+        self._skip = BUILT_UPON if coarse else ALL
         with containers.opened(self._file) as container:
             stream = containers.pictures_of(container)
             frames, given_s, can_seek = self._timed(container, stream), -1.0, True
@@ -205,7 +216,7 @@ class Reader:
         """The time of the frame it has come to, at or before `want_s`, and the frames after it."""
         found_s: float | None = None
         for before_s in _BEFORE_S:
-            target_s = max(self.start_s, want_s - before_s)
+            target_s = max(self.start_s, want_s + TIME_SLACK_S - before_s)
             _seek(container, stream, self._on_its_clock(container, target_s))
             frames = self._timed(container, stream)
             found_s = next(frames, None)
@@ -217,7 +228,8 @@ class Reader:
     # --- decoding ---
 
     def _whole_frames(self, container: Any, stream: Any) -> Iterator[Any]:
-        return deinterlaced(self._decoded(container, stream))
+        frames = self._decoded(container, stream)
+        return frames if self._skip == ALONE else deinterlaced(frames)
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
         """The frames that are sound. A damaged stretch gives none, and reading goes on after it."""
@@ -225,10 +237,12 @@ class Reader:
         check_size(context.width or 1, context.height or 1, self._settings, "video")
         # Frames that are larger than what the container says are not even begun.
         context.options = {"max_pixels": str(int(self._settings.max_image_megapixels * 1e6))}
+        if self._skip != ALL:  # blocks keep their edges, which no small picture shows
+            context.options |= {"skip_loop_filter": "all"}
         large = context.width * context.height > _ONE_THREAD_PX  # each thread keeps a frame
         if not context.is_open:
             context.thread_count, context.thread_type = 1 if large else THREADS, "AUTO"
-            context.skip_frame = "NONREF" if self._coarse else "DEFAULT"
+            context.skip_frame = self._skip
         self._shape = _pixel_shape(stream)
         self._hurt = False
         packets, dropped = container.demux(stream), 0
@@ -240,6 +254,8 @@ class Reader:
                 self._has_packets = self._has_packets or bool(packet.size)
                 containers.check_encryption(packet, stream)
                 self._hurt = self._hurt or packet.is_corrupt
+                if self._skip == ALONE and packet.size and not packet.is_keyframe:
+                    continue  # the decoder would skip it, and take longer
                 frames = packet.decode()
             except (av.error.FFmpegError, ValueError) as error:
                 containers.check_memory(error)
@@ -269,7 +285,8 @@ class Reader:
 
         Recordings often end in half a frame, which is nothing to tell.
         """
-        if self._hurt and last_s is not None and self._claimed_s - last_s > CLAIM_SLACK_S:
+        is_short = last_s is not None and self._claimed_s - last_s > CLAIM_SLACK_S
+        if is_short and last_s is not None and (self._hurt or containers.is_cut_off(self._file)):
             self._note_damage(last_s, self._claimed_s)
 
     def _note_damage(self, start_s: float, end_s: float) -> None:
