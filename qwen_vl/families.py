@@ -35,6 +35,12 @@ _QWEN3 = Family(
     thinking_text_only=_SWITCHED_ON,
     timeline_prompt=_TIMELINE_IN_FULL,
 )
+_QWEN3_5 = replace(
+    _QWEN3,
+    text_only=SamplingParams(temperature=1.0, top_p=1.0, top_k=20, presence_penalty=2.0),
+    pairs_frames=True,
+)
+_LARGE_ONES_THINK = ("qwen3_5", "qwen4")  # unless told not to, and have a preset of their own
 # Qwen2.5 and earlier name no presence penalty; values of their generation_config.json.
 _EARLIER_PRESET = SamplingParams(
     temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05, presence_penalty=0.0
@@ -52,6 +58,12 @@ FAMILIES = {
         replace(_EARLIER, name="qwen2_moe", sees_pictures=False),
         replace(_QWEN3, name="qwen3", sees_pictures=False),
         replace(_QWEN3, name="qwen3_moe", sees_pictures=False),
+        replace(_QWEN3, name="qwen3_next", sees_pictures=False),
+        replace(_QWEN3_5, name="qwen3_5"),
+        replace(_QWEN3_5, name="qwen3_5_moe"),
+        replace(_QWEN3_5, name="qwen4_exp"),
+        replace(_QWEN3_5, name="qwen3_5_text", sees_pictures=False),
+        replace(_QWEN3_5, name="qwen3_5_moe_text", sees_pictures=False),
     )
 }
 DEFAULT = replace(_QWEN3, name="")  # until it is known which model runs
@@ -74,6 +86,8 @@ def family_of(
     family = FAMILIES[model_type]
     if "enable_thinking" in template:
         family = replace(family, thinking="switched", opens_thought=opens_thought, efforts=efforts)
+        if opens_thought and model_type.startswith(_LARGE_ONES_THINK):
+            family = _with_presets(family, _THINKING_TEXT, _THINKING_TEXT)
     elif opens_thought:
         family = _thinking(family)
     return replace(family, tool_format=_tool_format(template))
@@ -81,13 +95,12 @@ def family_of(
 
 def _thinking(family: Family) -> Family:
     """One that always thinks, from its first token on."""
-    return replace(
-        family,
-        thinking="always",
-        opens_thought=True,
-        thinking_with_pictures=_THINKING_IMAGES,
-        thinking_text_only=_THINKING_TEXT,
-    )
+    family = _with_presets(family, _THINKING_IMAGES, _THINKING_TEXT)
+    return replace(family, thinking="always", opens_thought=True)
+
+
+def _with_presets(family: Family, pictures: SamplingParams, text: SamplingParams) -> Family:
+    return replace(family, thinking_with_pictures=pictures, thinking_text_only=text)
 
 
 def _tool_format(template: str) -> ToolFormat:
@@ -101,10 +114,13 @@ _NAMES = (
     ("qwen3vl", "qwen3_vl"),
     ("qwen25vl", "qwen2_5_vl"),
     ("qwen2vl", "qwen2_vl"),
+    ("qwen3next", "qwen3_next"),
     ("qwen3", "qwen3"),
     ("qwen2", "qwen2"),
     ("qwen1", "qwen2"),
 )
+# Here the dot counts: Qwen3.8 is not Qwen3-8B.
+_SINCE_3_5 = re.compile(r"qwen3[._][568]")
 
 
 def family_by_name(model_id: str) -> Family:
@@ -115,6 +131,9 @@ def family_by_name(model_id: str) -> Family:
     if BUNDLED_MODEL_ID in model_id.lower():
         return BUNDLED
     name = re.sub(r"[^a-z0-9]", "", model_id.lower())
-    model_type = next((found for part, found in _NAMES if part in name), "")
+    if _SINCE_3_5.search(model_id.lower()):
+        model_type = "qwen3_5"
+    else:
+        model_type = next((found for part, found in _NAMES if part in name), "")
     family = replace(FAMILIES.get(model_type, DEFAULT), sees_pictures=True)
     return _thinking(family) if "thinking" in name else family

@@ -91,6 +91,13 @@ def test_thinking_is_told_by_the_template_and_the_end_of_the_prompt(
     assert (family.thinking, family.opens_thought) == (thinking, opens)
 
 
+def test_large_ones_of_3_5_think_by_another_preset() -> None:
+    small, large = (family_of("qwen3_5", SWITCHED, opens) for opens in (False, True))
+    assert small.preset(has_images=True, thinks=True).temperature == 0.6
+    assert large.preset(has_images=True).temperature == 1.0
+    assert large.preset(has_images=True).presence_penalty == 1.5
+
+
 @pytest.mark.parametrize(
     ("template", "tool_format"),
     [
@@ -103,16 +110,16 @@ def test_the_template_tells_how_tools_are_called(template: str, tool_format: str
     assert family_of("qwen3_vl", template, "").tool_format == tool_format
 
 
-def test_an_unknown_family_is_refused_with_those_that_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unknown", ["llama", "qwen3_omni_moe"])
+def test_an_unknown_family_is_refused_with_those_that_run(unknown: str, tmp_path: Path) -> None:
     folder = tiny_models.qwen3_vl(tmp_path / "model")
     config = folder / "config.json"
-    told = json.loads(config.read_text()) | {"model_type": "llama", "architectures": ["Llama"]}
-    config.write_text(json.dumps(told))
+    config.write_text(json.dumps({"model_type": unknown}))
     engine = opened(Settings(model=str(folder)))
     status = engine.status()
     engine.close()
     assert status.state == "failed"
-    assert all(name in status.detail for name in ("'llama'", *FAMILIES))
+    assert all(name in status.detail for name in (f"{unknown!r}", *FAMILIES))
 
 
 def test_the_bundled_model_is_greedy_and_known_at_once(bundled_engine: Engine) -> None:
@@ -131,6 +138,9 @@ def test_the_bundled_model_is_greedy_and_known_at_once(bundled_engine: Engine) -
         ("Qwen/Qwen2.5-VL-7B-Instruct-AWQ", "qwen2_5_vl"),
         ("Qwen/Qwen2-VL-2B-Instruct", "qwen2_vl"),
         ("Qwen/Qwen3-8B", "qwen3"),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", "qwen3_next"),
+        ("Qwen/Qwen3.5-2B", "qwen3_5"),
+        ("Qwen/Qwen3.8-27B-FP8", "qwen3_5"),
         ("Qwen/Qwen1.5-0.5B-Chat", "qwen2"),
         ("gpt-4o", ""),
     ],

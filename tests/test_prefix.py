@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from qwen_vl.engine.local.prefix import PrefixStore, token_keys
+from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS
 from qwen_vl.engine.model.pictures import Picture
 from qwen_vl.engine.model.prompt import Prompt
 
@@ -22,8 +23,8 @@ def states(*tokens: int) -> tuple[np.ndarray, list[tuple[torch.Tensor, torch.Ten
 
 
 def found(store: PrefixStore, *tokens: int) -> list[int]:
-    layers = store.longest(np.array(tokens))
-    return [int(value) for value in layers[0][0][0, 0, :, 0]] if layers else []
+    columns = store.longest(np.array(tokens)).columns
+    return [int(value) for value in columns[0][0][0, 0, :, 0]] if columns else []
 
 
 def test_longest_common_prefix() -> None:
@@ -114,3 +115,63 @@ def test_what_is_larger_than_the_store_is_not_kept_and_drops_nothing() -> None:
     store.put(*states(1, 2, 3, 4))
     assert len(store) == 1
     assert found(store, 1, 2, 3, 4) == [1, 2]
+
+
+# --- recurrent layers: what cannot be cut is found at its snapshots only ---
+
+
+STATE_BYTES = 4
+
+
+def snapshots(*ends: int) -> dict[int, list[list[torch.Tensor | None]]]:
+    """One recurrent layer whose state tells after how many tokens it was taken."""
+    return {end: [[torch.tensor([float(end)]), None]] for end in ends}
+
+
+def found_at(store: PrefixStore, *tokens: int) -> tuple[int, int]:
+    """(tokens, what the snapshot says) of the longest prefix."""
+    states = store.longest(np.array(tokens))
+    if not states.tokens:
+        return 0, 0
+    (state, _), *_ = states.snapshot
+    assert state is not None
+    return states.tokens, int(state)
+
+
+def test_a_recurrent_prefix_is_found_up_to_its_snapshots() -> None:
+    store = PrefixStore(10_000)
+    store.put(*states(1, 2, 3, 4, 5, 6), snapshots=snapshots(2, 4))
+    assert found_at(store, 1, 2, 3, 4, 5, 6, 7) == (4, 4)
+    assert found_at(store, 1, 2, 3, 4) == (2, 2)  # the last token always runs
+    assert found_at(store, 1, 2, 3, 9) == (2, 2)
+    assert found_at(store, 1, 9) == (0, 0)
+    assert store.size_bytes == 4 * TOKEN_BYTES + 2 * STATE_BYTES  # nothing after the last one
+
+
+def test_a_longer_recurrent_prefix_takes_over_the_snapshots_of_its_beginning() -> None:
+    store = PrefixStore(10_000)
+    store.put(*states(1, 2, 3), snapshots=snapshots(1, 3))
+    store.put(*states(1, 2, 3, 4, 5), snapshots=snapshots(5))
+    assert len(store) == 1
+    assert [found_at(store, 1, 2, 3, 4, 5, 6)[0], found_at(store, 1, 2, 3, 0)[0]] == [5, 3]
+    store.put(*states(1, 2), snapshots=snapshots(2))  # a place that was passed by before
+    assert len(store) == 1
+    assert found_at(store, 1, 2, 0) == (2, 2)
+    assert store.size_bytes == 5 * TOKEN_BYTES + 4 * STATE_BYTES
+
+
+def test_snapshots_of_one_sequence_are_bounded() -> None:
+    store = PrefixStore(100_000)
+    tokens = list(range(1, 41))
+    store.put(*states(*tokens), snapshots=snapshots(20, *range(21, 41)))
+    assert store.size_bytes == 40 * TOKEN_BYTES + MOST_SNAPSHOTS * STATE_BYTES
+    assert found_at(store, *tokens, 0) == (40, 40)
+    assert found_at(store, *tokens[:20], 0) == (20, 20)  # the one that saves most
+
+
+def test_snapshots_count_towards_the_bound() -> None:
+    store = PrefixStore(3 * TOKEN_BYTES + STATE_BYTES)
+    store.put(*states(1, 2, 3), snapshots=snapshots(1, 3))
+    assert len(store) == 0
+    store.put(*states(1, 2, 3), snapshots=snapshots(3))
+    assert len(store) == 1

@@ -230,7 +230,7 @@ def test_what_was_found_stays_when_it_is_pushed_out() -> None:
     held = store.peek(np.array([1, 2, 3, 4]))
     store.put(*states(4, 5, 6))
     assert store.found(np.array([1, 2, 3, 4])) == 0
-    assert held[0][0].flatten().tolist() == [1, 2, 3]
+    assert held.columns[0][0].flatten().tolist() == [1, 2, 3]
 
 
 def test_what_does_not_fit_leaves_what_it_would_replace() -> None:

@@ -23,8 +23,9 @@ from qwen_vl.schema import ImagePart, Message
 class Oracle:
     """Answers like a model card's example would: float32, greedy, one prompt at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.has_vision = "vl" in AutoConfig.from_pretrained(folder).model_type
+    def __init__(self, folder: Path, answer_start: str = "") -> None:
+        self.answer_start = answer_start  # what the prompt of an answer ends with
+        self.has_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
         loader = AutoModelForImageTextToText if self.has_vision else AutoModelForCausalLM
         self.model = loader.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -44,7 +45,7 @@ class Oracle:
                 else:
                     text += part.text
             text += "<|im_end|>\n"
-        return text + "<|im_start|>assistant\n"
+        return text + "<|im_start|>assistant\n" + self.answer_start
 
     @torch.inference_mode()
     def answer(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:

@@ -16,10 +16,20 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2VLImageProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForCausalLM,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
+    Qwen3_5TextConfig,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
     Qwen3VLMoeForConditionalGeneration,
+    Qwen4ExpConfig,
+    Qwen4ExpForConditionalGeneration,
 )
 
 CONTROL_TOKENS = [
@@ -58,6 +68,13 @@ SWITCHED_TEMPLATE = _EFFORT + VISION_TEMPLATE.replace(
     "assistant\\n<think>\\n' }}{% if enable_thinking is defined and not enable_thinking %}"
     "{{ '\\n</think>\\n\\n' }}{% endif %}{% endif",
 )
+# As Qwen3.5's: answers at once behind an empty thought, which later prompts no longer show.
+NO_THOUGHT = "<think>\n\n</think>\n\n"
+CLOSED_TEMPLATE = VISION_TEMPLATE.replace(
+    "assistant\\n' }}{% endif",
+    "assistant\\n<think>\\n' }}{% if not enable_thinking %}"
+    "{{ '\\n</think>\\n\\n' }}{% endif %}{% endif",
+)
 
 _TEXT = {
     "vocab_size": 264,
@@ -87,6 +104,26 @@ _QWEN3_VISION = {
     "out_hidden_size": 32,
     "num_position_embeddings": 64,
     "deepstack_visual_indexes": [0, 1],
+}
+
+
+_HYBRID_TEXT = {
+    **_QWEN3_TEXT,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_HYBRID_VISION = {
+    name: value for name, value in _QWEN3_VISION.items() if name != "deepstack_visual_indexes"
+}
+_EXPERTS = {
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
 }
 
 
@@ -186,6 +223,66 @@ def qwen_text(folder: Path) -> Path:
     return _save(folder, Qwen2ForCausalLM(Qwen2Config(**_TEXT)), VISION_TEMPLATE, None)
 
 
+def qwen3_5(folder: Path, template: str = CLOSED_TEMPLATE) -> Path:
+    torch.manual_seed(5)
+    config = Qwen3_5Config(text_config=_HYBRID_TEXT, vision_config=_HYBRID_VISION, **_VISION_IDS)
+    return _save(folder, Qwen3_5ForConditionalGeneration(config), template, 16)
+
+
+def qwen3_5_moe(folder: Path) -> Path:
+    torch.manual_seed(6)
+    text = {**_HYBRID_TEXT, **_EXPERTS}
+    config = Qwen3_5MoeConfig(text_config=text, vision_config=_HYBRID_VISION, **_VISION_IDS)
+    return _save(folder, Qwen3_5MoeForConditionalGeneration(config), VISION_TEMPLATE, 16)
+
+
+def qwen4_exp(folder: Path) -> Path:
+    """Qwen3.8's kind: an indexer chooses what attention reads, embeddings of n-grams are added."""
+    torch.manual_seed(7)
+    text = {
+        **_HYBRID_TEXT,
+        **_EXPERTS,
+        "hc_count": 2,
+        "hc_lowrank": 8,
+        "ple_layer_ids": [1],
+        "heads_per_ngram": 2,
+        "ngram_vocab_size_base": 50,
+        "split_ngram_parts": 1,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 32,
+        "indexer_compress_ratio": 4,
+        "eos_token_id": control_id("<|im_end|>"),
+    }
+    config = Qwen4ExpConfig(text_config=text, vision_config=_HYBRID_VISION, **_VISION_IDS)
+    model = Qwen4ExpForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        if "ple.conv1d" in name:  # begins as zeros, and would hide a wrong state
+            torch.nn.init.normal_(parameter, std=0.3)
+    return _save(folder, model, VISION_TEMPLATE, 16)
+
+
+def qwen3_next(folder: Path) -> Path:
+    torch.manual_seed(8)
+    config = Qwen3NextConfig(**{**_HYBRID_TEXT, **_EXPERTS})
+    return _save(folder, Qwen3NextForCausalLM(config), VISION_TEMPLATE, None)
+
+
+def qwen3_5_text(folder: Path) -> Path:
+    torch.manual_seed(9)
+    model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**_HYBRID_TEXT))
+    return _save(folder, model, CLOSED_TEMPLATE, None)
+
+
+# Some of their layers are recurrent.
+HYBRIDS = {
+    "qwen3_5": qwen3_5,
+    "qwen3_5_moe": qwen3_5_moe,
+    "qwen4_exp": qwen4_exp,
+    "qwen3_next": qwen3_next,
+    "qwen3_5_text": qwen3_5_text,
+}
 FAMILIES = {
     "qwen3_vl": qwen3_vl,
     "qwen3_vl_thinking": qwen3_vl_thinking,

@@ -1,6 +1,6 @@
 """Rows that decode together: one forward pass gives every row its next logits.
 
-Rows of different length share one KV cache, padded on the left (see `cache`). Rows join and leave
+Rows of different length share one cache, padded on the left (see `cache`). Rows join and leave
 between two steps. Knows nothing of requests, sampling or text.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from qwen_vl.engine.local.cache import columns_in_use
+from qwen_vl.engine.local.cache import columns_in_use, columns_of, size_bytes, snapshot_of
+from qwen_vl.engine.local.states import Columns, Snapshot
 from qwen_vl.engine.model.load import LoadedModel
 
 
@@ -89,19 +90,18 @@ class Batch:
             row.next_position += 1
         return output.logits[:, -1]
 
-    def states(self, row: Row) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Views on a row's keys and values in every layer, [1, heads, row.length, head_dim]."""
-        i = self.rows.index(row)
-        return [
-            (layer.keys[i : i + 1, :, -row.length :], layer.values[i : i + 1, :, -row.length :])
-            for layer in self._cache.layers
-        ]
+    def columns(self, row: Row) -> list[Columns]:
+        """Views on what every layer keeps of each of a row's tokens."""
+        return columns_of(self._cache, self.rows.index(row), row.length)
+
+    def snapshot(self, row: Row) -> Snapshot:
+        """Copies of a row's states after its last token."""
+        return snapshot_of(self._cache, self.rows.index(row))
 
     @property
     def size_bytes(self) -> int:
-        """What the keys and values of all rows take."""
-        layers = () if self._cache is None else self._cache.layers
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        """What the cache of all rows takes."""
+        return 0 if self._cache is None else size_bytes(self._cache)
 
     def leave(self, gone: Sequence[Row]) -> None:
         """Drops rows, and the columns that no other row uses."""

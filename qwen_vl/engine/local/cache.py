@@ -1,6 +1,7 @@
-"""The KV cache of a batch: one layer's keys and values, [rows, heads, columns, head_dim].
+"""The cache of a batch: what each layer keeps of its rows.
 
-Rows of different length are padded on the left. Knows nothing of models.
+Attention layers keep keys and values, [rows, heads, columns, head_dim]; rows of different length
+are padded on the left. Recurrent layers keep states without columns. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
+
+from qwen_vl.engine.local.states import Columns, Snapshot
+from qwen_vl.engine.model.layers import LayerKind
 
 ROOM_COLUMNS = 64  # more would be copied less often, and take more memory
 
@@ -37,6 +41,19 @@ class RoomyLayer(DynamicLayer):
             buffer[:, :, used:columns] = states
         self.keys, self.values = (buffer[:, :, :columns] for buffer in self._buffers)
         return self.keys, self.values
+
+    @property
+    def columns(self) -> Columns:
+        """All that it keeps per token, each [rows, heads, columns, width]."""
+        return self.keys, self.values
+
+    @property
+    def states(self) -> list[torch.Tensor | None]:
+        return []
+
+    def restore(self, columns: Columns, states: Sequence[torch.Tensor | None]) -> None:
+        """Begins with copies of one row's columns."""
+        self.update(columns[0], columns[1])
 
     def take_in(self, other: RoomyLayer, columns: int) -> None:
         """Adds the other's rows below its own, all padded on the left to `columns`.
@@ -73,12 +90,148 @@ class RoomyLayer(DynamicLayer):
                 buffer[:, :, :used] = kept
 
 
-def new_cache(layers: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> Any:
-    """A KV cache that grows, beginning with copies of `layers`; sliding windows are masked."""
-    cache = Cache(layer_class_to_replicate=RoomyLayer)
-    for index, (keys, values) in enumerate(layers):
-        cache.update(keys, values, index)
-    return cache
+class IndexedLayer(RoomyLayer):
+    """Also keeps what an indexer looks up to choose the tokens that attention reads (Qwen3.8)."""
+
+    indexer_keys: torch.Tensor  # [rows, columns, width]
+
+    def __init__(self) -> None:
+        super().__init__()
+        # [3, rows, columns]; the model leaves them in its first such layer
+        self.indexer_position_ids: torch.Tensor | None = None
+
+    def update_indexer(self, states: torch.Tensor) -> torch.Tensor:
+        """Appends [rows, new columns, width] -> all of them."""
+        kept = [self.indexer_keys] if hasattr(self, "indexer_keys") else []
+        self.indexer_keys = torch.cat([*kept, states], 1)
+        return self.indexer_keys
+
+    @property
+    def columns(self) -> Columns:
+        return (*super().columns, *self._looked_up)
+
+    def restore(self, columns: Columns, states: Sequence[torch.Tensor | None]) -> None:
+        super().restore(columns, states)
+        self._look_up([tensor.clone() for tensor in columns[2:]])
+
+    def take_in(self, other: RoomyLayer, columns: int) -> None:
+        assert isinstance(other, IndexedLayer)
+        pairs = zip(self._looked_up, other._looked_up, strict=True)
+        self._look_up([stack(pair, columns) for pair in pairs])
+        super().take_in(other, columns)
+
+    def cut(self, rows: int, columns: int) -> None:
+        super().cut(rows, columns)
+        self._look_up([tensor[:rows, :, -columns:] for tensor in self._looked_up])
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._look_up([tensor[indices] for tensor in self._looked_up])
+
+    @property
+    def _looked_up(self) -> Columns:
+        """Keys and positions as columns, [rows, heads, columns, width]."""
+        keys = self.indexer_keys.unsqueeze(1)
+        if self.indexer_position_ids is None:
+            return (keys,)
+        return keys, self.indexer_position_ids.transpose(0, 1).unsqueeze(3)
+
+    def _look_up(self, columns: Sequence[torch.Tensor]) -> None:
+        self.indexer_keys = columns[0].squeeze(1)
+        for positions in columns[1:]:
+            self.indexer_position_ids = positions.squeeze(3).transpose(0, 1)
+
+
+class RecurrentLayer(LinearAttentionLayer):
+    """Keeps states, [rows, ...], that sum all tokens up. Nothing is padded, nothing can be cut."""
+
+    columns: Columns = ()
+    dtype: Any
+    device: Any
+
+    @property
+    def states(self) -> list[torch.Tensor | None]:
+        """Those of its convolutions, then the recurrent ones; None where it has none."""
+        return [*self.conv_states.values(), *self.recurrent_states.values()]
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
+        """Takes the new state as it is: every step makes a new tensor."""
+        self.recurrent_states[state_idx] = recurrent_states
+        self.is_recurrent_states_initialized[state_idx] = True
+        return recurrent_states
+
+    def restore(self, columns: Columns, states: Sequence[torch.Tensor | None]) -> None:
+        """Begins with copies of one row's states: a step writes into those of convolutions."""
+        self._replace([None if state is None else state.clone() for state in states])
+
+    def take_in(self, other: RecurrentLayer, columns: int) -> None:
+        """Adds the other's rows below its own. The other is left empty."""
+        pairs = zip(self.states, other.states, strict=True)
+        self._replace(
+            [None if a is None or b is None else torch.cat([a, b]) for a, b in pairs],
+        )
+        other._replace([None] * len(other.states))
+
+    def cut(self, rows: int, columns: int) -> None:
+        """Keeps the first rows."""
+        self._replace([None if state is None else state[:rows] for state in self.states])
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps these rows only, as copies."""
+        self._replace([None if state is None else state[indices] for state in self.states])
+
+    def _replace(self, states: Sequence[torch.Tensor | None]) -> None:
+        for i in range(self.number_of_states):
+            conv, recurrent = states[i], states[self.number_of_states + i]
+            self.conv_states[i], self.recurrent_states[i] = conv, recurrent
+            self.is_conv_states_initialized[i] = self.has_previous_state[i] = conv is not None
+            self.is_recurrent_states_initialized[i] = recurrent is not None
+            if conv is not None:
+                self.conv_kernel_size[i] = conv.shape[-1]
+                self.dtype, self.device = conv.dtype, conv.device
+
+
+def new_cache(
+    kinds: Sequence[LayerKind], columns: Iterable[Columns] = (), snapshot: Snapshot | None = None
+) -> Any:
+    """A cache of such layers that grows, beginning with copies of what is given of every layer.
+
+    Sliding windows are masked.
+    """
+    layers: list[Any] = [_new_layer(kind) for kind in kinds]
+    for i, kept in enumerate(columns):
+        layers[i].restore(kept, snapshot[i] if snapshot else [])
+    return Cache(layers=layers)
+
+
+def _new_layer(kind: LayerKind) -> RoomyLayer | RecurrentLayer:
+    if kind.is_recurrent:
+        return RecurrentLayer(number_of_states=kind.states)
+    return IndexedLayer() if kind.is_indexed else RoomyLayer()
+
+
+def columns_of(cache: Any, row: int, length: int) -> list[Columns]:
+    """Views on the last `length` columns of a row."""
+    return [
+        tuple(tensor[row : row + 1, :, -length:] for tensor in layer.columns)
+        for layer in cache.layers
+    ]
+
+
+def snapshot_of(cache: Any, row: int) -> Snapshot:
+    """Copies of a row's states as they are now."""
+    return [
+        [None if state is None else state[row : row + 1].clone() for state in layer.states]
+        for layer in cache.layers
+    ]
+
+
+def size_bytes(cache: Any) -> int:
+    """What all rows take."""
+    kept = (tensor for layer in cache.layers for tensor in (*layer.columns, *layer.states))
+    return sum(tensor.nbytes for tensor in kept if tensor is not None)
 
 
 def columns_in_use(lengths: torch.Tensor, columns: int) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from qwen_vl.engine.local.cache import columns_of
 from qwen_vl.engine.local.prefill import next_part, prefill
 from qwen_vl.engine.local.prefix import PrefixStore, token_keys
+from qwen_vl.engine.local.states import States
 from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.engine.model.prompt import Prompt
 
@@ -18,8 +20,10 @@ def read_own_texts(loaded: LoadedModel, system_prompt: str, prefixes: PrefixStor
         head = Prompt(loaded.prompts.head(own), [])
         if len(head.token_ids) < SHARED_TOKENS:
             continue
-        parts = prefill(loaded, head, [], lambda _: [])
+        end = len(head.token_ids)
+        snapshots_at = [end] if loaded.is_recurrent else []
+        parts = prefill(loaded, head, States(), lambda _: [], snapshots_at)
         while (done := next_part(parts)) is None:
             pass
-        states = [(layer.keys, layer.values) for layer in done.cache.layers]
-        prefixes.share(token_keys(head, loaded.image_token_id), states)
+        keys = token_keys(head, loaded.image_token_id)
+        prefixes.share(keys, columns_of(done.cache, 0, end), done.snapshots)

@@ -1,4 +1,4 @@
-"""A prompt -> its KV cache and the logits of the first new token.
+"""A prompt -> its cache and the logits of the first new token.
 
 Runs only the tokens that the prefix store does not hold, and encodes only new pictures. Works in
 parts, so that a long prompt does not hold the others up.
@@ -7,15 +7,15 @@ parts, so that a long prompt does not hold the others up.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from qwen_vl.engine.local.batch import Row
-from qwen_vl.engine.local.cache import new_cache
-from qwen_vl.engine.local.prefix import LayerStates
+from qwen_vl.engine.local.cache import new_cache, snapshot_of
+from qwen_vl.engine.local.states import Snapshot, States
 from qwen_vl.engine.local.vision import Features
 from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.engine.model.prompt import Prompt
@@ -34,22 +34,26 @@ class Prefilled:
     rows: list[Row]
     cache: Any
     cached_tokens: list[int]  # of each row, found in the prefix store
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)  # of a single row, by its tokens
 
 
 def prefill(
     loaded: LoadedModel,
     prompt: Prompt,
-    start: Sequence[LayerStates],
+    start: States,
     features_of: Callable[[int], Features],
+    snapshots_at: Sequence[int] = (),
 ) -> Generator[None, None, Prefilled]:
     """Runs what `start`, the states of the prompt's first tokens, does not hold yet.
 
     `features_of` gives what the vision encoder makes of the prompt's picture of that number.
+    Recurrent states are copied after the first tokens of which `snapshots_at` tells the number, in
+    rising order; those that `start` covers are left out.
 
     Yields after each picture and each chunk of tokens, so that others can go on and a request that
     nobody waits for any more can be dropped; returns the whole.
     """
-    done = start[0][0].shape[2] if start else 0
+    done = start.tokens
     features = []
     for number in _pictures_from(done, prompt, loaded.image_token_id):
         features.append(features_of(number))
@@ -57,9 +61,11 @@ def prefill(
     # [visual tokens, hidden] of the merger and of each deepstack level, for all that is not done
     levels = [torch.cat(level) for level in zip(*features, strict=True)]
     positions = loaded.positions(prompt)
-    cache = new_cache(start)
+    cache = new_cache(loaded.layer_kinds, start.columns, start.snapshot)
+    snapshots: dict[int, Snapshot] = {}
     while True:
-        chunk = prompt.token_ids[done : done + chunk_tokens(loaded, done)]
+        stop = next((at for at in snapshots_at if at > done), len(prompt.token_ids))
+        chunk = prompt.token_ids[done : min(stop, done + chunk_tokens(loaded, done))]
         visual = sum(token == loaded.image_token_id for token in chunk)
         output = loaded.forward(
             len(chunk),
@@ -72,11 +78,13 @@ def prefill(
         )
         levels = [level[visual:] for level in levels]
         done += len(chunk)
+        if done in snapshots_at:
+            snapshots[done] = snapshot_of(cache, 0)
         if done == len(prompt.token_ids):
             break
         yield
-    cached_tokens = start[0][0].shape[2] if start else 0
-    return Prefilled(output.logits[:, -1], [row_of(loaded, positions)], cache, [cached_tokens])
+    row = row_of(loaded, positions)
+    return Prefilled(output.logits[:, -1], [row], cache, [start.tokens], snapshots)
 
 
 def chunk_tokens(loaded: LoadedModel, done: int = 0) -> int:

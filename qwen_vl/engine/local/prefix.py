@@ -1,10 +1,11 @@
-"""Keeps the KV caches of earlier prompts and answers, and finds the longest common prefix.
+"""Keeps the states of earlier prompts and answers, and finds the longest common prefix.
 
 Compares content: token ids, and for visual tokens the hash of their picture, because pictures of
 equal size have equal token ids. So a second, an edited and a regenerated turn all reuse what is
-still equal. A prefix serves only the scope that left it. The server's own system prompt serves all
-scopes from the start. So the number of tokens found tells a scope nothing about others.
-Bounded in bytes. Knows nothing of models or requests.
+still equal. Where layers are recurrent, that is what comes before a snapshot. A prefix serves only
+the scope that left it. The server's own system prompt serves all scopes from the start. So the
+number of tokens found tells a scope nothing about others. Bounded in bytes. Knows nothing of models
+or requests.
 """
 
 from __future__ import annotations
@@ -13,34 +14,53 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
+from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS, thinned
+from qwen_vl.engine.local.states import (
+    Columns,
+    Snapshot,
+    States,
+    columns_bytes,
+    first,
+    snapshot_bytes,
+)
 from qwen_vl.engine.local.store import FairStore
 from qwen_vl.engine.model.prompt import Prompt
 
-log = logging.getLogger(__name__)
+NONE: Mapping[int, Snapshot] = {}
 
-LayerStates = tuple[torch.Tensor, torch.Tensor]  # keys and values, [1, heads, tokens, head_dim]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The states of `keys`' tokens, in every layer."""
+    """The states of `keys`' tokens, in every layer.
+
+    `snapshots` are the states of recurrent layers, by number of tokens; they share the columns.
+    Without any, all layers can be cut anywhere.
+    """
 
     keys: np.ndarray  # [tokens] int64, see `token_keys`
-    layers: list[LayerStates]
+    columns: Sequence[Columns]
+    snapshots: Mapping[int, Snapshot] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
+        return columns_bytes(self.columns) + sum(map(snapshot_bytes, self.snapshots.values()))
 
-    def first(self, tokens: int) -> list[LayerStates]:
-        """Views on the states of the first tokens."""
-        return [(keys[:, :, :tokens], values[:, :, :tokens]) for keys, values in self.layers]
+    def usable(self, tokens: int) -> int:
+        """How many of its first `tokens` tokens a prompt can begin with."""
+        if not self.snapshots:
+            return tokens
+        return max((at for at in self.snapshots if at <= tokens), default=0)
+
+    def first(self, tokens: int) -> States:
+        """The states of the first tokens, of which `usable` gave the number, as views."""
+        return States(first(self.columns, tokens), self.snapshots.get(tokens, []))
 
 
 def token_keys(prompt: Prompt, image_token_id: int | None) -> np.ndarray:
@@ -81,23 +101,28 @@ class PrefixStore:
         """Lowers the limit, while nothing is kept yet."""
         self._kept.limit_bytes = min(self._kept.limit_bytes, limit_bytes)
 
-    def longest(self, keys: np.ndarray, scope: str = "") -> list[LayerStates]:
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._kept.limit_bytes > 0
+
+    def longest(self, keys: np.ndarray, scope: str = "") -> States:
         """Views on the states of the longest prefix of `keys` that this scope may see.
 
-        Without the last token: it always runs, because its logits are needed. An empty list if none
-        fits. Counts as a use.
+        Without the last token: it always runs, because its logits are needed. States of no token if
+        none fits. Counts as a use.
         """
         with self._lock:
             prefix, length = self._best(keys, scope)
             self.hits += bool(length)
             self.misses += not length
-            return prefix.first(length) if prefix else []
+            return prefix.first(length) if prefix else States()
 
-    def peek(self, keys: np.ndarray, scope: str = "") -> list[LayerStates]:
+    def peek(self, keys: np.ndarray, scope: str = "") -> States:
         """What `longest` would give now, without counting a hit or a miss."""
         with self._lock:
             prefix, length = self._best(keys, scope)
-            return prefix.first(length) if prefix else []
+            return prefix.first(length) if prefix else States()
 
     def found(self, keys: np.ndarray, scope: str = "") -> int:
         """How many tokens `longest` would give now."""
@@ -108,38 +133,55 @@ class PrefixStore:
         """The prefix that shares the most tokens, which counts as a use, and how many."""
         own, length = None, 0
         for key, prefix in self._kept.entries(scope):
-            if (shared := _shared(prefix.keys, keys[:-1])) > length:
-                own, length = key, shared
-        everybodys = ((_shared(prefix.keys, keys[:-1]), prefix) for prefix in self._shared)
+            if (usable := _usable(prefix, keys)) > length:
+                own, length = key, usable
+        everybodys = ((_usable(prefix, keys), prefix) for prefix in self._shared)
         longest, best = max(everybodys, key=lambda pair: pair[0], default=(0, None))
         if longest > length:
             return best, longest
         return (self._kept.get(scope, own), length) if length else (None, 0)
 
-    def share(self, keys: np.ndarray, layers: Sequence[LayerStates]) -> None:
-        """Keeps for everybody what the server itself sets, for as long as it runs."""
-        prefix = Prefix(keys, _copies(layers))
+    def share(
+        self,
+        keys: np.ndarray,
+        columns: Sequence[Columns],
+        snapshots: Mapping[int, Snapshot] = NONE,
+    ) -> None:
+        """Keeps for everybody what the server itself sets, for as long as it runs. See `put`."""
+        prefix = Prefix(keys, _copies(columns), snapshots)
         if prefix.size_bytes <= self._kept.limit_bytes:
             with self._lock:
                 self._shared.append(prefix)
                 self._kept.limit_bytes -= prefix.size_bytes
 
-    def put(self, keys: np.ndarray, layers: Sequence[LayerStates], scope: str = "") -> None:
-        """Stores copies of the states, in place of the scope's prefixes that they begin with.
+    def put(
+        self,
+        keys: np.ndarray,
+        columns: Sequence[Columns],
+        scope: str = "",
+        snapshots: Mapping[int, Snapshot] = NONE,
+    ) -> None:
+        """Stores copies of the columns, in place of the scope's prefixes that they begin with.
 
-        What is larger than the scope's share of the store is not kept.
+        `snapshots` are taken over as they are; nothing after the last of them is of use. What is
+        larger than the scope's share of the store is not kept.
         """
-        size_bytes = Prefix(keys, list(layers)).size_bytes
+        if snapshots:
+            keys, columns = keys[: max(snapshots)], first(columns, max(snapshots))
         with self._lock:
             own = self._kept.entries(scope)
-            if any(_shared(prefix.keys, keys) == len(keys) for _, prefix in own):
-                return
-            begun = [key for key, old in own if _shared(old.keys, keys) == len(old.keys)]
+            for key, longer in own:
+                if _shared(longer.keys, keys) == len(keys):
+                    self._add(scope, key, longer, snapshots)
+                    return
+            begun = [(key, old) for key, old in own if _shared(old.keys, keys) == len(old.keys)]
+            new = Prefix(keys, columns, _joined([old for _, old in begun], snapshots))
+            size_bytes = new.size_bytes
             # Room first: with the copies made before, memory would peak above the limit.
-            if not self._kept.make_room(scope, size_bytes, begun):
+            if not self._kept.make_room(scope, size_bytes, [key for key, _ in begun]):
                 return
         try:
-            new = Prefix(keys, _copies(layers))
+            new = replace(new, columns=_copies(columns))
         except (MemoryError, RuntimeError) as error:  # only a lack of memory makes a copy fail
             log.warning("no memory to keep a prefix, all are dropped: %s", error)
             with self._lock:
@@ -149,9 +191,30 @@ class PrefixStore:
             self._kept.put(scope, self._next_id, new, size_bytes)
             self._next_id += 1
 
+    def _add(
+        self, scope: str, key: Hashable, prefix: Prefix, snapshots: Mapping[int, Snapshot]
+    ) -> None:
+        """Adds snapshots to a prefix that holds all columns already."""
+        if snapshots.keys() - prefix.snapshots.keys():
+            more = replace(prefix, snapshots=_joined([prefix], snapshots))
+            self._kept.put(scope, key, more, more.size_bytes)
 
-def _copies(layers: Sequence[LayerStates]) -> list[LayerStates]:
-    return [(keys.clone(), values.clone()) for keys, values in layers]
+
+def _joined(earlier: Sequence[Prefix], snapshots: Mapping[int, Snapshot]) -> Mapping[int, Snapshot]:
+    """The snapshots of a sequence and of its beginnings, as many as are kept of one sequence."""
+    known: dict[int, Snapshot] = {}
+    for prefix in earlier:
+        known |= prefix.snapshots
+    known |= snapshots
+    return {at: known[at] for at in thinned(known, MOST_SNAPSHOTS, spared=[max(known, default=0)])}
+
+
+def _usable(prefix: Prefix, keys: np.ndarray) -> int:
+    return prefix.usable(_shared(prefix.keys, keys[:-1]))
+
+
+def _copies(columns: Sequence[Columns]) -> list[Columns]:
+    return [tuple(tensor.clone() for tensor in layer) for layer in columns]
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qwen_vl.engine.local.prefix import LayerStates, PrefixStore
+from qwen_vl.engine.local.prefix import PrefixStore
+from qwen_vl.engine.local.states import States
 from qwen_vl.engine.local.vision import Features
 from qwen_vl.engine.local.vision_cache import VisionCache
 from qwen_vl.engine.model.pictures import PictureReader
@@ -25,13 +26,9 @@ class Prepared:
     and before it is decoded.
     """
 
-    start: list[LayerStates] = field(default_factory=list)
+    start: States = field(default_factory=States)
     covered: int = 0
     pictures: list[Features | np.ndarray | None] = field(default_factory=list)
-
-    @property
-    def start_tokens(self) -> int:
-        return self.start[0][0].shape[2] if self.start else 0
 
     @property
     def missing(self) -> list[int]:
@@ -45,7 +42,7 @@ class Prepared:
 
     def clear(self) -> None:
         """Lets go of everything."""
-        self.start, self.covered, self.pictures = [], 0, []
+        self.start, self.covered, self.pictures = States(), 0, []
 
 
 def find(
@@ -55,7 +52,7 @@ def find(
     if not prompt.pictures:
         return Prepared()
     found = Prepared(prefixes.peek(keys, scope))
-    visual = int((keys[: found.start_tokens] < 0).sum())
+    visual = int((keys[: found.start.tokens] < 0).sum())
     for picture in prompt.pictures:
         if visual > 0:
             found.covered += 1

@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from qwen_vl.config import Settings
@@ -26,8 +27,10 @@ from qwen_vl.engine.local.prefill import (
     next_part,
     prefill,
 )
-from qwen_vl.engine.local.prefix import LayerStates, PrefixStore
+from qwen_vl.engine.local.prefix import PrefixStore
 from qwen_vl.engine.local.sequence import Sequence
+from qwen_vl.engine.local.snapshots import snapshots_at
+from qwen_vl.engine.local.states import Snapshot, States
 from qwen_vl.engine.local.together import fit_together, prefill_together
 from qwen_vl.engine.local.vision import Features, between_blocks
 from qwen_vl.engine.local.vision_cache import VisionCache
@@ -172,7 +175,9 @@ class Scheduler:
                 keys.append(sequence.keys)
                 found.append(self._prefixes.found(sequence.keys, sequence.scope))
                 lengths.append(len(sequence.keys))
-                together = fit_together(keys, found) and fit_in_one_batch(self._loaded, lengths)
+                together = fit_together(self._loaded, keys, found) and fit_in_one_batch(
+                    self._loaded, lengths
+                )
                 if taken and not together:
                     break
                 taken.append(sequence)
@@ -229,6 +234,7 @@ class Scheduler:
                 sequence.prompt,
                 self._start(sequence),
                 lambda number: self._features(sequence, number),
+                snapshots_at(self._loaded, sequence.prompt) if self._prefixes.keeps else (),
             )
             while (result := next_part(parts)) is None:
                 self._go_on_with_others(sequence)
@@ -255,12 +261,11 @@ class Scheduler:
         if not sequence.answer.wanted:
             raise _Unwanted
 
-    def _start(self, sequence: Sequence) -> list[LayerStates]:
+    def _start(self, sequence: Sequence) -> States:
         """The longest prefix that is stored now, or was stored when the request was prepared."""
         stored = self._prefixes.longest(sequence.keys, sequence.scope)
-        stored_tokens = stored[0][0].shape[2] if stored else 0
-        held = sequence.prepared
-        return held.start if held.start_tokens > stored_tokens else stored
+        held = sequence.prepared.start
+        return held if held.tokens > stored.tokens else stored
 
     def _features(self, sequence: Sequence, number: int) -> Features:
         pictures = sequence.prepared.pictures
@@ -310,7 +315,7 @@ class Scheduler:
             sequence.prepared.clear()
             sequence.answer.cached_tokens = result.cached_tokens[i]
             # At once: others may be asking the same now.
-            self._prefixes.put(sequence.keys, batch.states(sequence.row), sequence.scope)
+            self._keep(sequence, sequence.keys, batch, result.snapshots)
             self._pick(sequence, result.logits[i])
 
     def _batch_for(self, lengths: list[int]) -> Batch:
@@ -378,12 +383,29 @@ class Scheduler:
         for row in gone:
             sequence = self._running.pop(row)
             if not sequence.is_broken:
-                self._prefixes.put(sequence.cached_keys, batch.states(row), sequence.scope)
+                answered = self._answered(row, batch)
+                self._keep(sequence, sequence.cached_keys, batch, answered)
         if gone:
             held_bytes = batch.size_bytes
             batch.leave(gone)
             if held_bytes - batch.size_bytes > TRIMMED_BYTES:
                 trim_heap()
+
+    def _keep(
+        self, sequence: Sequence, keys: np.ndarray, batch: Batch, snapshots: Mapping[int, Snapshot]
+    ) -> None:
+        """Stores a sequence's states for later prompts that begin with `keys`."""
+        assert sequence.row is not None
+        if snapshots or not self._loaded.is_recurrent:
+            columns = batch.columns(sequence.row)
+            self._prefixes.put(keys, columns, sequence.scope, snapshots)
+
+    def _answered(self, row: Row, batch: Batch) -> dict[int, Snapshot]:
+        """The snapshot at the end of an answer, where a later prompt may begin with that."""
+        loaded = self._loaded
+        if not (loaded.is_recurrent and loaded.prompts.keeps_answers and self._prefixes.keeps):
+            return {}
+        return {row.length: batch.snapshot(row)}
 
     def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
         log.error("a request failed", exc_info=error)

@@ -27,6 +27,7 @@ from transformers import (
 
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
+from qwen_vl.engine.model.layers import LayerKind, layer_kinds, token_values
 from qwen_vl.engine.model.machine import Choice, is_out_of_memory, release_memory
 from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
 from qwen_vl.engine.model.quantize import quantize
@@ -60,11 +61,16 @@ class LoadedModel:
     @cached_property
     def token_bytes(self) -> int:
         """What the keys and values of one token take, in all layers."""
-        config = self.model.config.get_text_config()
-        head_dim = getattr(config, "head_dim", None)
-        head_dim = head_dim or config.hidden_size // config.num_attention_heads
-        values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-        return int(values * self.model.dtype.itemsize)
+        return token_values(self.model.config.get_text_config()) * int(self.model.dtype.itemsize)
+
+    @cached_property
+    def layer_kinds(self) -> list[LayerKind]:
+        return layer_kinds(self.model.config.get_text_config())
+
+    @cached_property
+    def is_recurrent(self) -> bool:
+        """Whether some layers keep states that hold after one token only."""
+        return any(kind.is_recurrent for kind in self.layer_kinds)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -267,6 +273,8 @@ def is_tiny(folder: Path) -> bool:
 def has_experts(folder: Path) -> bool:
     """Whether the checkpoint is a mixture of experts; False if its config cannot be read."""
     try:
-        return json.loads((folder / "config.json").read_text())["model_type"].endswith("_moe")
+        config = json.loads((folder / "config.json").read_text())
+        text = config.get("text_config", config)
+        return config["model_type"].endswith("_moe") or bool(text.get("num_experts"))
     except (OSError, ValueError, KeyError, TypeError):
         return False  # loading it says what is wrong

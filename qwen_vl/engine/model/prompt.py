@@ -20,6 +20,7 @@ from qwen_vl.errors import ContextExceeded, Unsupported
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Family, ImagePart, Message, TextPart, without_pairs
 
+TURN_START = "<|im_start|>"  # in front of every turn, in all of Qwen's templates
 END_TOKENS = 12  # of a prompt, which tell whether it ends inside a thought
 
 
@@ -47,6 +48,8 @@ class PromptBuilder:
         self.end_of_thought: list[int] = tokenizer(
             thinking.closing_of(tokenizer), add_special_tokens=False
         )["input_ids"]
+        self.turn_start_id: int = tokenizer.convert_tokens_to_ids(TURN_START)
+        self.keeps_answers = thinking.keeps_answers(tokenizer)
         self.reader = PictureReader(image_processor) if image_processor is not None else None
         self._image_token_id = image_token_id
         self._lock = threading.Lock()  # a fast tokenizer is not safe to share between threads

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUP = 32  # columns that share a scale and a zero point in int4
+_EXACT = ("in_proj_a", "in_proj_b", "in_proj_ba")  # decay and update rate of Gated DeltaNet
 _INT4_ROWS = 64  # outputs that the int4 kernel packs together
 _TILE = 8  # an argument of the packing that means nothing on CPUs
 
@@ -133,8 +134,9 @@ def quantize(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
     """Replaces the model's linear layers one by one, in place, so that memory only ever falls.
 
     `scheme` is "int8" or "int4". With int4 three kinds of layers stay in int8: those of the vision
-    encoder, the output layer, and layers without whole groups. The embedding keeps its type, as
-    only single rows of it are read. Everything else becomes float32.
+    encoder, the output layer, and layers without whole groups. What decides how fast a recurrent
+    layer forgets is never rounded: it is tiny, and an error in it adds up. The embedding keeps its
+    type, as only single rows of it are read. Everything else becomes float32.
     """
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     head = model.get_output_embeddings()  # type: ignore[operator]
@@ -143,7 +145,8 @@ def quantize(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
         for path, parent in model.named_modules()
         for name, child in parent.named_children()
         # A class of its own may do more than look up: Gemma's embedding scales.
-        if (child is embedding and type(child) is nn.Embedding) or type(child) is nn.Linear
+        if (child is embedding and type(child) is nn.Embedding)
+        or (type(child) is nn.Linear and name not in _EXACT)
     ]
     for in_vision, parent, name in places:
         child = getattr(parent, name)  # held nowhere else: what it weighs goes with it

@@ -16,7 +16,6 @@ from qwen_vl.sampling import EFFORTS, SamplingParams
 from qwen_vl.schema import Family
 
 _BLANKS = " \nĠĊ"  # also as byte-level tokens write them
-_BLANKS = " \nĠĊ"  # also as byte-level tokens write them
 _ASKED = [{"role": "user", "content": "?"}]
 
 
@@ -33,6 +32,20 @@ def closing_of(tokenizer: Any) -> str:
     if "enable_thinking" in tokenizer.chat_template:
         written = rendered(tokenizer, enable_thinking=False).rpartition(CLOSE)[2]
     return "\n" + CLOSE + (written or "\n\n")
+
+
+def keeps_answers(tokenizer: Any) -> bool:
+    """Whether a later prompt begins with an earlier one and its answer, word for word.
+
+    Many templates drop an earlier answer's thought, or the empty one in its place.
+    """
+    prompt = rendered(tokenizer)
+    thought = "t" if opens_thought(prompt) else ""
+    answered = {"role": "assistant", "content": "a", "reasoning_content": thought}
+    later: str = tokenizer.apply_chat_template(
+        [*_ASKED, answered, *_ASKED], tokenize=False, add_generation_prompt=True
+    )
+    return later.startswith(prompt + (thought and thought + closing_of(tokenizer)) + "a")
 
 
 def opens_thought(prompt_end: str) -> bool:

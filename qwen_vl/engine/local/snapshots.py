@@ -1,0 +1,63 @@
+"""Where the states of recurrent layers are worth keeping: where later prompts part from this one.
+
+Another question parts after the last picture, or after the system prompt; an edit of the last
+question parts at its start; a next turn and a regenerated answer part after the last turn, before
+what the template puts in front of an answer. Knows nothing of stores or caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from qwen_vl.engine.model.load import LoadedModel
+from qwen_vl.engine.model.prompt import Prompt
+
+MOST_SNAPSHOTS = 8  # of one sequence: each takes as much memory as the columns of 800 tokens or so
+SPARED_TOKENS = 24  # running fewer tokens again costs about as much as a pass that ends there
+
+
+def snapshots_at(loaded: LoadedModel, prompt: Prompt) -> list[int]:
+    """After how many tokens, in rising order; none where layers can be cut anywhere."""
+    if not loaded.is_recurrent:
+        return []
+    ids, start_id = prompt.token_ids, loaded.prompts.turn_start_id
+    turns = [i for i, token in enumerate(ids) if token == start_id]
+    last = turns[-1:]  # of the answer
+    between = {*turns[1:2], *turns[-2:-1], *_ends_of_pictures(ids, loaded.image_token_id)}
+    kept = [at for at in sorted(between) if 0 < at < len(ids)]
+    return thinned({*_apart(kept), *last}, MOST_SNAPSHOTS, spared=last)
+
+
+def thinned(ends: Collection[int], most: int, spared: Collection[int] = ()) -> list[int]:
+    """At most `most` of these, in rising order.
+
+    What goes first are those that save the fewest tokens, counted from the one before; `spared`
+    stay.
+    """
+    left = sorted(ends)
+    while len(left) > most:
+        saved = {
+            at: at - before
+            for before, at in zip([0, *left], left, strict=False)
+            if at not in spared
+        }
+        left.remove(min(saved, key=lambda at: saved[at]))
+    return left
+
+
+def _apart(ends: list[int]) -> list[int]:
+    """Without those that save next to nothing."""
+    kept: list[int] = []
+    for at in ends:
+        if at - (kept[-1] if kept else 0) >= SPARED_TOKENS:
+            kept.append(at)
+    return kept
+
+
+def _ends_of_pictures(ids: list[int], image_token_id: int | None) -> list[int]:
+    after = [*ids[1:], None]
+    return [
+        i + 1
+        for i, (token, following) in enumerate(zip(ids, after, strict=True))
+        if token == image_token_id and following != image_token_id
+    ]
