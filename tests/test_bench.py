@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from qwen_vl.bench import speed as bench
+from qwen_vl.bench.shapes import SHAPES
+from qwen_vl.engine.model.layers import layer_kinds
 
 
 def test_bench_on_a_tiny_model(
@@ -35,6 +38,19 @@ def test_bench_on_a_tiny_model(
     assert "... Engine: 2 at once" in printed  # tells what it is doing
     with Image.open(tmp_path / "bench.png") as picture:
         assert picture.width == 1000
+
+
+def test_every_shape_has_an_architecture() -> None:
+    """Without weights: of Qwen3.5's layers every fourth is full attention."""
+    for name, shape in SHAPES.items():
+        config = shape.config(image_token_id=7)
+        assert config.image_token_id == 7
+        kinds = layer_kinds(config.get_text_config())
+        assert sum(kind.is_recurrent for kind in kinds) == (18 if "3.5" in name else 0)
+        with torch.device("meta"):
+            model = shape.model_class._from_config(config)
+        billions = model.num_parameters() / 1e9
+        assert billions == pytest.approx({"2b": 2.1, "qwen3.5-0.8b": 0.85}.get(name, 2.2), rel=0.05)
 
 
 def test_a_model_that_is_missing_ends_it_with_what_to_do(

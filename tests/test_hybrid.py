@@ -15,12 +15,16 @@ from PIL import Image
 from support.held import inference_held
 from support.oracle import Oracle
 from support.tiny_models import HYBRIDS, NO_THOUGHT
+from torch import nn
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.scheduler import Scheduler
 from qwen_vl.engine.local.sequence import Sequence
+from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS, snapshots_at
+from qwen_vl.engine.model.load import has_experts
+from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart, Usage
 
@@ -197,7 +201,59 @@ def test_short_tails_at_once_are_never_padded(subjects: dict[str, Subject]) -> N
         assert told.usage.cached_tokens > len(SYSTEM.text)
 
 
+@pytest.mark.parametrize(("scheme", "rounded"), [("int8", Int8Linear), ("int4", Int4Linear)])
+def test_rounded_weights_answer_and_decay_stays_exact(
+    scheme: str, rounded: type[nn.Module], folders: dict[str, Path]
+) -> None:
+    engine = opened(Settings(model=str(folders["qwen3_5"]), device="cpu", quantize=scheme))
+    assert engine.status().dtype == scheme, engine.status().detail
+    shown = [user(picture(1), "What is this?")]
+    first, again = ("".join(c.text for c in engine.stream(shown, GREEDY)) for _ in range(2))
+    assert first
+    assert first == again
+    layer = engine._loaded.model.model.language_model.layers[0].linear_attn
+    assert isinstance(layer.in_proj_qkv, rounded)
+    assert isinstance(layer.out_proj, (Int8Linear, Int4Linear))
+    assert type(layer.in_proj_a) is type(layer.in_proj_b) is nn.Linear
+    engine.close()
+
+
+def test_experts_are_told_wherever_the_config_names_them(folders: dict[str, Path]) -> None:
+    told = {name: has_experts(folder) for name, folder in folders.items()}
+    assert [name for name, has in told.items() if has] == ["qwen3_5_moe", "qwen4_exp", "qwen3_next"]
+
+
 # --- reuse of earlier prompts ---
+
+
+def kept_at(
+    subject: Subject, messages: list[Message], done: int = 0
+) -> tuple[list[str], list[int]]:
+    """(the two tokens around each place where states are kept, those places)."""
+    loaded = subject.engine._loaded
+    prompt = loaded.prompts.build(messages, GREEDY)
+    ends = snapshots_at(loaded, prompt, done)
+    names = loaded.tokenizer.convert_ids_to_tokens(prompt.token_ids)
+    return [f"{names[at - 1]} {names[at]}" for at in ends], ends
+
+
+def test_states_are_kept_where_later_prompts_part(subjects: dict[str, Subject]) -> None:
+    subject = subjects["qwen3_5"]
+    big = picture(1, 256, 256)
+    asked = [SYSTEM, user(big, "What?"), assistant("A" * 40), user("And " * 20)]
+    turn_end, picture_end = "Ċ <|im_start|>", "<|image_pad|> <|vision_end|>"
+    places, ends = kept_at(subject, asked)
+    assert places == [turn_end, picture_end, turn_end, turn_end]
+    # What is known is not kept again, and what lies a few tokens after it is not worth a pass.
+    assert kept_at(subject, asked, ends[1]) == (places[2:], ends[2:])
+    assert kept_at(subject, asked, ends[2] - 3) == (places[3:], ends[3:])
+    assert kept_at(subject, asked, ends[3]) == ([], [])
+    frames = [ImagePart(picture(i, 192, 192), float(i)) for i in range(14)]
+    places, _ = kept_at(subject, [user(*frames, "What happens?")])
+    assert places == [*[picture_end] * (MOST_SNAPSHOTS - 1), turn_end]
+    _, ends = kept_at(subject, [user(*frames, "What happens?")])
+    assert ends[-1] - ends[-2] < 40  # the last frame's end is among them
+    assert kept_at(subjects["qwen3_5_text"], [user("Hi")])[0] == [turn_end]
 
 
 def test_ten_turns_about_two_pictures(fresh: Subject) -> None:
@@ -255,9 +311,9 @@ def test_caches_may_be_off(folders: dict[str, Path], sequences: Mapping[Answer, 
     subject.engine.close()
 
 
-@pytest.mark.parametrize("family", ["qwen3_5", "qwen4_exp"])
+@pytest.mark.parametrize(("family", "people"), [("qwen3_5", 4), ("qwen4_exp", 2)])
 def test_random_conversations_at_once(
-    family: str, folders: dict[str, Path], sequences: Mapping[Answer, Sequence]
+    family: str, people: int, folders: dict[str, Path], sequences: Mapping[Answer, Sequence]
 ) -> None:
     """Several people at once, follow-ups, edits, cancels, evictions: each equals the oracle."""
     start = ANSWER_STARTS.get(family, "")
@@ -288,8 +344,8 @@ def test_random_conversations_at_once(
             messages = [*messages, assistant(told.text)]
         return answers
 
-    with ThreadPoolExecutor(4) as pool:
-        rounds = list(pool.map(converse, range(4)))
+    with ThreadPoolExecutor(people) as pool:
+        rounds = list(pool.map(converse, range(people)))
     subject.engine.close()
     for messages, length, told in (answer for answers in rounds for answer in answers):
         subject.check(messages, told, length)

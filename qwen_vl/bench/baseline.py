@@ -1,7 +1,7 @@
 """Plain `generate` and the engine over one model in memory: what the benchmark compares.
 
-The model is a given one, or Qwen3-VL-2B's shape with random weights, whose answers mean nothing but
-take as long. Knows nothing of how results are shown.
+The model is a given one, or one of the `shapes` with random weights. Knows nothing of how results
+are shown.
 """
 
 from __future__ import annotations
@@ -12,15 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    GenerationConfig,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from qwen_vl.bench.shapes import Shape
 from qwen_vl.config import Settings
 from qwen_vl.engine.local.engine import LocalEngine
 from qwen_vl.engine.model import checkpoint, machine
@@ -32,33 +27,6 @@ from qwen_vl.errors import ModelUnavailable
 from qwen_vl.families import FAMILIES
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
-
-# The text and vision towers of Qwen/Qwen3-VL-2B-Instruct, from its config.json.
-_SHAPE_2B: dict[str, Any] = {
-    "text_config": {
-        "vocab_size": 151_936,
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 5_000_000,
-            "mrope_section": [24, 20, 20],
-            "mrope_interleaved": True,
-        },
-    },
-    "vision_config": {
-        "depth": 24,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_heads": 16,
-        "out_hidden_size": 2048,
-        "deepstack_visual_indexes": [5, 11, 17],
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -89,8 +57,8 @@ def named(settings: Settings) -> Subject:
     return Subject(loaded, found.model_id, _name(choice), time.perf_counter() - start_s)
 
 
-def random_2b(settings: Settings) -> Subject:
-    """Qwen3-VL-2B's shape with random weights and the bundled model's tokenizer.
+def random_weights(shape: Shape, settings: Settings) -> Subject:
+    """A shape with random weights and the bundled model's tokenizer.
 
     Raises ModelUnavailable for what this machine cannot do, and for 4bit: that is read from files.
     """
@@ -102,10 +70,8 @@ def random_2b(settings: Settings) -> Subject:
     folder = checkpoint.BUNDLED_FOLDER
     if not checkpoint.complete(folder):
         raise ModelUnavailable(f"The tokenizer of the bundled model is missing from {folder}.")
-    ids = Qwen3VLConfig.from_pretrained(folder)
-    config = Qwen3VLConfig(
-        **_SHAPE_2B,
-        tie_word_embeddings=True,
+    ids = AutoConfig.from_pretrained(folder)
+    config = shape.config(
         image_token_id=ids.image_token_id,
         video_token_id=ids.video_token_id,
         vision_start_token_id=ids.vision_start_token_id,
@@ -114,7 +80,7 @@ def random_2b(settings: Settings) -> Subject:
     rounded = choice.quantize in ("int8", "int4")
     start_s = time.perf_counter()
     torch.manual_seed(0)
-    model: Any = Qwen3VLForConditionalGeneration._from_config(
+    model: Any = shape.model_class._from_config(
         config, dtype=torch.bfloat16 if rounded else choice.dtype
     )
     if rounded:
@@ -133,7 +99,7 @@ def random_2b(settings: Settings) -> Subject:
         end_ids=frozenset(),
         device=device,
     )
-    return Subject(loaded, "Qwen3-VL-2B shape, random weights", _name(choice), load_s)
+    return Subject(loaded, f"{shape.name} shape, random weights", _name(choice), load_s)
 
 
 def _name(choice: machine.Choice) -> str:

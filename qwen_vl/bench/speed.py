@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m qwen_vl.bench", description=__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", default="bundled", help="model id or folder (default: bundled)")
-    what.add_argument("--shape", choices=["2b"], help="Qwen3-VL's architecture with random weights")
+    what.add_argument(
+        "--shape",
+        choices=["2b", "qwen3.5-0.8b", "qwen3.5-2b"],
+        help="an architecture with random weights (2b: Qwen3-VL-2B)",
+    )
     parser.add_argument("--dtype", default="auto", help="as for app.py (default: auto)")
     parser.add_argument("--quantize", default="auto", help="as for app.py (default: auto)")
     parser.add_argument("--image-px", type=at_least(32), default=512, help="side of the picture")
@@ -123,8 +128,9 @@ def measure(
 ) -> tuple[list[Figure], str]:
     """Runs everything, one after another, and prints what it is doing -> (figures, model name)."""
     from qwen_vl.bench import baseline
+    from qwen_vl.bench.shapes import SHAPES
 
-    find = baseline.random_2b if shape else baseline.named
+    find = partial(baseline.random_weights, SHAPES[shape]) if shape else baseline.named
     with peak_memory() as memory:
         say("Engine: loading the model")
         engine = baseline.SubjectEngine(find, settings)

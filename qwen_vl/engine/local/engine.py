@@ -24,6 +24,7 @@ from qwen_vl.engine.local.prefix import PrefixStore, token_keys
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.local.scheduler import Scheduler
 from qwen_vl.engine.local.sequence import Sequence as LocalSequence
+from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS
 from qwen_vl.engine.local.thought import Thought, budget_tokens
 from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
@@ -235,6 +236,7 @@ class LocalEngine:
         """Everything that answers with this model."""
         settings = self._settings
         longest_bytes = settings.max_context_tokens * loaded.token_bytes
+        longest_bytes += MOST_SNAPSHOTS * loaded.snapshot_bytes
         self._prefixes.bound(PREFIX_CONTEXTS * longest_bytes)
         self._scheduler = Scheduler(loaded, settings, self._prefixes, self._vision, self._failed)
         self._grammars = Grammars(loaded.tokenizer, loaded.vocabulary_size, loaded.end_ids)

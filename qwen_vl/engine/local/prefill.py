@@ -23,6 +23,7 @@ from qwen_vl.engine.model.prompt import Prompt
 # A CPU takes a second or two over this many tokens of a 2B model, a GPU a fraction of that.
 CHUNK_TOKENS_CPU = 256
 CHUNK_TOKENS_GPU = 2048
+REST_SHARE = 8  # less than this share of a chunk is read with the one before
 CHUNK_PAIRS_CPU = 2**20  # of a chunk's tokens and those they look at: else the last chunks are slow
 
 
@@ -65,7 +66,10 @@ def prefill(
     snapshots: dict[int, Snapshot] = {}
     while True:
         stop = next((at for at in snapshots_at if at > done), len(prompt.token_ids))
-        chunk = prompt.token_ids[done : min(stop, done + chunk_tokens(loaded, done))]
+        size = chunk_tokens(loaded, done)
+        if stop - done <= size + size // REST_SHARE:
+            size = stop - done
+        chunk = prompt.token_ids[done : done + size]
         visual = sum(token == loaded.image_token_id for token in chunk)
         output = loaded.forward(
             len(chunk),

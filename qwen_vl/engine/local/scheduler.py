@@ -229,12 +229,13 @@ class Scheduler:
         sequence.answer.start()
         self._depth += 1
         try:
+            start = self._start(sequence)
             parts = prefill(
                 self._loaded,
                 sequence.prompt,
-                self._start(sequence),
+                start,
                 lambda number: self._features(sequence, number),
-                snapshots_at(self._loaded, sequence.prompt) if self._prefixes.keeps else (),
+                self._snapshots_at(sequence, start.tokens),
             )
             while (result := next_part(parts)) is None:
                 self._go_on_with_others(sequence)
@@ -266,6 +267,11 @@ class Scheduler:
         stored = self._prefixes.longest(sequence.keys, sequence.scope)
         held = sequence.prepared.start
         return held if held.tokens > stored.tokens else stored
+
+    def _snapshots_at(self, sequence: Sequence, done: int) -> list[int]:
+        if not self._prefixes.keeps:
+            return []
+        return snapshots_at(self._loaded, sequence.prompt, done)
 
     def _features(self, sequence: Sequence, number: int) -> Features:
         pictures = sequence.prepared.pictures

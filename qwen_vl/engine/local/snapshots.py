@@ -16,16 +16,16 @@ MOST_SNAPSHOTS = 8  # of one sequence: each takes as much memory as the columns 
 SPARED_TOKENS = 24  # running fewer tokens again costs about as much as a pass that ends there
 
 
-def snapshots_at(loaded: LoadedModel, prompt: Prompt) -> list[int]:
-    """After how many tokens, in rising order; none where layers can be cut anywhere."""
+def snapshots_at(loaded: LoadedModel, prompt: Prompt, done: int = 0) -> list[int]:
+    """After how many tokens, in rising order, where `done` are known; none if layers can be cut."""
     if not loaded.is_recurrent:
         return []
     ids, start_id = prompt.token_ids, loaded.prompts.turn_start_id
     turns = [i for i, token in enumerate(ids) if token == start_id]
-    last = turns[-1:]  # of the answer
-    between = {*turns[1:2], *turns[-2:-1], *_ends_of_pictures(ids, loaded.image_token_id)}
-    kept = [at for at in sorted(between) if 0 < at < len(ids)]
-    return thinned({*_apart(kept), *last}, MOST_SNAPSHOTS, spared=last)
+    pictures = _ends_of_pictures(ids, loaded.image_token_id)
+    between = _apart({*turns[1:2], *turns[-2:-1], *pictures}, done)
+    last = [at for at in (*pictures[-1:], *turns[-1:]) if at > done]
+    return thinned({*between, *last}, MOST_SNAPSHOTS, spared=last)
 
 
 def thinned(ends: Collection[int], most: int, spared: Collection[int] = ()) -> list[int]:
@@ -45,11 +45,11 @@ def thinned(ends: Collection[int], most: int, spared: Collection[int] = ()) -> l
     return left
 
 
-def _apart(ends: list[int]) -> list[int]:
+def _apart(ends: Collection[int], done: int) -> list[int]:
     """Without those that save next to nothing."""
     kept: list[int] = []
-    for at in ends:
-        if at - (kept[-1] if kept else 0) >= SPARED_TOKENS:
+    for at in sorted(ends):
+        if at - (kept[-1] if kept else done) >= SPARED_TOKENS:
             kept.append(at)
     return kept
 

@@ -44,3 +44,14 @@ def token_values(config: Any) -> int:
         for kind in layer_kinds(config)
         if not kind.is_recurrent
     )
+
+
+def state_values(config: Any) -> int:
+    """How many numbers the recurrent layers keep of one sequence, whatever its length."""
+    recurrent = sum(kind.is_recurrent for kind in layer_kinds(config))
+    if not recurrent:
+        return 0
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    convolution = (2 * keys + values) * config.linear_conv_kernel_dim
+    return int(recurrent * (convolution + values * config.linear_key_head_dim))

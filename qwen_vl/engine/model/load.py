@@ -27,7 +27,7 @@ from transformers import (
 
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
-from qwen_vl.engine.model.layers import LayerKind, layer_kinds, token_values
+from qwen_vl.engine.model.layers import LayerKind, layer_kinds, state_values, token_values
 from qwen_vl.engine.model.machine import Choice, is_out_of_memory, release_memory
 from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
 from qwen_vl.engine.model.quantize import quantize
@@ -62,6 +62,11 @@ class LoadedModel:
     def token_bytes(self) -> int:
         """What the keys and values of one token take, in all layers."""
         return token_values(self.model.config.get_text_config()) * int(self.model.dtype.itemsize)
+
+    @cached_property
+    def snapshot_bytes(self) -> int:
+        """What the states of one sequence take in recurrent layers, which keep them in float32."""
+        return 4 * state_values(self.model.config.get_text_config())
 
     @cached_property
     def layer_kinds(self) -> list[LayerKind]:
