@@ -14,8 +14,15 @@ from conftest import opened
 from PIL import Image
 from support.held import inference_held
 from support.oracle import Oracle
-from support.tiny_models import HYBRIDS, NO_THOUGHT
+from support.tiny_models import (
+    CLOSED_TEMPLATE,
+    HYBRIDS,
+    NO_THOUGHT,
+    SWITCHED_TEMPLATE,
+    VISION_TEMPLATE,
+)
 from torch import nn
+from transformers import AutoTokenizer
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
@@ -23,6 +30,7 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.scheduler import Scheduler
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS, snapshots_at
+from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.load import has_experts
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
 from qwen_vl.sampling import SamplingParams
@@ -224,6 +232,25 @@ def test_experts_are_told_wherever_the_config_names_them(folders: dict[str, Path
 
 
 # --- reuse of earlier prompts ---
+
+
+def test_the_template_tells_whether_later_prompts_show_an_answer_as_it_was_written(
+    folders: dict[str, Path],
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folders["qwen3_5"])
+    shows_thoughts = (
+        SWITCHED_TEMPLATE.replace("preserve_thinking and ", "")
+        .replace("'<think>' +", "'<think>\\n' +")
+        .replace("+ '</think>'", "+ '\\n</think>\\n\\n'")
+    )
+    for template, keeps in {
+        VISION_TEMPLATE: True,
+        CLOSED_TEMPLATE: False,  # drops the empty thought
+        SWITCHED_TEMPLATE: False,  # drops the thought
+        shows_thoughts: True,
+    }.items():
+        tokenizer.chat_template = template
+        assert thinking.keeps_answers(tokenizer) == keeps, template
 
 
 def kept_at(
