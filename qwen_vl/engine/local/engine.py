@@ -28,7 +28,7 @@ from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS
 from qwen_vl.engine.local.thought import Thought, budget_tokens
 from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
-from qwen_vl.engine.model import checkpoint, machine
+from qwen_vl.engine.model import checkpoint, delta_rule, machine
 from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
 from qwen_vl.engine.thoughts import ThoughtSplitter
 from qwen_vl.errors import (
@@ -235,6 +235,8 @@ class LocalEngine:
     def _use(self, loaded: LoadedModel) -> None:
         """Everything that answers with this model."""
         settings = self._settings
+        if loaded.device.type == "cpu":
+            delta_rule.use_on_cpu(loaded.model)
         longest_bytes = settings.max_context_tokens * loaded.token_bytes
         longest_bytes += MOST_SNAPSHOTS * loaded.snapshot_bytes
         self._prefixes.bound(PREFIX_CONTEXTS * longest_bytes)
