@@ -26,7 +26,13 @@ def test_bench_on_a_tiny_model(
     )
     result = json.loads((tmp_path / "bench.json").read_text())
     figures = {figure["name"]: figure for figure in result["figures"]}
-    for name in ("time to first token", "time to first token, second turn", "decode, one request"):
+    first = "time to first token"
+    for name in (
+        first,
+        f"{first}, second turn",
+        f"{first}, another question",
+        "decode, one request",
+    ):
         assert figures[name]["value"] > 0
         assert figures[name]["ratio"] > 0
     assert {"1 at once", "2 at once"} <= set(figures)

@@ -14,6 +14,7 @@ from qwen_vl.engine.model.prompt import Prompt
 
 MOST_SNAPSHOTS = 8  # of one sequence: each takes as much memory as the columns of 800 tokens or so
 SPARED_TOKENS = 24  # running fewer tokens again costs about as much as a pass that ends there
+SYSTEM_TOKENS = 8  # a shorter system prompt is not worth keeping
 
 
 def snapshots_at(loaded: LoadedModel, prompt: Prompt, done: int = 0) -> list[int]:
@@ -23,9 +24,10 @@ def snapshots_at(loaded: LoadedModel, prompt: Prompt, done: int = 0) -> list[int
     ids, start_id = prompt.token_ids, loaded.prompts.turn_start_id
     turns = [i for i, token in enumerate(ids) if token == start_id]
     pictures = _ends_of_pictures(ids, loaded.image_token_id)
-    between = _apart({*turns[1:2], *turns[-2:-1], *pictures}, done)
+    system = [at for at in turns[1:-1][:1] if at - done >= SYSTEM_TOKENS]
+    between = _apart({*turns[-2:-1], *pictures}, max([done, *system]))
     last = [at for at in (*pictures[-1:], *turns[-1:]) if at > done]
-    return thinned({*between, *last}, MOST_SNAPSHOTS, spared=last)
+    return thinned({*system, *between, *last}, MOST_SNAPSHOTS, spared=last)
 
 
 def thinned(ends: Collection[int], most: int, spared: Collection[int] = ()) -> list[int]:
