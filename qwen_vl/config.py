@@ -131,6 +131,12 @@ class Settings:
         "may be given several times ('*': nothing but proxies can reach this server)",
         metavar="ADDRESS",
     )
+    cors_origin: tuple[str, ...] = _option(
+        (),
+        "a site, such as https://chat.example.com, whose web pages may use the API; may be given "
+        "several times ('*': all sites)",
+        metavar="ORIGIN",
+    )
     api: str = _option(
         "auto",
         "the HTTP API beside the page; 'auto' is off on a public address (--share, --auth, or a "
@@ -254,6 +260,12 @@ class Settings:
                 raise ValueError(
                     f"--allowed-host {name!r} must be a name alone, without http:// and port"
                 )
+        for name in self.cors_origin:
+            if not _ORIGIN.fullmatch(name):
+                raise ValueError(
+                    f"--cors-origin {name!r} must be a scheme, a host and perhaps a port, without "
+                    "a path: https://chat.example.com; or '*' for all pages, files too"
+                )
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{_flag(name)} must be 0 or more")
@@ -272,6 +284,7 @@ _CLUSTER = (
     "affinity",
 )
 
+_ORIGIN = re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+/?")
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_.-]+")
 
 _POSITIVE = (

@@ -126,7 +126,7 @@ def test_pages_of_other_sites_run_nothing(
     headers = {**send.get("headers", {}), **origin}
     response = page.post(path, **{**send, "headers": headers})
     assert response.status_code == 403
-    assert "--api-key" in assert_error(response.json(), "forbidden")
+    assert "--cors-origin" in assert_error(response.json(), "forbidden")
 
 
 def test_and_may_read_nothing(page: httpx.Client) -> None:
@@ -157,26 +157,68 @@ def test_a_page_behind_a_proxy_that_hides_its_name() -> None:
         assert client.post(CHAT, json=asking(), headers=EVIL).status_code == 403
 
 
-def test_with_a_key_pages_of_other_sites_use_the_api_without_cookies() -> None:
-    asks = {
-        **EVIL,
+def asks_first(origin: str) -> dict[str, str]:
+    """What a browser sends before it sends a page's request."""
+    return {
+        "Origin": origin,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
     }
-    with whole_app(ScriptedEngine("a"), KEYED) as client:
-        yes = client.options(CHAT, headers=asks)
-        assert yes.status_code == 204
-        assert yes.headers["access-control-allow-origin"] == "*"
-        assert "x-stainless-os" in yes.headers["access-control-allow-headers"]
-        good = client.post(CHAT, json=asking(), headers={**EVIL, **KEY})
-        bad = client.post(CHAT, json=asking(), headers=EVIL)
-        assert (good.status_code, bad.status_code) == (200, 401)
-        for response in (yes, good, bad):
-            assert response.headers["access-control-allow-origin"] == "*"
-            assert "access-control-allow-credentials" not in response.headers
-        upload = client.post("/gradio_api/upload", files={"files": b"x"}, headers={**EVIL, **KEY})
-        assert upload.status_code == 403
-        strange = {"Host": "evil.example"}
+
+
+def test_a_key_alone_opens_nothing_to_pages_of_other_sites() -> None:
+    with gated(ScriptedEngine("a"), KEYED) as client:
+        for response in (
+            client.options(CHAT, headers=asks_first(EVIL["Origin"])),
+            client.post(CHAT, json=asking(), headers={**EVIL, **KEY}),
+        ):
+            assert response.status_code == 403
+            assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize("keys", [(), ("the-key",)], ids=["open", "with a key"])
+def test_named_pages_use_the_api_and_nothing_else(keys: tuple[str, ...]) -> None:
+    chat, notes = "https://chat.example.com", "app://notes"
+    settings = Settings(cors_origin=(f"{chat}/", notes), api_key=keys)
+    with gated(ScriptedEngine("a"), settings) as client:
+        for origin in (chat, notes):
+            yes = client.options(CHAT, headers=asks_first(origin))
+            assert yes.status_code == 204  # browsers send no key with it
+            assert "x-stainless-os" in yes.headers["access-control-allow-headers"]
+            good = client.post(CHAT, json=asking(), headers={"Origin": origin, **KEY})
+            bad = client.post(CHAT, json=asking(temperature=9), headers={"Origin": origin, **KEY})
+            read = client.get("/v1/models", headers={"Origin": origin})
+            assert (good.status_code, bad.status_code) == (200, 400)
+            assert read.status_code == (401 if keys else 200)
+            for response in (yes, good, bad, read):
+                assert response.headers["access-control-allow-origin"] == origin
+                assert "origin" in response.headers["vary"].lower()
+                assert "access-control-allow-credentials" not in response.headers
+        for origin in (EVIL["Origin"], "https://chat.example.com.evil.example", "null"):
+            no = client.options(CHAT, headers=asks_first(origin))
+            denied = client.post(CHAT, json=asking(), headers={"Origin": origin, **KEY})
+            assert (no.status_code, denied.status_code) == (403, 403)
+            read = client.get("/v1/models", headers={"Origin": origin, **KEY})
+            for response in (no, denied, read):
+                assert "access-control-allow-origin" not in response.headers
+        for path in ("/gradio_api/upload", "/login"):
+            refused = client.post(path, files={"files": b"x"}, headers={"Origin": chat, **KEY})
+            assert refused.status_code == 403
+            assert "access-control-allow-origin" not in refused.headers
+
+
+def test_all_pages_can_be_let_in() -> None:
+    with gated(ScriptedEngine("a"), Settings(cors_origin=("*",))) as client:
+        for origin in (EVIL["Origin"], "null"):
+            assert client.options(CHAT, headers=asks_first(origin)).status_code == 204
+            answered = client.post(CHAT, json=asking(), headers={"Origin": origin})
+            assert answered.status_code == 200
+            assert answered.headers["access-control-allow-origin"] == "*"
+
+
+def test_a_name_of_others_leads_here_with_a_key_only() -> None:
+    strange = {"Host": "evil.example"}
+    with gated(ScriptedEngine("a"), KEYED) as client:
         assert client.get("/v1/models", headers=strange).status_code == 401
         assert client.get("/v1/models", headers={**strange, **KEY}).status_code == 200
         assert client.get("/config", headers={**strange, **KEY}).status_code == 421
@@ -257,6 +299,10 @@ def test_keys_that_no_header_carries_are_refused_at_the_start(key: str) -> None:
         {"allowed_host": ("a:80",)},
         {"trusted_proxy": ("a",)},
         {"trusted_proxy": ("1.2.3.4/99",)},
+        {"cors_origin": ("chat.example.com",)},
+        {"cors_origin": ("https://chat.example.com/path",)},
+        {"cors_origin": ("https://*.example.com",)},
+        {"cors_origin": ("null",)},
     ],
 )
 def test_names_and_proxies_that_are_none_are_refused_at_the_start(wrong: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The gate before everything on the port, page and API alike.
 
-A request gets through if its Host is a name of this server, no other site's web page sent it, and
+A request gets through if its Host is a name of this server, no web page that may not sent it, and
 its body is within bounds. Knows ASGI and the settings. Knows nothing of what is behind it.
 """
 
@@ -60,6 +60,7 @@ class Gate:
         self.hosts = Hosts(settings)
         self._proxies = Proxies(settings.trusted_proxy)
         self._has_keys = bool(settings.api_key)
+        self._origins = origins.Origins(settings.cors_origin)
         self._logins = RateLimit(LOGINS_PER_MINUTE, "logins")
         self._largest_bytes = body_limit(settings)
         self._bodies = Bodies(self._largest_bytes)  # in sum, too: most are far smaller
@@ -79,13 +80,14 @@ class Gate:
         adding: Headers = []
         try:
             host = self._host(scope, peer, headers)
-            needs_key = self._has_keys and is_api(path) and path != _HEALTH
             if origins.is_foreign(headers, host, self.hosts):
-                adding = origins.READABLE if needs_key else []
-                if origins.is_preflight(scope["method"], headers) and needs_key:
-                    await _send(send, 204, origins.preflight_headers(headers))
+                adding = self._origins.readable(headers) if is_api(path) else []
+                asks_first = origins.is_preflight(scope["method"], headers)
+                if adding and asks_first:
+                    await _send(send, 204, [*adding, *origins.preflight_headers(headers)])
                     return
-                self._check_page_of_others(scope["method"], headers, needs_key)
+                if not adding and (asks_first or scope["method"] not in origins.SAFE_METHODS):
+                    raise _page_of_others(headers)
             coding = (header(headers, b"content-encoding") or "identity").strip().lower()
             if coding not in ("", "identity", *(_CODINGS if is_api(path) else ())):
                 raise UnsupportedMedia(
@@ -127,19 +129,6 @@ class Gate:
             f"with --allowed-host {name[:100]}."
         )
 
-    def _check_page_of_others(self, method: str, headers: Headers, needs_key: bool) -> None:
-        """Raises Forbidden for what a foreign page may not do here even once."""
-        if needs_key or (
-            method in origins.SAFE_METHODS and not origins.is_preflight(method, headers)
-        ):
-            return
-        origin = header(headers, b"origin") or "another site"
-        raise Forbidden(
-            f"Web pages of {origin[:100]} may not call this server. Its API is open to them with "
-            "a key (--api-key); if this is its own page behind a proxy, start it with "
-            "--allowed-host and that page's host."
-        )
-
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, adding: Headers) -> None:
         path = scope["path"]
         is_upload = path.rstrip("/") == _UPLOAD
@@ -168,6 +157,16 @@ class Gate:
             body.close()
         if body.refusal is not None and not started:
             await _refuse(send, body.refusal, adding)
+
+
+def _page_of_others(headers: Headers) -> Forbidden:
+    origin = (header(headers, b"origin") or "another site")[:100]
+    named = "'*'" if origin == "null" else origin  # a page out of a file, or in a sandbox
+    return Forbidden(
+        f"Web pages of {origin} may not call this server: start it with --cors-origin {named} to "
+        "open its API to them; if this is its own page behind a proxy, with --allowed-host and "
+        "that page's host."
+    )
 
 
 async def _refuse(send: Send, error: UserError, adding: Headers) -> None:

@@ -1,21 +1,43 @@
 """Web pages of other sites: what their scripts and forms may do here, and may read.
 
-Without an API key nothing that changes anything. With one, the API and no cookie. Knows raw ASGI
-headers.
+Nothing that changes anything, except for the pages of `--cors-origin`: they may use the API. No
+cookie counts for it, so no page acts in its visitor's name. Knows raw ASGI headers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from qwen_vl.gate.hosts import Hosts, host_name
 from qwen_vl.gate.proxies import Headers, header
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+ANY = "*"
 _PORTS = (":80", ":443")  # which browsers leave out
-# Any page may read, as no cookie opens the API: the key in the header does.
-READABLE: Headers = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"*"),
-]
+
+
+class Origins:
+    """The origins whose pages may use the API, as `--cors-origin` names them."""
+
+    def __init__(self, named: Collection[str]) -> None:
+        self._any = ANY in named
+        self._named = {_normal(origin) for origin in named}
+
+    def readable(self, headers: Headers) -> Headers:
+        """What lets the page that sent `headers` read the answer; nothing where it may not.
+
+        Never with leave to send cookies.
+        """
+        origin = header(headers, b"origin") or ""
+        if self._any:
+            allowed: Headers = [(b"access-control-allow-origin", b"*")]
+        elif _normal(origin) in self._named:
+            named = origin.encode("latin-1")
+            # Answers differ by origin: no cache may give one page what was meant for another.
+            allowed = [(b"access-control-allow-origin", named), (b"vary", b"origin")]
+        else:
+            return []
+        return [*allowed, (b"access-control-expose-headers", b"*")]
 
 
 def is_foreign(headers: Headers, host: str, hosts: Hosts) -> bool:
@@ -37,15 +59,18 @@ def is_preflight(method: str, headers: Headers) -> bool:
 
 
 def preflight_headers(headers: Headers) -> Headers:
-    """Yes to what it asks for: the request itself has to bring a key."""
+    """Yes to what it asks for: browsers send no key with it, the request itself has to."""
     asked = header(headers, b"access-control-request-headers") or "authorization, content-type"
     return [
-        *READABLE,
         (b"access-control-allow-methods", b"GET, POST, DELETE"),
         (b"access-control-allow-headers", asked.encode("latin-1")),
         (b"access-control-allow-private-network", b"true"),
         (b"access-control-max-age", b"600"),
     ]
+
+
+def _normal(origin: str) -> str:
+    return _shortened(origin.lower().rstrip("/"))
 
 
 def _shortened(place: str) -> str:
