@@ -234,8 +234,9 @@ class SamplingParams:
         Field(description="whether the model sees its earlier thoughts; null is its own default"),
     ] = None
 
-    # Not one of FIELDS: it comes in fields of its own (`constraint.WIRE_FIELDS`).
+    # Not among FIELDS: these come in fields of their own, which the API reads.
     constraint: Constraint | None = None
+    logprobs: int | None = None  # so many of the likeliest tokens are told beside each; None: none
 
     @property
     def thinks(self) -> bool | None:
@@ -245,7 +246,9 @@ class SamplingParams:
         return self.enable_thinking
 
 
-FIELDS = tuple(field.name for field in fields(SamplingParams) if field.name != "constraint")
+FIELDS = tuple(
+    field.name for field in fields(SamplingParams) if field.name not in ("constraint", "logprobs")
+)
 # What clients call a field, where that is another name; the first one that is given counts.
 NO_WISH = ("max_new_tokens", "thinking_budget")  # -1 in these says nothing
 WIRE_NAMES: dict[str, tuple[str, ...]] = {"max_new_tokens": ("max_completion_tokens", "max_tokens")}

@@ -258,14 +258,29 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token of an answer and its log probability: natural, at most 0, of the model's own
+    distribution before anything that sampling does to it."""
+
+    raw: bytes  # a character may be spread over several tokens
+    logprob: float
+    likeliest: tuple[TokenLogprob, ...] = ()  # the tokens in its place, the likeliest first
+
+    @property
+    def text(self) -> str:
+        return self.raw.decode(errors="replace")
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A delta of text or of the thought before it. Only the last chunk of an answer carries
-    `finish_reason` and `usage`."""
+    `finish_reason` and `usage`. `logprobs` are of the text's tokens, where they were asked for."""
 
     text: str = ""
     thought: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from test_engine import GREEDY, assistant, picture, run, text_of, user
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
-from qwen_vl.errors import UserError
+from qwen_vl.errors import Unsupported, UserError
 from qwen_vl.schema import Chunk, ImagePart, Message
 
 SERVED = Settings(model="bundled", max_seconds=120)
@@ -151,6 +151,33 @@ def test_a_short_limit_is_kept_and_said(engine: Engine) -> None:
     chunks = run(engine, conversations()["picture"], replace(GREEDY, max_new_tokens=3))
     assert chunks[-1].finish_reason == "length"
     assert chunks[-1].usage.completion_tokens == 3
+
+
+def test_logprobs_are_the_models_own_whatever_sampling_does(
+    engine: Engine, oracle: Oracle, request: pytest.FixtureRequest
+) -> None:
+    messages = [user("Hello")]
+    if "transformers serve" in request.node.name:  # it knows no such field, and says nothing of it
+        with pytest.raises(Unsupported, match="logprobs"):
+            run(engine, messages, replace(GREEDY, logprobs=0))
+        return
+    hot = replace(GREEDY, temperature=1.5, top_k=5, presence_penalty=1.0, seed=7, logprobs=20)
+    with ThreadPoolExecutor(2) as pool:  # in a batch beside a row that asks for none
+        plain = pool.submit(run, engine, messages, replace(hot, logprobs=None))
+        chunks = run(engine, messages, hot)
+    assert not any(chunk.logprobs for chunk in plain.result())
+    told = [token for chunk in chunks for token in chunk.logprobs]
+    text = text_of(chunks)
+    assert text == text_of(plain.result())
+    assert b"".join(token.raw for token in told).decode() == text
+    ids = oracle.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert [oracle.tokenizer.decode([id_]) for id_ in ids] == [token.text for token in told]
+    for token, id_, logs in zip(told, ids, oracle.logprobs(messages, ids), strict=True):
+        assert token.logprob == pytest.approx(float(logs[id_]), abs=1e-3)
+        best = logs.topk(20)
+        found = [one.logprob for one in token.likeliest]
+        assert found == pytest.approx(best.values.tolist(), abs=1e-3)
+        assert token.likeliest[0].text == oracle.tokenizer.decode([int(best.indices[0])])
 
 
 def test_several_at_once_are_answered_as_if_alone(engine: Engine, oracle: Oracle) -> None:

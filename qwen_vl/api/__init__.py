@@ -173,7 +173,9 @@ class _Service:
         answer = await self._ask(call, request)
         compact = call.has_pairs and self.engine.status().family.pairs_frames
         clips = ClipFacts(call.frames_s, call.damaged_s, compact)
-        completion = Completion(self.engine.model_id, call.include_usage, clips)
+        completion = Completion(
+            self.engine.model_id, call.include_usage, clips, call.params.logprobs is not None
+        )
         stream = call.stream
         del call  # the pictures: nothing here needs them while the answer is written
         chunks = pull(answer, request)

@@ -16,6 +16,7 @@ from fastapi import Request
 
 from qwen_vl.api.clips import ClipReader
 from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
+from qwen_vl.api.logprobs import asked_logprobs
 from qwen_vl.api.messages import from_openai, parts_in
 from qwen_vl.api.payloads import Payloads, flag, hold, media_type
 from qwen_vl.api.places import Places
@@ -86,17 +87,19 @@ class Reader:
 
     async def simple(self, request: Request) -> Call:
         """`{"text", "image"?, "session_id"?}`, with sampling fields if wanted."""
-        return await self._simple(request, await self._payloads.json(request))
+        return _one_text(await self._simple(request, await self._payloads.json(request)))
 
     async def job(self, request: Request) -> Call:
         """A chat completion in any of its forms, or the simple form."""
         if media_type(request) == "multipart/form-data":
-            return await self._form(request)
-        raw = await self._payloads.json(request)
-        call = await (self._chat(request, raw) if "messages" in raw else self._simple(request, raw))
+            call = await self._form(request)
+        else:
+            raw = await self._payloads.json(request)
+            read = self._chat if "messages" in raw else self._simple
+            call = await read(request, raw)
         if call.salt:
             raise Unsupported("'cache_salt' is not for jobs: leave it out.")
-        return call
+        return _one_text(call)
 
     async def _chat(self, request: Request, raw: dict[str, Any]) -> Call:
         in_openai_form(raw.get("messages"))
@@ -202,7 +205,7 @@ class Reader:
         )
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         params = params_from(raw, defaults, self.settings)
-        return replace(params, constraint=constraint_from(raw))
+        return replace(params, constraint=constraint_from(raw), logprobs=asked_logprobs(raw))
 
 
 def default_prompt(request: Request) -> str:
@@ -226,6 +229,13 @@ def _name(raw: Mapping[str, Any], field_name: str) -> str:
     if not isinstance(name, str | None) or len(name or "") > MAX_NAME_CHARS:
         raise BadRequest(f"'{field_name}' must be text of at most {MAX_NAME_CHARS} characters.")
     return name or ""
+
+
+def _one_text(call: Call) -> Call:
+    """Raises Unsupported for what only chat completions have a place for."""
+    if call.params.logprobs is not None:
+        raise Unsupported("'logprobs' is for /v1/chat/completions: leave it out here.")
+    return call
 
 
 def _told(constraint: Constraint) -> str:

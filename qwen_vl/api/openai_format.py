@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwen_vl.api.logprobs import logprobs_object
 from qwen_vl.schema import Chunk, Usage
 
 
@@ -35,6 +36,7 @@ class Completion:
     model: str
     include_usage: bool = False  # of streams; a whole answer always has it
     clips: ClipFacts = ClipFacts()
+    tells_logprobs: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))  # Unix time in seconds
 
@@ -43,7 +45,9 @@ class Completion:
         thought = _thought("".join(chunk.thought for chunk in chunks))
         text = "".join(chunk.text for chunk in chunks)
         message = {"role": "assistant", "content": text, **thought}
-        choice = {"index": 0, "message": message, "logprobs": None, **_finish(chunks[-1])}
+        told = [token for chunk in chunks for token in chunk.logprobs]
+        logprobs = logprobs_object(told) if self.tells_logprobs else None
+        choice = {"index": 0, "message": message, "logprobs": logprobs, **_finish(chunks[-1])}
         return self._object("chat.completion", [choice], usage=self._usage(chunks[-1]))
 
     def opening(self) -> dict[str, Any]:
@@ -55,7 +59,8 @@ class Completion:
         if chunk.thought:
             yield self._piece(_thought(chunk.thought))
         if chunk.text:
-            yield self._piece({"content": chunk.text})
+            told = {"logprobs": logprobs_object(chunk.logprobs)} if self.tells_logprobs else {}
+            yield self._piece({"content": chunk.text}, **told)
         if chunk.finish_reason:
             yield self._piece({}, **_finish(chunk))
             if self.include_usage:
@@ -71,8 +76,8 @@ class Completion:
             usage["compact"] = True
         return usage
 
-    def _piece(self, delta: dict[str, str], **finish: str) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": None, **finish}
+    def _piece(self, delta: dict[str, str], **more: Any) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": None, **more}
         # Clients that ask for the usage find the field in every object, null but in the last.
         usage = {"usage": None} if self.include_usage else {}
         return self._object("chat.completion.chunk", [choice], **usage)

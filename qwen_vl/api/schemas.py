@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from qwen_vl.api.logprobs import MOST_LIKELIEST
 from qwen_vl.constraint import MOST_CHOICES, MOST_GRAMMAR_CHARS
 from qwen_vl.jobs import JobStatus
 from qwen_vl.sampling import FIELDS, json_schema, wire_names
@@ -182,6 +183,17 @@ class ChatRequest(Constrained):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
+    logprobs: Annotated[
+        bool | None, Field(description="tell the log probability of each token of the answer")
+    ] = None
+    top_logprobs: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=MOST_LIKELIEST,
+            description="so many of the likeliest tokens beside each; goes with logprobs",
+        ),
+    ] = None
     cache_salt: Salt = None
 
 
@@ -245,10 +257,29 @@ class AnswerMessage(BaseModel):
     reasoning: Annotated[str, Field(description="the same")] = ""
 
 
+class TokenLogprobObject(BaseModel):
+    """Of the model's own distribution: before penalties, constraints, temperature and filters."""
+
+    token: str
+    logprob: Annotated[float, Field(le=0)]
+    bytes: list[Annotated[int, Field(ge=0, le=255)]]
+
+
+class LikelyTokens(TokenLogprobObject):
+    top_logprobs: Annotated[
+        list[TokenLogprobObject], Field(description="in its place, the likeliest first")
+    ]
+
+
+class LogprobsObject(BaseModel):
+    content: list[LikelyTokens]
+    refusal: None
+
+
 class Choice(BaseModel):
     index: int
     message: AnswerMessage
-    logprobs: None
+    logprobs: LogprobsObject | None
     finish_reason: Literal["stop", "length"]
     native_finish_reason: FinishReason
 
@@ -297,6 +328,7 @@ class Delta(BaseModel):
 class ChunkChoice(BaseModel):
     index: int
     delta: Delta
+    logprobs: LogprobsObject | None = None
     finish_reason: Literal["stop", "length"] | None
     native_finish_reason: FinishReason | None = None
 

@@ -48,6 +48,13 @@ class Oracle:
         return text + "<|im_start|>assistant\n" + self.answer_start
 
     @torch.inference_mode()
+    def logprobs(self, messages: Sequence[Message], token_ids: Sequence[int]) -> torch.Tensor:
+        """[tokens, vocabulary]: of each next token of an answer to a conversation of texts."""
+        prompt = self.tokenizer(self.prompt(messages), add_special_tokens=False)["input_ids"]
+        logits = self.model(input_ids=torch.tensor([[*prompt, *token_ids]])).logits[0]
+        return logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+
+    @torch.inference_mode()
     def answer(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
         """The generated token ids, without the end token."""
         text = self.prompt(messages)

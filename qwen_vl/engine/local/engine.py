@@ -19,6 +19,7 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local import preparation
 from qwen_vl.engine.local.constrain import Grammars
 from qwen_vl.engine.local.detokenize import TextStream
+from qwen_vl.engine.local.logprobs import Logprobs
 from qwen_vl.engine.local.own_texts import read_own_texts
 from qwen_vl.engine.local.prefix import PrefixStore, token_keys
 from qwen_vl.engine.local.sampler import Sampler
@@ -124,11 +125,13 @@ class LocalEngine:
         closing = loaded.prompts.end_of_thought
         limit_tokens = self._settings.max_thought_tokens
         budget = budget_tokens(params.thinking_budget, limit_tokens, most_tokens - len(closing))
+        tokenizer = loaded.tokenizer.backend_tokenizer
         text = TextStream(
-            loaded.tokenizer.backend_tokenizer,
+            tokenizer,
             params.stop,
             ThoughtSplitter(prompt.opens_thought, loaded.family.thinking != "never"),
         )
+        logprobs = None if params.logprobs is None else Logprobs(tokenizer, params.logprobs)
         sequence = LocalSequence(
             scope,
             prompt,
@@ -139,6 +142,7 @@ class LocalEngine:
             Sampler(params, matcher),
             text,
             Thought(text, budget, closing),
+            logprobs,
         )
         self._ready()
         scheduler.add(sequence)

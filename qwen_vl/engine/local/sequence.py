@@ -12,11 +12,13 @@ import torch
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.batch import Row
 from qwen_vl.engine.local.detokenize import TextStream
+from qwen_vl.engine.local.logprobs import Logprobs
 from qwen_vl.engine.local.loops import is_looping
 from qwen_vl.engine.local.preparation import Prepared
 from qwen_vl.engine.local.sampler import Sampler
 from qwen_vl.engine.local.thought import Thought
 from qwen_vl.engine.model.prompt import Prompt
+from qwen_vl.engine.thoughts import Piece
 from qwen_vl.schema import FinishReason
 
 
@@ -33,6 +35,7 @@ class Sequence:
     sampler: Sampler
     text: TextStream
     thought: Thought
+    logprobs: Logprobs | None = None  # where they are asked for
     tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
     row: Row | None = None  # of a batch, once the prompt has been read
     is_broken: bool = False  # its states may be anything
@@ -53,9 +56,12 @@ class Sequence:
     def next_token(self, logits: torch.Tensor, end_ids: Collection[int]) -> int:
         """Picks a token; `logits` are [vocabulary]. Raises what `Sampler.next_token` raises."""
         in_thought = self.text.in_thought
-        return self.thought.next_token(
+        token = self.thought.next_token(
             lambda: self.sampler.next_token(logits, in_thought=in_thought), end_ids
         )
+        if self.logprobs is not None and not in_thought and token not in end_ids:
+            self.logprobs.measure(logits, token)
+        return token
 
     def accept(self, token: int, end_ids: Collection[int]) -> None:
         """Takes a generated token in, and ends the answer if it was its last."""
@@ -65,8 +71,9 @@ class Sequence:
         if token in end_ids:
             self.finish("stop")
             return
-        piece = self.text.push(token)
-        self.answer.emit(piece.text, piece.thought)
+        self._tell(self.text.push(token))
+        if self.logprobs is not None and self.text.in_thought:
+            self.logprobs.forget()
         if in_thought:
             self.thought.count()
         if self.text.stopped or (self.sampler.is_complete and not in_thought):
@@ -79,6 +86,9 @@ class Sequence:
     def finish(self, reason: FinishReason) -> None:
         """Ends the answer with all text that there is."""
         if not self.text.stopped:
-            piece = self.text.flush()
-            self.answer.emit(piece.text, piece.thought)
+            self._tell(self.text.flush())
         self.answer.finish(reason)
+
+    def _tell(self, piece: Piece) -> None:
+        told = self.logprobs.told(piece.text, stopped=self.text.stopped) if self.logprobs else ()
+        self.answer.emit(piece.text, piece.thought, told)

@@ -22,10 +22,10 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun
 from qwen_vl.engine.remote.refusal import Refused, refused_fields, told_of
 from qwen_vl.engine.remote.request import Requests, without
-from qwen_vl.engine.remote.text import Transcript
+from qwen_vl.engine.remote.text import TextLogprobs, Transcript
 from qwen_vl.engine.remote.upstream import Upstream, shown_model
 from qwen_vl.engine.remote.wire import EVENT_BYTES, TOKEN_BYTES, Garbled, events, piece_of
-from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading
+from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading, Unsupported
 from qwen_vl.families import family_by_name
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import EngineStats, EngineStatus, Message, UpstreamStats
@@ -153,6 +153,7 @@ class RemoteEngine:
         most_tokens = request["max_tokens"]
         inside = family_by_name(self.model_id).opens_thought
         transcript = Transcript(most_tokens, inside)
+        logprobs = TextLogprobs("logprobs" in request)
         usage, reason, begun = None, None, False
         try:
             async with AsyncExitStack() as stack:
@@ -162,10 +163,12 @@ class RemoteEngine:
                 async for event in events(body, EVENT_BYTES + most_tokens * TOKEN_BYTES):
                     piece = piece_of(event)
                     usage, reason = piece.usage or usage, piece.reason or reason
-                    if any(told := transcript.add(piece.thought, piece.text)):
+                    told = transcript.add(piece.thought, piece.text)
+                    beside = logprobs.told(told, piece.logprobs)
+                    if any(told):
                         begun = True
                         answer.count_token(bool(told.thought))
-                        answer.emit(told.text, told.thought)
+                        answer.emit(told.text, told.thought, beside)
                     if transcript.is_full:  # it goes on after what it was asked for
                         reason = "length"
                         break
@@ -176,7 +179,11 @@ class RemoteEngine:
         if reason is None:  # the connection ended, the answer did not
             raise self._broken(up, None, begun, request)
         rest = transcript.finish()
-        answer.emit(rest.text, rest.thought)
+        answer.emit(rest.text, rest.thought, logprobs.told(rest, ()))
+        if logprobs.are_missing:
+            raise Unsupported(
+                "The server behind this one tells no log probabilities: leave out 'logprobs'."
+            )
         answer.finish(reason, usage)
 
     async def _open(self, up: Upstream, request: dict[str, Any], stack: AsyncExitStack) -> Any:

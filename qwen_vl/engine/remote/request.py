@@ -43,7 +43,8 @@ _EXTRAS = (
 )
 # A server that refuses one of these is asked without it. `logit_bias` is not among them: an answer
 # without it is another one, and the refusal may be about one visitor's token id. Nor is what an
-# answer must look like: who asked for JSON that fits a schema reads the server's refusal.
+# answer must look like, or must tell: who asked for JSON that fits a schema, or for log
+# probabilities, reads the server's refusal.
 OPTIONAL = (
     *_EXTRAS,
     "cache_salt",
@@ -121,19 +122,21 @@ def request_of(
     """`uri` gives the data: URI of a picture; `cache_salt` (vLLM's) parts scopes in its caches."""
     fields = _sampling_fields(params)
     extras = {name: value for name, value in fields.items() if name in _EXTRAS}
-    constrained = {} if params.constraint is None else wire_fields(params.constraint)
-    if "structured_outputs" in constrained:
-        extras["structured_outputs"] = constrained.pop("structured_outputs")
+    more = {} if params.constraint is None else wire_fields(params.constraint)
+    if "structured_outputs" in more:
+        extras["structured_outputs"] = more.pop("structured_outputs")
     if cache_salt:
         extras["cache_salt"] = cache_salt
     if messages[-1].role == "assistant":  # vLLM's and SGLang's way to go on with an answer
         extras |= {"continue_final_message": True, "add_generation_prompt": False}
+    if params.logprobs is not None:
+        more |= {"logprobs": True, "top_logprobs": params.logprobs}
     return {
         "messages": [_message(message, uri) for message in without_pairs(messages)],
         "stream": True,
         "stream_options": {"include_usage": True},
         **{name: value for name, value in fields.items() if name in _OPENAI},
-        **constrained,
+        **more,
         "extra_body": extras,
     }
 

@@ -5,7 +5,10 @@ Knows text only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qwen_vl.engine.thoughts import Piece, ThoughtSplitter
+from qwen_vl.schema import TokenLogprob
 
 TOKEN_CHARS = 32  # more than any text has for each of its tokens
 SLACK_CHARS = 512  # but a single token may be long
@@ -47,6 +50,33 @@ class Transcript:
         text = piece.text[: self._left - len(thought)]
         self._left -= len(thought) + len(text)
         return Piece(thought, text)
+
+
+class TextLogprobs:
+    """Log probabilities of the text's tokens, each told with its text. `asked`: or not at all."""
+
+    def __init__(self, asked: bool) -> None:
+        self._asked = asked
+        self._waiting: list[TokenLogprob] = []  # their text is held back
+        self._text_came = self._some_came = False
+
+    @property
+    def are_missing(self) -> bool:
+        """Whether the server has told the text of an answer without them."""
+        return self._asked and self._text_came and not self._some_came
+
+    def told(self, piece: Piece, new: Sequence[TokenLogprob]) -> tuple[TokenLogprob, ...]:
+        """What goes with a piece of the answer; `new` came with it."""
+        if not self._asked:
+            return ()
+        self._waiting += new
+        if not any(piece):
+            return ()
+        told, self._waiting = tuple(self._waiting), []
+        if not piece.text:  # those of a thought
+            return ()
+        self._text_came, self._some_came = True, self._some_came or bool(told)
+        return told
 
 
 class _Whole:

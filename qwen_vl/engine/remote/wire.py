@@ -11,7 +11,7 @@ import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeGuard, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
@@ -19,12 +19,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 import httpx2  # what openai's client runs on
 from openai import AsyncOpenAI
 
-from qwen_vl.schema import FinishReason, Usage
+from qwen_vl.schema import FinishReason, TokenLogprob, Usage
 
 EVENT_BYTES = 2**20  # of one server-sent event
 BODY_BYTES = 4 * 2**20  # of anything else, such as a list of models
 ERROR_BYTES = 2**16  # of what comes with an error; the rest is not read
 TOKEN_BYTES = 4096  # of all events for one token, with all that surrounds it
+MOST_LIKELIEST = 20  # of the tokens in one place, as OpenAI bounds them
+LEAST_LOGPROB = -9999.0  # OpenAI's figure for what is nearly impossible
 MOST_TOKENS = 10**9  # what is beyond is no count
 
 
@@ -166,6 +168,7 @@ class Piece:
     text: str = ""
     reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def piece_of(event: dict[str, Any]) -> Piece:
@@ -177,6 +180,7 @@ def piece_of(event: dict[str, Any]) -> Piece:
         said = error.get("message") if isinstance(error, dict) else error
         raise Garbled(said if said and isinstance(said, str) else "it says that something broke")
     thought, text, reason = "", "", None
+    logprobs: list[TokenLogprob] = []
     for choice in _list(event, "choices"):
         if not isinstance(choice, dict):
             raise Garbled("a choice of its answer is no object")
@@ -186,8 +190,9 @@ def piece_of(event: dict[str, Any]) -> Piece:
         # Servers put what a reasoning model thinks beside the answer under either name.
         thought += _text(delta, "reasoning_content") or _text(delta, "reasoning")
         text += _text(delta, "content")
+        logprobs += _logprobs(choice.get("logprobs"))
         reason = _reason(choice) or reason
-    return Piece(thought, text, reason, _usage(event.get("usage")))
+    return Piece(thought, text, reason, _usage(event.get("usage")), tuple(logprobs))
 
 
 def models_of(listed: dict[str, Any]) -> tuple[str, ...]:
@@ -222,6 +227,37 @@ def _reason(choice: dict[str, Any]) -> FinishReason | None:
     if not told:
         return None
     return "length" if told == "length" else "stop"
+
+
+def _logprobs(told: Any) -> list[TokenLogprob]:
+    """The tokens in a choice's `logprobs`, each with those in its place."""
+    found = []
+    for entry in _entries(told, "content"):
+        places = _entries(entry, "top_logprobs")[:MOST_LIKELIEST]
+        likeliest = tuple(one for other in places if (one := _token(other)))
+        if token := _token(entry):
+            found.append(replace(token, likeliest=likeliest))
+    return found
+
+
+def _entries(found: Any, name: str) -> list[Any]:
+    entries = found.get(name) if isinstance(found, dict) else None
+    return entries if isinstance(entries, list) else []
+
+
+def _token(entry: Any) -> TokenLogprob | None:
+    if not isinstance(entry, dict):
+        return None
+    logprob, raw, text = entry.get("logprob"), entry.get("bytes"), entry.get("token")
+    if not isinstance(logprob, (int, float)) or logprob != logprob:
+        return None
+    if isinstance(raw, list) and all(type(byte) is int and 0 <= byte < 256 for byte in raw):
+        token = bytes(raw)
+    elif isinstance(text, str):
+        token = text.encode(errors="replace")
+    else:
+        return None
+    return TokenLogprob(token, min(max(float(logprob), LEAST_LOGPROB), 0.0))
 
 
 def _usage(told: Any) -> Usage | None:
