@@ -254,6 +254,11 @@ NO_WISH = ("max_new_tokens", "thinking_budget")  # -1 in these says nothing
 WIRE_NAMES: dict[str, tuple[str, ...]] = {"max_new_tokens": ("max_completion_tokens", "max_tokens")}
 
 
+def nth_seed(seed: int | None, n: int) -> int | None:
+    """The seed of the n-th further answer to one question: the next ones, in the same range."""
+    return None if seed is None else (seed + n + 2**63) % 2**64 - 2**63
+
+
 def wire_names(name: str) -> tuple[str, ...]:
     """The names of a field in requests."""
     return WIRE_NAMES.get(name, (name,))

@@ -281,6 +281,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0  # which of several answers to one request
 
 
 @dataclass(frozen=True)

@@ -384,7 +384,7 @@ BAD = {
     "hot": (asking(temperature=2.5), 400, "bad_request"),
     "temperature is text": (asking(temperature="0.5"), 400, "bad_request"),
     "a number without end": (asking(top_k=10**400), 400, "bad_request"),
-    "two answers": (asking(n=2), 400, "bad_request"),
+    "too many answers": (asking(n=9), 400, "bad_request"),
     "stream is text": (asking(stream="yes"), 400, "bad_request"),
     "stream options are a list": (asking(stream_options=[1]), 400, "bad_request"),
 }

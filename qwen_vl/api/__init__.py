@@ -28,12 +28,14 @@ from qwen_vl.api.openai_format import ClipFacts, Completion, usage_object
 from qwen_vl.api.payloads import release
 from qwen_vl.api.places import Places
 from qwen_vl.api.sessions import Session, Sessions
+from qwen_vl.api.several import Several
 from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import NotFound, WrongMethod
 from qwen_vl.jobs import Job, Jobs
 from qwen_vl.metrics import CONTENT_TYPE, Metrics
+from qwen_vl.sampling import nth_seed
 from qwen_vl.schema import Chunk, Message, TextPart
 
 __all__ = ["build_router"]
@@ -170,17 +172,20 @@ class _Service:
     async def chat_completions(self, request: Request) -> Response:
         """One answer, whole or as server-sent events. The client ends the work by leaving."""
         call = await self.reader.chat(request)
-        answer = await self._ask(call, request)
+        answer = await self._ask_all(call, request)
         compact = call.has_pairs and self.engine.status().family.pairs_frames
-        clips = ClipFacts(call.frames_s, call.damaged_s, compact)
         completion = Completion(
-            self.engine.model_id, call.include_usage, clips, call.params.logprobs is not None
+            self.engine.model_id,
+            call.include_usage,
+            ClipFacts(call.frames_s, call.damaged_s, compact),
+            call.params.logprobs is not None,
+            call.n,
         )
         stream = call.stream
         del call  # the pictures: nothing here needs them while the answer is written
         chunks = pull(answer, request)
         if stream:
-            return await streamed(chunks, completion.pieces, [completion.opening()])
+            return await streamed(chunks, completion.pieces, completion.opening())
         return JSONResponse(completion.whole(await whole(chunks)))
 
     async def stream_chat(self, request: Request) -> Response:
@@ -223,9 +228,23 @@ class _Service:
 
         return JSONResponse(docs.schema())
 
-    async def _ask(self, call: Call, request: Request) -> Answer:
+    async def _ask_all(self, call: Call, request: Request) -> Answer | Several:
+        """The one answer, or all that are wanted."""
+        first = await self._ask(call, request)
+        if call.n == 1:
+            return first
+        scope = self._scope(call, request)
+        seeds = [nth_seed(call.params.seed, i) for i in range(1, call.n)]
+        others = [replace(call.params, seed=seed) for seed in seeds]
+        asks = [partial(self.engine.stream, call.messages, params, scope) for params in others]
+        return Several(first, [partial(self.asking_texts.run, ask) for ask in asks], call.n)
+
+    def _scope(self, call: Call, request: Request) -> str:
         owner = self.guards.owner(request)
-        scope = f"{owner} {call.salt}" if call.salt else owner
+        return f"{owner} {call.salt}" if call.salt else owner
+
+    async def _ask(self, call: Call, request: Request) -> Answer:
+        scope = self._scope(call, request)
         pictures = [part.source for message in call.messages for part in message.images]
 
         def give_up() -> None:

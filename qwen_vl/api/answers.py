@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -17,6 +17,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from qwen_vl.api.several import Several
 from qwen_vl.engine import Answer
 from qwen_vl.errors import Bug, OutOfTime, UserError
 from qwen_vl.gate.refusals import error_object
@@ -31,7 +32,7 @@ Chunks = AsyncGenerator[Chunk | None, None]  # None: nothing came for `KEEP_ALIV
 Told = Callable[[Chunk], Iterator[Mapping[str, Any]]]  # a chunk -> what events say of it
 
 
-async def pull(answer: Answer, request: Request) -> Chunks:
+async def pull(answer: Answer | Several, request: Request) -> Chunks:
     """The chunks of `answer`, up to its last. However this ends, `answer` gets closed.
 
     Raises ClientDisconnect as soon as the client leaves, also before the first chunk.
@@ -47,15 +48,15 @@ async def pull(answer: Answer, request: Request) -> Chunks:
 
     watcher = asyncio.create_task(watch())
     try:
-        ended = False
-        while not ended:
+        while True:
             chunk = None
             with anyio.move_on_after(KEEP_ALIVE_S):
                 chunk = await anext(answer)
             if has_left:
                 raise ClientDisconnect
-            ended = chunk is not None and chunk.finish_reason is not None
             yield chunk
+    except StopAsyncIteration:
+        return
     finally:
         answer.close()
         watcher.cancel()
@@ -65,7 +66,8 @@ async def whole(chunks: Chunks) -> list[Chunk]:
     """All of an answer. Raises OutOfTime when its time is over and there is no text at all."""
     async with contextlib.aclosing(chunks):
         got = [chunk async for chunk in chunks if chunk]
-    if got[-1].finish_reason == "timeout" and not any(chunk.text or chunk.thought for chunk in got):
+    ends = [chunk.finish_reason for chunk in got if chunk.finish_reason]
+    if set(ends) == {"timeout"} and not any(chunk.text or chunk.thought for chunk in got):
         raise OutOfTime(
             "This server's time for one answer ended before its first word: send fewer or smaller "
             "pictures and less text."
@@ -74,7 +76,7 @@ async def whole(chunks: Chunks) -> list[Chunk]:
 
 
 async def streamed(
-    chunks: Chunks, told: Told, opening: list[Mapping[str, Any]] | None = None
+    chunks: Chunks, told: Told, opening: Sequence[Mapping[str, Any]] = ()
 ) -> Response:
     """Server-sent events: `opening`, what `told` makes of each chunk, and [DONE].
 
@@ -82,14 +84,14 @@ async def streamed(
     """
     first = await anext(chunks)
     return StreamingResponse(
-        _events(first, chunks, told, opening or []),
+        _events(first, chunks, told, opening),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
 async def _events(
-    first: Chunk | None, chunks: Chunks, told: Told, opening: list[Mapping[str, Any]]
+    first: Chunk | None, chunks: Chunks, told: Told, opening: Sequence[Mapping[str, Any]]
 ) -> AsyncGenerator[str, None]:
     async with contextlib.aclosing(chunks):
         try:

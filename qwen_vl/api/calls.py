@@ -52,6 +52,7 @@ class Call:
     stream: bool = False
     include_usage: bool = False
     session_id: str | None = None
+    n: int = 1  # answers to it
     salt: str = ""  # divides what is cached for one caller further
     damaged_s: tuple[tuple[float, float], ...] = ()  # stretches of its clips that were not decoded
     fields: Mapping[str, Any] = field(default_factory=dict)  # as they came, where a session follows
@@ -155,8 +156,6 @@ class Reader:
 
     def _parse_chat(self, raw: Mapping[str, Any], has_left: threading.Event) -> Call:
         """Reads what this server knows; `model` and unknown fields change nothing."""
-        if raw.get("n") not in (None, 1):
-            raise BadRequest("'n' must be 1: one answer per request. Send several requests.")
         stream = flag(raw, "stream")
         options = raw.get("stream_options")
         if not isinstance(options, Mapping | None):
@@ -170,7 +169,8 @@ class Reader:
         if raw.get("response_format") is not None and params.constraint is not None:
             messages = _with_system(messages, _told(params.constraint))
         salt, damaged_s = _name(raw, "cache_salt"), tuple(clips.damaged_s)
-        return Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s)
+        n = self._n(raw)
+        return Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s, n=n)
 
     def _parse_simple(self, raw: Mapping[str, Any]) -> Call:
         text, image, session_id = raw.get("text"), raw.get("image"), _name(raw, "session_id")
@@ -186,14 +186,25 @@ class Reader:
         fields = {name: value for name, value in raw.items() if name not in ("text", "image")}
         params = self.params(raw, messages)
         salt = _name(raw, "cache_salt")
-        return Call(messages, params, session_id=session_id or None, salt=salt, fields=fields)
+        n = self._n(raw)
+        return Call(messages, params, session_id=session_id or None, salt=salt, fields=fields, n=n)
 
     def _parse_form(self, image: bytes, prompt: str, raw: Mapping[str, Any]) -> Call:
         picture = ImagePart(open_image(image, self.settings))
         messages = [Message("user", (picture, TextPart(prompt)))]
         check_conversation(messages, self.settings)
         params, salt = self.params(raw, messages), _name(raw, "cache_salt")
-        return Call(messages, params, raw.get("stream") is True, salt=salt)
+        return Call(messages, params, raw.get("stream") is True, salt=salt, n=self._n(raw))
+
+    def _n(self, raw: Mapping[str, Any]) -> int:
+        """How many answers are wanted: as many as are written side by side, at most."""
+        most = self.settings.max_batch
+        n = raw.get("n")
+        if n is None:
+            return 1
+        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= most:
+            raise BadRequest(f"'n' must be a whole number between 1 and {most} (--max-batch).")
+        return n
 
     def params(self, raw: Mapping[str, Any], messages: Sequence[Message]) -> SamplingParams:
         """The sampling fields of a request, over the preset of its conversation, and what its
@@ -235,6 +246,8 @@ def _one_text(call: Call) -> Call:
     """Raises Unsupported for what only chat completions have a place for."""
     if call.params.logprobs is not None:
         raise Unsupported("'logprobs' is for /v1/chat/completions: leave it out here.")
+    if call.n > 1:
+        raise Unsupported("'n' is for /v1/chat/completions: leave it out here.")
     return call
 
 

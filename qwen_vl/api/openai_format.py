@@ -31,39 +31,46 @@ class ClipFacts:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer of `model`: the fields that all its objects share."""
+    """The answers of `model` to one request: the fields that all their objects share."""
 
     model: str
     include_usage: bool = False  # of streams; a whole answer always has it
     clips: ClipFacts = ClipFacts()
     tells_logprobs: bool = False
+    choices: int = 1
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))  # Unix time in seconds
 
     def whole(self, chunks: Sequence[Chunk]) -> dict[str, Any]:
-        """All chunks of the answer -> a `chat.completion`."""
+        """All chunks of all answers -> a `chat.completion`."""
+        choices = [self._choice(chunks, number) for number in range(self.choices)]
+        return self._object("chat.completion", choices, usage=self._usage(chunks[-1]))
+
+    def _choice(self, all_chunks: Sequence[Chunk], number: int) -> dict[str, Any]:
+        chunks = [chunk for chunk in all_chunks if chunk.choice == number]
         thought = _thought("".join(chunk.thought for chunk in chunks))
         text = "".join(chunk.text for chunk in chunks)
         message = {"role": "assistant", "content": text, **thought}
         told = [token for chunk in chunks for token in chunk.logprobs]
         logprobs = logprobs_object(told) if self.tells_logprobs else None
-        choice = {"index": 0, "message": message, "logprobs": logprobs, **_finish(chunks[-1])}
-        return self._object("chat.completion", [choice], usage=self._usage(chunks[-1]))
+        end = _finish(chunks[-1])
+        return {"index": number, "message": message, "logprobs": logprobs, **end}
 
-    def opening(self) -> dict[str, Any]:
-        """The first `chat.completion.chunk` of a stream; it says whose turn it is."""
-        return self._piece({"role": "assistant", "content": ""})
+    def opening(self) -> list[dict[str, Any]]:
+        """The first `chat.completion.chunk`s of a stream; they say whose turn it is."""
+        opening = {"role": "assistant", "content": ""}
+        return [self._piece(number, opening) for number in range(self.choices)]
 
     def pieces(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
         """One chunk -> the `chat.completion.chunk`s that carry its thought, text, end and usage."""
         if chunk.thought:
-            yield self._piece(_thought(chunk.thought))
+            yield self._piece(chunk.choice, _thought(chunk.thought))
         if chunk.text:
             told = {"logprobs": logprobs_object(chunk.logprobs)} if self.tells_logprobs else {}
-            yield self._piece({"content": chunk.text}, **told)
+            yield self._piece(chunk.choice, {"content": chunk.text}, **told)
         if chunk.finish_reason:
-            yield self._piece({}, **_finish(chunk))
-            if self.include_usage:
+            yield self._piece(chunk.choice, {}, **_finish(chunk))
+            if self.include_usage and chunk.usage is not None:
                 yield self._object("chat.completion.chunk", [], usage=self._usage(chunk))
 
     def _usage(self, chunk: Chunk) -> dict[str, Any] | None:
@@ -76,8 +83,8 @@ class Completion:
             usage["compact"] = True
         return usage
 
-    def _piece(self, delta: dict[str, str], **more: Any) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": None, **more}
+    def _piece(self, number: int, delta: dict[str, str], **more: Any) -> dict[str, Any]:
+        choice = {"index": number, "delta": delta, "finish_reason": None, **more}
         # Clients that ask for the usage find the field in every object, null but in the last.
         usage = {"usage": None} if self.include_usage else {}
         return self._object("chat.completion.chunk", [choice], **usage)

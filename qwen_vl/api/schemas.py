@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from qwen_vl.api.logprobs import MOST_LIKELIEST
+from qwen_vl.config import MAX_BATCH
 from qwen_vl.constraint import MOST_CHOICES, MOST_GRAMMAR_CHARS
 from qwen_vl.jobs import JobStatus
 from qwen_vl.sampling import FIELDS, json_schema, wire_names
@@ -182,7 +183,9 @@ class ChatRequest(Constrained):
     model: Annotated[str, Field(description="accepted and ignored: one model runs here")] = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
+    n: Annotated[
+        int | None, Field(ge=1, le=MAX_BATCH, description="answers, up to --max-batch")
+    ] = None
     logprobs: Annotated[
         bool | None, Field(description="tell the log probability of each token of the answer")
     ] = None

@@ -79,13 +79,21 @@ class Answer:
 
     async def __anext__(self) -> Chunk:
         """Cancelling it loses no chunk."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
         while True:
+            await self.begun()
             with self._changed:
                 if self._unread:
                     return self._take()
                 if self._exhausted:
                     raise StopAsyncIteration
+
+    async def begun(self) -> None:
+        """Waits until there is something to read, or nothing left, and leaves it there."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        while True:
+            with self._changed:
+                if self._unread or self._exhausted:
+                    return
                 woken.clear()
                 self._wake = lambda: loop.call_soon_threadsafe(woken.set)
             await woken.wait()
