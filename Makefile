@@ -14,7 +14,7 @@ run: .venv/app
 test: tools .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Engines on Ray and behind other people's servers. An environment of its own: Ray is large, and
+# Engines on Ray and behind other people's servers, and nginx before this one, where it is installed. An environment of its own: Ray is large, and
 # llama-cpp-python is compiled here, which takes some minutes and a C++ compiler.
 test-beyond: .venv-beyond/ready
 	.venv-beyond/bin/python -W ignore -m pytest -m beyond

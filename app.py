@@ -140,6 +140,7 @@ def launch(
         demo.launch(
             share=settings.share,
             auth=[(user, password)] if user else None,
+            root_path=settings.root_path or None,  # None leaves Gradio its own variable for it
             app_kwargs={**more, "routes": [*routes, *more.get("routes", [])]},
             prevent_thread_lock=True,
             **options,

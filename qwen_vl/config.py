@@ -137,6 +137,12 @@ class Settings:
         "several times ('*': all sites)",
         metavar="ORIGIN",
     )
+    root_path: str = _option(
+        "",
+        "the path under which a reverse proxy shows this server, such as /demo; the proxy takes it "
+        "off before it passes a request on",
+        metavar="PATH",
+    )
     api: str = _option(
         "auto",
         "the HTTP API beside the page; 'auto' is off on a public address (--share, --auth, or a "
@@ -266,6 +272,10 @@ class Settings:
                     f"--cors-origin {name!r} must be a scheme, a host and perhaps a port, without "
                     "a path: https://chat.example.com; or '*' for all pages, files too"
                 )
+        if self.root_path and not _ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(
+                "--root-path must be a path such as /demo: with a slash before it, none after it"
+            )
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{_flag(name)} must be 0 or more")
@@ -286,6 +296,7 @@ _CLUSTER = (
 
 _ORIGIN = re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+/?")
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_.-]+")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]+)+")
 
 _POSITIVE = (
     "max_image_mb",

@@ -74,6 +74,8 @@ BAD: list[tuple[str, Any]] = [
     ("dtype", "int7"),
     ("share", "perhaps"),
     ("port", "http"),
+    ("root_path", "demo"),
+    ("root_path", "/demo/"),
 ]
 
 
