@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from qwen_vl.models import listing
+
 DEFAULT_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 BUNDLED_MODEL = "bundled"
 BUNDLED_MODEL_ID = "qwen3-vl-tiny-demo"
@@ -419,10 +421,23 @@ def flags_page() -> str:
     return "\n".join(lines)
 
 
+class _ListModels(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        print(listing())
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Chat with a Qwen vision-language model about pictures and clips.",
         epilog=f"Every flag is also an environment variable: {ENV_PREFIX}MAX_FRAMES and so on.",
+    )
+    parser.add_argument(
+        "--list-models",
+        action=_ListModels,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="show which models suit which machines, and exit",
     )
     for item in fields(Settings):
         options = dict(item.metadata)

@@ -22,14 +22,18 @@ import json, sys
 from qwen_vl.config import Settings
 from qwen_vl.engine.model import checkpoint
 from qwen_vl.errors import ModelUnavailable
-reports = []
+reports, weighed = [], []
 settings = Settings(model=json.loads(sys.argv[1]), hub=sys.argv[2])
 try:
-    found = checkpoint.find(settings, lambda detail, progress: reports.append([detail, progress]))
+    found = checkpoint.find(
+        settings,
+        lambda detail, progress: reports.append([detail, progress]),
+        lambda size_bytes: weighed.append([size_bytes, [detail for detail, _ in reports]]),
+    )
     result = {"folder": str(found.folder), "model_id": found.model_id, "notice": found.notice}
 except ModelUnavailable as error:
     result = {"error": str(error)}
-print(json.dumps({**result, "reports": reports}))
+print(json.dumps({**result, "reports": reports, "weighed": weighed}))
 """
 
 
@@ -73,6 +77,10 @@ def test_download_with_progress_then_from_the_cache(
     assert (Path(found["folder"]) / "model.safetensors").read_bytes() == original
     offline = find("acme/tiny", tmp_path, **UNREACHABLE)  # now without any network
     assert offline["folder"] == found["folder"]
+    ((size_bytes, told_before),) = found["weighed"]
+    assert size_bytes == len(original)
+    assert not any(told.startswith("Downloading") for told in told_before)
+    assert offline["weighed"] == [[len(original), []]]
 
 
 def test_not_found_and_gated(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from qwen_vl.errors import (
 )
 from qwen_vl.families import BUNDLED, DEFAULT
 from qwen_vl.heap import share_heaps
+from qwen_vl.models import too_large
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import EngineStats, EngineStatus, Message
 
@@ -195,8 +196,9 @@ class LocalEngine:
             self._end_all()
 
     def _load(self) -> None:
-        found = checkpoint.find(self._settings, self._report)
-        self._status = replace(self._status, model_id=found.model_id, notice=found.notice)
+        found = checkpoint.find(self._settings, self._report, self._weigh)
+        notice = " ".join(told for told in (found.notice, self._status.notice) if told)
+        self._status = replace(self._status, model_id=found.model_id, notice=notice)
         choice = machine.choose(
             self._settings, tiny=is_tiny(found.folder), has_experts=has_experts(found.folder)
         )
@@ -223,6 +225,14 @@ class LocalEngine:
         )
         if found.notice:
             log.warning("%s", found.notice)
+
+    def _weigh(self, size_bytes: int) -> None:
+        """Says on the page and in the log where this machine cannot carry the model."""
+        kind, memory_bytes = machine.kind_and_memory(self._settings)
+        four_bit = self._settings.quantize == "4bit"
+        if told := too_large(size_bytes, kind, memory_bytes, four_bit):
+            log.warning("%s", told)
+            self._status = replace(self._status, notice=told)
 
     def _report(self, detail: str, progress: float | None) -> None:
         if self._closing:

@@ -31,7 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from qwen_vl import EXAMPLES
 from qwen_vl.config import BUNDLED_MODEL, BUNDLED_MODEL_ID, DEFAULT_MODEL, Settings
-from qwen_vl.engine.model.hub_cache import bytes_here, cached, complete
+from qwen_vl.engine.model.hub_cache import WEIGHTS, bytes_here, cached, complete, weights_bytes
 from qwen_vl.errors import ModelUnavailable
 
 BUNDLED_FOLDER = EXAMPLES / "tiny_model" / "model"
@@ -45,6 +45,7 @@ _BUNDLED_NOTICE = (
 )
 
 Report = Callable[[str, float | None], None]  # what is being done, and how far (0..1) if known
+Weigh = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Checkpoint:
     notice: str = ""
 
 
-def find(settings: Settings, report: Report) -> Checkpoint:
+def find(settings: Settings, report: Report, weigh: Weigh = lambda size_bytes: None) -> Checkpoint:
     """The checkpoint that `settings` asks for, downloaded if need be.
+
+    `weigh` gets the size of its weights, before a download begins; not that of the bundled model.
 
     Without an explicit model: the default one, or the bundled one if that is neither cached nor
     within reach. An explicit model is never replaced. Raises ModelUnavailable.
@@ -67,6 +70,7 @@ def find(settings: Settings, report: Report) -> Checkpoint:
         return _bundled(_BUNDLED_NOTICE)
     if wanted is None:
         if folder := cached(DEFAULT_MODEL, settings.hub):
+            weigh(weights_bytes(folder))
             return Checkpoint(folder, DEFAULT_MODEL)
         report("Looking for the model hub", None)
         if not reachable(settings.hub):
@@ -76,11 +80,15 @@ def find(settings: Settings, report: Report) -> Checkpoint:
             )
         wanted = DEFAULT_MODEL
     if Path(wanted).expanduser().is_dir():
-        return _local(Path(wanted).expanduser())
+        found = _local(Path(wanted).expanduser())
+        weigh(weights_bytes(found.folder))
+        return found
     if wanted.startswith((".", "/", "~")):
         raise ModelUnavailable(f"There is no folder {wanted}: check the path given to --model.")
-    folder = cached(wanted, settings.hub) or _download(wanted, settings.hub, report)
-    return Checkpoint(folder, wanted)
+    if folder := cached(wanted, settings.hub):
+        weigh(weights_bytes(folder))
+        return Checkpoint(folder, wanted)
+    return Checkpoint(_download(wanted, settings.hub, report, weigh), wanted)
 
 
 def reachable(hub: str) -> bool:
@@ -124,7 +132,7 @@ def _local(folder: Path) -> Checkpoint:
     return Checkpoint(folder, folder.resolve().name)
 
 
-def _download(model_id: str, hub: str, report: Report) -> Path:
+def _download(model_id: str, hub: str, report: Report, weigh: Weigh) -> Path:
     try:
         validate_repo_id(model_id)
     except HFValidationError as error:
@@ -140,13 +148,13 @@ def _download(model_id: str, hub: str, report: Report) -> Path:
         )
     try:
         if hub == "modelscope":
-            return _download_from_modelscope(model_id, report)
-        return _download_from_huggingface(model_id, report)
+            return _download_from_modelscope(model_id, report, weigh)
+        return _download_from_huggingface(model_id, report, weigh)
     except (OSError, httpx2.HTTPError) as error:
         raise _explained(error, model_id) from error
 
 
-def _download_from_huggingface(model_id: str, report: Report) -> Path:
+def _download_from_huggingface(model_id: str, report: Report, weigh: Weigh) -> Path:
     info = HfApi().model_info(model_id, files_metadata=True)
     files = [
         file
@@ -154,6 +162,7 @@ def _download_from_huggingface(model_id: str, report: Report) -> Path:
         if any(Path(file.rfilename).match(pattern) for pattern in _DOWNLOADED)
     ]
     size_bytes = sum(file.size or 0 for file in files)
+    weigh(sum(file.size or 0 for file in files if file.rfilename.endswith(WEIGHTS)))
     _check_disk(size_bytes - bytes_here(model_id, files), Path(constants.HF_HUB_CACHE))
     folder = snapshot_download(
         model_id, allow_patterns=_DOWNLOADED, tqdm_class=_reporting_bar(report, size_bytes)
@@ -161,7 +170,7 @@ def _download_from_huggingface(model_id: str, report: Report) -> Path:
     return Path(folder)
 
 
-def _download_from_modelscope(model_id: str, report: Report) -> Path:
+def _download_from_modelscope(model_id: str, report: Report, weigh: Weigh) -> Path:
     try:
         from modelscope import snapshot_download as download
     except ImportError:
@@ -169,7 +178,9 @@ def _download_from_modelscope(model_id: str, report: Report) -> Path:
             "--hub modelscope needs the package modelscope: run 'pip install modelscope'."
         ) from None
     report(f"Downloading {model_id} from ModelScope", None)
-    return Path(download(model_id, allow_patterns=_DOWNLOADED))
+    folder = Path(download(model_id, allow_patterns=_DOWNLOADED))
+    weigh(weights_bytes(folder))  # its client does not tell sizes beforehand
+    return folder
 
 
 def _check_disk(size_bytes: int, cache: Path) -> None:

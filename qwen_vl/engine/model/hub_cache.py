@@ -17,6 +17,13 @@ from huggingface_hub.hf_api import RepoSibling
 
 from qwen_vl.config import modelscope_cache
 
+WEIGHTS = ".safetensors"
+
+
+def weights_bytes(folder: Path) -> int:
+    """The size of all weight files in a folder."""
+    return sum(file.stat().st_size for file in folder.glob(f"*{WEIGHTS}"))
+
 
 def complete(folder: Path) -> bool:
     """Whether `folder` holds a configuration and every weight file that its index names."""

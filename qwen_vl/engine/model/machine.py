@@ -9,12 +9,15 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -133,6 +136,22 @@ def cgroup_cores(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
     except (OSError, ValueError):
         return None
     return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+
+
+def kind_and_memory(settings: Settings) -> tuple[Literal["cpu", "gpu"], int]:
+    """What the model will run on, and the bytes of memory there, of all GPUs together."""
+    if _device(settings.device) in ("cpu", "mps"):
+        return "cpu", min(psutil.virtual_memory().total, cgroup_bytes() or sys.maxsize)
+    devices = range(torch.cuda.device_count())
+    return "gpu", sum(torch.cuda.get_device_properties(i).total_memory for i in devices)
+
+
+def cgroup_bytes(path: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
+    """The cgroup v2 limit on memory; None without one."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max"
+        return None
 
 
 def _four_bit(device: str, threads: int) -> Choice:
