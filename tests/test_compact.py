@@ -14,6 +14,7 @@ from PIL import Image
 from support import clip_files
 from support.oracle import Oracle
 from support.scripted_engine import ScriptedEngine
+from support.tiny_models import VISION_TEMPLATE, qwen3_5
 from test_api import CHAT, serving
 from test_engine import assistant, opened, picture, text_of, user
 
@@ -85,6 +86,14 @@ def test_pairs_are_read_as_the_models_own_video(engine: Engine, folder: Path) ->
     shown = frames()
     chunks = list(engine.stream([user(*paired(shown), "What happens?")], GREEDY))
     assert text_of(chunks) == judged(folder, shown, "What happens?")
+
+
+def test_pairs_are_read_as_a_hybrid_models_own_video(tmp_path: Path) -> None:
+    folder = qwen3_5(tmp_path / "model", VISION_TEMPLATE)
+    made = opened(Settings(model=str(folder)))
+    said = text_of(list(made.stream([user(*paired(frames()), "What happens?")], GREEDY)))
+    made.close()
+    assert said == judged(folder, frames(), "What happens?").rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 def test_pairs_cost_half_and_both_frames_count(engine: Engine) -> None:
