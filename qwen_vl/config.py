@@ -50,6 +50,7 @@ MOST_IMAGE_TOKENS = 16_384
 MAX_IMAGE_TOKENS = 4096
 
 ENV_PREFIX = "QWEN_VL_"
+SPACE_STORAGE = Path("/data")  # is there when a Space has persistent storage
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -472,6 +473,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         found["trusted_proxy"] = ("*",)  # nothing but the Space's own proxy gets there
         own = environ.get("SPACE_HOST", "").strip()
         found["allowed_host"] = ("*.hf.space", *([own] if own else []))
+        if SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK):
+            found["job_file"] = str(SPACE_STORAGE / "jobs.sqlite")
     for item in fields(Settings):
         raw = environ.get(ENV_PREFIX + item.name.upper(), "").strip()
         if not raw:

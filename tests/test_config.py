@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from qwen_vl import config
 from qwen_vl.config import Settings, flag_rows, flags_page, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +61,19 @@ def test_a_space_listens_on_all_addresses_unless_told_otherwise() -> None:
     assert load_settings([], {"SPACE_ID": "someone/demo"}).host == "0.0.0.0"
     assert load_settings(["--host", "127.0.0.1"], {"SPACE_ID": "a/b"}).host == "127.0.0.1"
     assert load_settings([], {"SPACE_ID": "a/b", "QWEN_VL_HOST": "::1"}).host == "::1"
+
+
+@pytest.mark.parametrize("has_storage", [True, False])
+def test_a_space_keeps_its_jobs_in_its_storage_if_it_has_any(
+    has_storage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path if has_storage else tmp_path / "none"
+    monkeypatch.setattr(config, "SPACE_STORAGE", folder)
+    kept = str(folder / "jobs.sqlite") if has_storage else ":memory:"
+    assert load_settings([], {"SPACE_ID": "a/b"}).job_file == kept
+    assert load_settings([], {}).job_file == ":memory:"
+    chosen = {"SPACE_ID": "a/b", "QWEN_VL_JOB_FILE": "elsewhere"}
+    assert load_settings([], chosen).job_file == "elsewhere"
 
 
 BAD: list[tuple[str, Any]] = [

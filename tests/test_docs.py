@@ -14,13 +14,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 from PIL import Image, ImageDraw
 from support.running_app import PATIENCE_S, ROOT, started
 
-from qwen_vl.config import load_settings
+from qwen_vl.config import DEFAULT_MODEL, load_settings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = (".venv/bin/python", "python")
+SPACE = {"SPACE_ID": "someone/demo"}
 PIP = (".venv/bin/pip", "pip")
 
 
@@ -180,6 +185,23 @@ def test_a_space_gets_the_same_gradio_as_everybody() -> None:
     """The head of the README is what Spaces read; it has to be first."""
     _, head, _ = text_of(ROOT / "README.md").split("---\n", 2)
     told = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
-    pins = text_of(ROOT / "requirements.txt").splitlines()
-    assert f"gradio=={told['sdk_version']}" in pins
+    python = Version(told["python_version"].strip('"'))
+    for pin in map(Requirement, text_of(ROOT / "requirements.txt").splitlines()):
+        here = pin.marker is None or pin.marker.evaluate({"python_version": str(python)})
+        assert pin.name != "gradio" or not here or told["sdk_version"] in pin.specifier
+    project = text_of(ROOT / "pyproject.toml")
+    (wanted,) = re.findall(r'requires-python = "(.*)"', project)
+    assert python in SpecifierSet(wanted)
     assert (ROOT / told["app_file"]).is_file()
+
+
+def test_a_space_has_the_default_model_in_its_image() -> None:
+    _, head, _ = text_of(ROOT / "README.md").split("---\n", 2)
+    assert yaml.safe_load(head)["preload_from_hub"] == [DEFAULT_MODEL]
+
+
+def test_the_table_of_spaces_names_settings() -> None:
+    table = text_of(ROOT / "README.md").partition("## On a Space\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"`(QWEN_VL_\w+)=([^`]+)`", table)
+    assert rows
+    assert all(load_settings([], {**SPACE, name: value}) for name, value in rows)

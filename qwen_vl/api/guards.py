@@ -43,7 +43,8 @@ class Guards:
         if not self._is_open:
             raise Forbidden(
                 "The API is off because this server is public and has no keys: start it with "
-                "--api-key KEY, or with --api on to let everybody in."
+                "--api-key KEY (on a Space: the secret QWEN_VL_API_KEY), or with --api on to let "
+                "everybody in."
             )
         if self._rate:  # before the key is looked at: wrong ones count, too
             self._rate.take(_address(request))

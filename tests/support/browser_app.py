@@ -20,6 +20,7 @@ CHROMIUM_FLAGS = [
     "--disable-dev-shm-usage",
     "--use-fake-ui-for-media-stream",  # a camera that shows a test picture and asks nobody
     "--use-fake-device-for-media-stream",
+    "--disable-features=LocalNetworkAccessChecks",  # this machine stands for a public one
 ]
 WAIT_MS = 60_000  # what a person waits for takes a moment; this only ends a test that fails
 
