@@ -14,7 +14,8 @@ from PIL import Image
 
 from qwen_vl.sampling import SamplingParams
 
-Role = Literal["system", "user", "assistant"]
+# "raw": a text that is gone on with as it stands, without a chat template; it stands alone
+Role = Literal["system", "user", "assistant", "raw"]
 # "repetition": the answer had fallen into a loop that would have gone on to the limit
 FinishReason = Literal["stop", "length", "repetition", "cancelled", "timeout"]
 # "degraded": answers, but a request failed a moment ago
@@ -177,6 +178,11 @@ class Message:
     @property
     def images(self) -> tuple[ImagePart, ...]:
         return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+
+def is_raw(messages: Sequence[Message]) -> bool:
+    """Whether this is no conversation, but a text to go on with."""
+    return messages[0].role == "raw"
 
 
 def without_pairs(messages: Sequence[Message]) -> list[Message]:

@@ -23,7 +23,7 @@ from test_engine import GREEDY, assistant, picture, run, text_of, user
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import Unsupported, UserError
-from qwen_vl.schema import Chunk, ImagePart, Message
+from qwen_vl.schema import Chunk, ImagePart, Message, TextPart
 
 SERVED = Settings(model="bundled", max_seconds=120)
 
@@ -178,6 +178,20 @@ def test_logprobs_are_the_models_own_whatever_sampling_does(
         found = [one.logprob for one in token.likeliest]
         assert found == pytest.approx(best.values.tolist(), abs=1e-3)
         assert token.likeliest[0].text == oracle.tokenizer.decode([int(best.indices[0])])
+
+
+def test_a_raw_text_is_gone_on_with_as_it_stands(
+    engine: Engine, oracle: Oracle, request: pytest.FixtureRequest
+) -> None:
+    text = "There are three shapes:"
+    messages = [Message("raw", (TextPart(text),))]
+    tells_logprobs = "transformers serve" not in request.node.name
+    for logprobs in (None, 2) if tells_logprobs else (None,):
+        params = replace(GREEDY, max_new_tokens=8, logprobs=logprobs)
+        chunks = run(engine, messages, params)
+        assert text_of(chunks) == oracle.goes_on(text, 8)
+        told = [token for chunk in chunks for token in chunk.logprobs]
+        assert len(told) == (0 if logprobs is None else 8)
 
 
 def test_several_at_once_are_answered_as_if_alone(engine: Engine, oracle: Oracle) -> None:

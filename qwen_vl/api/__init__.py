@@ -8,7 +8,7 @@ engine answers, how a model works, or the page on the same port.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,13 +22,14 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from qwen_vl import __version__
 from qwen_vl.api.answers import pull, streamed, whole
 from qwen_vl.api.calls import Call, Reader
+from qwen_vl.api.completions import TextCompletion
 from qwen_vl.api.errors import Endpoint, answering_errors
 from qwen_vl.api.guards import Guards
 from qwen_vl.api.openai_format import ClipFacts, Completion, usage_object
 from qwen_vl.api.payloads import release
 from qwen_vl.api.places import Places
 from qwen_vl.api.sessions import Session, Sessions
-from qwen_vl.api.several import Several
+from qwen_vl.api.several import AskMore, Several
 from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Answer, Engine
@@ -70,6 +71,7 @@ def build_router(
         ("GET", "/v1/models", service.models, guards),
         ("GET", "/v1/models/{name:rest}", service.model, guards),
         ("POST", "/v1/chat/completions", service.chat_completions, guards),
+        ("POST", "/v1/completions", service.completions, guards),
         ("POST", "/stream_chat", service.stream_chat, guards),
         ("POST", "/inference", service.submit, guards),
         ("GET", "/result/{task_id}", service.result, guards),
@@ -172,7 +174,7 @@ class _Service:
     async def chat_completions(self, request: Request) -> Response:
         """One answer, whole or as server-sent events. The client ends the work by leaving."""
         call = await self.reader.chat(request)
-        answer = await self._ask_all(call, request)
+        answer = await self._ask_all([call], request)
         compact = call.has_pairs and self.engine.status().family.pairs_frames
         completion = Completion(
             self.engine.model_id,
@@ -185,6 +187,22 @@ class _Service:
         del call  # the pictures: nothing here needs them while the answer is written
         chunks = pull(answer, request)
         if stream:
+            return await streamed(chunks, completion.pieces, completion.opening())
+        return JSONResponse(completion.whole(await whole(chunks)))
+
+    async def completions(self, request: Request) -> Response:
+        """Goes on with one text or several, whole or as server-sent events."""
+        calls, echoes = await self.reader.completion(request)
+        answer = await self._ask_all(calls, request)
+        texts = [call.messages[0].text if echoes else "" for call in calls]
+        completion = TextCompletion(
+            self.engine.model_id,
+            [text for text in texts for _ in range(calls[0].n)],
+            calls[0].include_usage,
+            calls[0].params.logprobs is not None,
+        )
+        chunks = pull(answer, request)
+        if calls[0].stream:
             return await streamed(chunks, completion.pieces, completion.opening())
         return JSONResponse(completion.whole(await whole(chunks)))
 
@@ -228,16 +246,17 @@ class _Service:
 
         return JSONResponse(docs.schema())
 
-    async def _ask_all(self, call: Call, request: Request) -> Answer | Several:
-        """The one answer, or all that are wanted."""
-        first = await self._ask(call, request)
-        if call.n == 1:
-            return first
-        scope = self._scope(call, request)
-        seeds = [nth_seed(call.params.seed, i) for i in range(1, call.n)]
-        others = [replace(call.params, seed=seed) for seed in seeds]
-        asks = [partial(self.engine.stream, call.messages, params, scope) for params in others]
-        return Several(first, [partial(self.asking_texts.run, ask) for ask in asks], call.n)
+    async def _ask_all(self, calls: Sequence[Call], request: Request) -> Answer | Several:
+        """The answers to all of `calls`, as many to each as it asks for."""
+        first = await self._ask(calls[0], request)
+        scope, n = self._scope(calls[0], request), calls[0].n
+        asks: list[AskMore] = []
+        for call in calls:
+            for i in range(n):
+                params = replace(call.params, seed=nth_seed(call.params.seed, i))
+                ask = partial(self.engine.stream, call.messages, params, scope)
+                asks.append(partial(self.asking_texts.run, ask))
+        return Several(first, asks[1:], n) if len(asks) > 1 else first
 
     def _scope(self, call: Call, request: Request) -> str:
         owner = self.guards.owner(request)

@@ -15,6 +15,7 @@ import anyio
 from fastapi import Request
 
 from qwen_vl.api.clips import ClipReader
+from qwen_vl.api.completions import fields_of, logprobs_of, prompts_of
 from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
 from qwen_vl.api.logprobs import asked_logprobs
 from qwen_vl.api.messages import from_openai, parts_in
@@ -86,6 +87,11 @@ class Reader:
             return await self._form(request)
         return await self._chat(request, await self._payloads.json(request))
 
+    async def completion(self, request: Request) -> tuple[list[Call], bool]:
+        """A text completion: a call for each of its texts, and whether they are to be echoed."""
+        raw = await self._payloads.json(request)
+        return await self._texts.run(lambda: self._parse_completion(raw))
+
     async def simple(self, request: Request) -> Call:
         """`{"text", "image"?, "session_id"?}`, with sampling fields if wanted."""
         return _one_text(await self._simple(request, await self._payloads.json(request)))
@@ -156,21 +162,34 @@ class Reader:
 
     def _parse_chat(self, raw: Mapping[str, Any], has_left: threading.Event) -> Call:
         """Reads what this server knows; `model` and unknown fields change nothing."""
-        stream = flag(raw, "stream")
-        options = raw.get("stream_options")
-        if not isinstance(options, Mapping | None):
-            raise BadRequest("'stream_options' must be an object.")
-
+        stream, usage = _streaming(raw)
         clips = ClipReader(self.settings, has_left)
         others = {"video_url": clips.clip, "video": clips.frames}
         messages = from_openai(raw.get("messages"), self.settings, others)
-        usage = flag(options or {}, "include_usage")
         params = self.params(raw, messages)
         if raw.get("response_format") is not None and params.constraint is not None:
             messages = _with_system(messages, _told(params.constraint))
         salt, damaged_s = _name(raw, "cache_salt"), tuple(clips.damaged_s)
         n = self._n(raw)
         return Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s, n=n)
+
+    def _parse_completion(self, raw: Mapping[str, Any]) -> tuple[list[Call], bool]:
+        prompts, n, most = prompts_of(raw), self._n(raw), self.settings.max_batch
+        if len(prompts) * n > most:
+            raise BadRequest(
+                f"'prompt' and 'n' ask for {len(prompts) * n} answers, more than the limit of "
+                f"{most} (--max-batch): send several requests."
+            )
+        calls = []
+        for prompt in prompts:
+            messages = [Message("raw", (TextPart(prompt),))]
+            check_conversation(messages, self.settings)
+            params = self.params(fields_of(raw), messages)
+            params = replace(params, logprobs=logprobs_of(raw))
+            stream, usage = _streaming(raw)
+            salt = _name(raw, "cache_salt")
+            calls.append(Call(messages, params, stream, usage, salt=salt, n=n))
+        return calls, flag(raw, "echo")
 
     def _parse_simple(self, raw: Mapping[str, Any]) -> Call:
         text, image, session_id = raw.get("text"), raw.get("image"), _name(raw, "session_id")
@@ -240,6 +259,14 @@ def _name(raw: Mapping[str, Any], field_name: str) -> str:
     if not isinstance(name, str | None) or len(name or "") > MAX_NAME_CHARS:
         raise BadRequest(f"'{field_name}' must be text of at most {MAX_NAME_CHARS} characters.")
     return name or ""
+
+
+def _streaming(raw: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether the answer comes as a stream, and whether that has the usage."""
+    options = raw.get("stream_options")
+    if not isinstance(options, Mapping | None):
+        raise BadRequest("'stream_options' must be an object.")
+    return flag(raw, "stream"), flag(options or {}, "include_usage")
 
 
 def _one_text(call: Call) -> Call:

@@ -21,9 +21,9 @@ Schema = dict[str, Any]
 _JSON, _EVENTS, _FORM = "application/json", "text/event-stream", "multipart/form-data"
 _REF = "#/components/schemas/{model}"
 _MODELS: tuple[type[BaseModel], ...] = (
-    *(s.ChatRequest, s.SimpleRequest, s.PictureForm),
+    *(s.ChatRequest, s.TextRequest, s.SimpleRequest, s.PictureForm),
     *(s.ChatCompletion, s.ChatCompletionChunk, s.TokenEvent, s.JobTaken, s.JobResult),
-    *(s.ModelList, s.Model, s.Health, s.Error),
+    *(s.TextCompletion, s.ModelList, s.Model, s.Health, s.Error),
 )
 _ERRORS = {
     "400": "Malformed",
@@ -103,6 +103,13 @@ def _paths() -> Schema:
                 "chat", "One answer, in OpenAI's format", "The answer, whole or as events",
                 _content(json=s.ChatCompletion, events=s.ChatCompletionChunk),
                 _content(json=s.ChatRequest, form=s.PictureForm),
+            )
+        },
+        "/v1/completions": {
+            "post": _operation(
+                "complete", "Texts gone on with, in OpenAI's format", "The answers, or events",
+                _content(json=s.TextCompletion, events=s.TextCompletion),
+                _content(json=s.TextRequest),
             )
         },
         "/stream_chat": {

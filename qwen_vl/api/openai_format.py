@@ -53,7 +53,7 @@ class Completion:
         message = {"role": "assistant", "content": text, **thought}
         told = [token for chunk in chunks for token in chunk.logprobs]
         logprobs = logprobs_object(told) if self.tells_logprobs else None
-        end = _finish(chunks[-1])
+        end = finish_of(chunks[-1])
         return {"index": number, "message": message, "logprobs": logprobs, **end}
 
     def opening(self) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Completion:
             told = {"logprobs": logprobs_object(chunk.logprobs)} if self.tells_logprobs else {}
             yield self._piece(chunk.choice, {"content": chunk.text}, **told)
         if chunk.finish_reason:
-            yield self._piece(chunk.choice, {}, **_finish(chunk))
+            yield self._piece(chunk.choice, {}, **finish_of(chunk))
             if self.include_usage and chunk.usage is not None:
                 yield self._object("chat.completion.chunk", [], usage=self._usage(chunk))
 
@@ -98,7 +98,7 @@ def _thought(text: str) -> dict[str, str]:
     return {"reasoning_content": text, "reasoning": text} if text else {}
 
 
-def _finish(chunk: Chunk) -> dict[str, str]:
+def finish_of(chunk: Chunk) -> dict[str, str]:
     """OpenAI has no word for an answer cut short by time or by its server: that is "length".
 
     `native_finish_reason` (OpenRouter's field) keeps the engine's own word.

@@ -200,6 +200,26 @@ class ChatRequest(Constrained):
     cache_salt: Salt = None
 
 
+class TextRequest(Constrained):
+    """Texts to go on with, without a chat template; at most --max-batch answers in all."""
+
+    model_config = _sampled(prompt="There are three shapes:", max_tokens=16, temperature=0)
+
+    prompt: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    )
+    model: Annotated[str, Field(description="accepted and ignored: one model runs here")] = ""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int | None, Field(ge=1, le=MAX_BATCH)] = None
+    logprobs: Annotated[int | None, Field(ge=0, le=MOST_LIKELIEST)] = None
+    echo: Annotated[bool | None, Field(description="begin with the prompt; not with logprobs")] = (
+        None
+    )
+    cache_salt: Salt = None
+
+
 class SimpleRequest(Constrained):
     model_config = _sampled(text="Hello", session_id="a-random-name")
 
@@ -344,6 +364,49 @@ class ChatCompletionChunk(BaseModel):
     created: int
     model: str
     choices: list[ChunkChoice]
+    usage: UsageObject | None = None
+
+
+class TextLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+    native_finish_reason: FinishReason | None = None
+
+
+class TextCompletion(BaseModel):
+    """A whole answer, or one `data:` event of a stream, which ends with `data: [DONE]`."""
+
+    model_config = _example(
+        id="cmpl-1",
+        object="text_completion",
+        created=1_760_000_000,
+        model="Qwen/Qwen3-VL-2B-Instruct",
+        choices=[
+            {
+                "index": 0,
+                "text": " a circle, a square and a star.",
+                "logprobs": None,
+                "finish_reason": "stop",
+                "native_finish_reason": "stop",
+            }
+        ],
+        usage=None,
+    )
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
     usage: UsageObject | None = None
 
 

@@ -35,7 +35,7 @@ _LOGIN = ("/login", "/login/")
 _HEALTH = "/health"
 _API = (_HEALTH, "/stream_chat", "/inference", "/metrics", "/docs", "/openapi.json")
 _API_FOLDERS = ("/v1/", "/result/")
-_WITHOUT_V1 = ("/chat/completions", "/models")  # a base URL that lacks it
+_WITHOUT_V1 = ("/chat/completions", "/completions", "/models")  # a base URL that lacks it
 _CODINGS = ("gzip", "x-gzip", "deflate")
 
 

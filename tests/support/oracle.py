@@ -48,6 +48,16 @@ class Oracle:
         return text + "<|im_start|>assistant\n" + self.answer_start
 
     @torch.inference_mode()
+    def goes_on(self, text: str, max_new_tokens: int) -> str:
+        """What follows a text without any template."""
+        ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        mask = torch.ones_like(ids)
+        out = self.model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False
+        )
+        return self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+    @torch.inference_mode()
     def logprobs(self, messages: Sequence[Message], token_ids: Sequence[int]) -> torch.Tensor:
         """[tokens, vocabulary]: of each next token of an answer to a conversation of texts."""
         prompt = self.tokenizer(self.prompt(messages), add_special_tokens=False)["input_ids"]

@@ -42,7 +42,7 @@ from qwen_vl.families import BUNDLED, DEFAULT
 from qwen_vl.heap import share_heaps
 from qwen_vl.models import too_large
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import EngineStats, EngineStatus, Message
+from qwen_vl.schema import EngineStats, EngineStatus, Message, is_raw
 
 MB = 2**20
 PREFIX_CONTEXTS = 4  # the prefix store is never larger than this many of the longest conversations
@@ -130,7 +130,9 @@ class LocalEngine:
         text = TextStream(
             tokenizer,
             params.stop,
-            ThoughtSplitter(prompt.opens_thought, loaded.family.thinking != "never"),
+            ThoughtSplitter(
+                prompt.opens_thought, loaded.family.thinking != "never" and not is_raw(messages)
+            ),
         )
         logprobs = None if params.logprobs is None else Logprobs(tokenizer, params.logprobs)
         sequence = LocalSequence(

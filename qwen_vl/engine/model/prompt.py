@@ -18,9 +18,10 @@ from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.pictures import Picture, PictureReader
 from qwen_vl.errors import ContextExceeded, Unsupported
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Family, ImagePart, Message, TextPart, without_pairs
+from qwen_vl.schema import Family, ImagePart, Message, TextPart, is_raw, without_pairs
 
 TURN_START = "<|im_start|>"  # in front of every turn, in all of Qwen's templates
+_AS_IT_STANDS = "{{ messages[0].content }}"
 END_TOKENS = 12  # of a prompt, which tell whether it ends inside a thought
 
 
@@ -63,6 +64,8 @@ class PromptBuilder:
         for an answer in `limit_tokens`, Unsupported for pictures that the model cannot read and
         for wishes about thoughts that it cannot fulfil, and BadRequest for the pictures' shape.
         """
+        if is_raw(messages):
+            return self._raw(messages[0].text, limit_tokens)
         arguments = thinking.arguments_for(params, self._family, self._tokenizer.chat_template)
         if not self._family.pairs_frames:
             messages = without_pairs(messages)
@@ -85,6 +88,19 @@ class PromptBuilder:
         _check(len(token_ids) - len(pictures) + visual, limit_tokens)
         opens_thought = thinking.opens_thought("".join(end))
         return Prompt(self._expanded(token_ids, pictures), pictures, opens_thought)
+
+    def _raw(self, text: str, limit_tokens: int | None) -> Prompt:
+        """A text without a template; what would be a control token in a conversation is text."""
+        template = f"{{% if false %}}{self._tokenizer.chat_template}{{% endif %}}{_AS_IT_STANDS}"
+        with self._lock:
+            token_ids = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}],
+                chat_template=template,
+                sanitize_control_tokens=True,
+                return_dict=True,
+            )["input_ids"]
+        _check(len(token_ids), limit_tokens)
+        return Prompt(token_ids, [])
 
     def head(self, system_prompt: str) -> list[int]:
         """The tokens that all prompts with this system prompt begin with, up to the first turn."""

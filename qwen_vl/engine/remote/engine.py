@@ -152,7 +152,7 @@ class RemoteEngine:
         request = {"model": up.model_to_ask(self._settings.remote_model), **request}
         most_tokens = request["max_tokens"]
         inside = family_by_name(self.model_id).opens_thought
-        transcript = Transcript(most_tokens, inside)
+        transcript = Transcript(most_tokens, inside, may_think="prompt" not in request)
         logprobs = TextLogprobs("logprobs" in request)
         usage, reason, begun = None, None, False
         try:
@@ -192,7 +192,7 @@ class RemoteEngine:
         Later requests leave a field out too, once the server has answered without it.
         """
         left_out, refused = set(up.refused), Refused()
-        create = up.client.chat.completions.with_streaming_response.create
+        create = _create(up, request)
         while True:
             try:
                 response = await stack.enter_async_context(create(**without(request, left_out)))
@@ -212,7 +212,7 @@ class RemoteEngine:
         """Some servers end a stream silently, but refuse the same question unstreamed."""
         plain = {**request, "stream": False, "max_tokens": 1}
         plain = without(plain, {*up.refused, "stream_options"})
-        create = up.client.chat.completions.with_streaming_response.create
+        create = _create(up, request)
         try:
             async with create(**plain):
                 return
@@ -225,6 +225,8 @@ class RemoteEngine:
     ) -> Exception:
         """What to tell the user, or TryAgain."""
         said = up.said(error) if error else "its answer was empty"
+        if isinstance(error, openai.NotFoundError) and "prompt" in request:
+            return Unsupported(f"The server behind this one goes on with no raw text: {said}")
         if isinstance(error, openai.APIStatusError):
             told = told_of(error, said)
             if told is not None:
@@ -243,8 +245,15 @@ class RemoteEngine:
         if begun:
             return EngineFailed("The server behind this one broke off its answer: try again.")
         log.warning("%s failed: %s", up.url, type(cause or error).__name__)
-        shows = any(isinstance(message["content"], list) for message in request["messages"])
+        messages = request.get("messages", ())
+        shows = any(isinstance(message["content"], list) for message in messages)
         advice = ", or remove the pictures if its model reads text only" if shows else ""
         return TryAgain(
             EngineFailed(f"No server behind this one could answer: try again later{advice}.")
         )
+
+
+def _create(up: Upstream, request: dict[str, Any]) -> Any:
+    """The call of openai's client for a conversation, or for a text to go on with."""
+    route = up.client.completions if "prompt" in request else up.client.chat.completions
+    return route.with_streaming_response.create

@@ -21,7 +21,7 @@ from PIL import Image
 from qwen_vl.constraint import wire_fields
 from qwen_vl.media.pictures import content_hash
 from qwen_vl.sampling import FIELDS, SamplingParams, wire_names
-from qwen_vl.schema import ImagePart, Message, abandon_pictures, without_pairs
+from qwen_vl.schema import ImagePart, Message, abandon_pictures, is_raw, without_pairs
 
 PNG_PIXELS = 500_000  # larger pictures travel as JPEG
 TOKEN_PIXELS = 32 * 32
@@ -75,7 +75,7 @@ class Requests:
     async def make(
         self, messages: Sequence[Message], params: SamplingParams, scope: str
     ) -> dict[str, Any]:
-        """The arguments of `chat.completions.create` except the model.
+        """The arguments of `chat.completions.create`, or `completions.create`, except the model.
 
         Raises what decoding a picture raises. When cancelled, its pictures are abandoned.
         """
@@ -131,8 +131,14 @@ def request_of(
         extras |= {"continue_final_message": True, "add_generation_prompt": False}
     if params.logprobs is not None:
         more |= {"logprobs": True, "top_logprobs": params.logprobs}
+    if is_raw(messages):
+        asked: dict[str, Any] = {"prompt": messages[0].text}
+        if more.pop("logprobs", False):  # here it is a number
+            more["logprobs"] = more.pop("top_logprobs")
+    else:
+        asked = {"messages": [_message(message, uri) for message in without_pairs(messages)]}
     return {
-        "messages": [_message(message, uri) for message in without_pairs(messages)],
+        **asked,
         "stream": True,
         "stream_options": {"include_usage": True},
         **{name: value for name, value in fields.items() if name in _OPENAI},
@@ -155,8 +161,8 @@ def _sampling_fields(params: SamplingParams) -> dict[str, Any]:
 
 def texts_of(request: dict[str, Any]) -> list[str]:
     """Everything that the user wrote."""
-    texts = list(request.get("stop", ()))
-    for message in request["messages"]:
+    texts = [*request.get("stop", ()), request.get("prompt", "")]
+    for message in request.get("messages", ()):
         content = message["content"]
         parts = [{"text": content}] if isinstance(content, str) else content
         texts += [part["text"] for part in parts if "text" in part]

@@ -20,9 +20,9 @@ class Transcript:
     `inside`: its model begins with a thought, without a tag.
     """
 
-    def __init__(self, most_tokens: int, inside: bool = False) -> None:
+    def __init__(self, most_tokens: int, inside: bool = False, may_think: bool = True) -> None:
         self._left = most_tokens * TOKEN_CHARS + SLACK_CHARS
-        self._inside = inside
+        self._inside, self._may_think = inside, may_think
         self._thought, self._text = _Whole(), _Whole()
         self._splitter: ThoughtSplitter | None = None
 
@@ -37,7 +37,7 @@ class Transcript:
             self._inside = False  # this server tells them apart by itself
         told = self._thought.add(thought)
         if text and self._splitter is None:
-            self._splitter = ThoughtSplitter(self._inside)
+            self._splitter = ThoughtSplitter(self._inside, self._may_think)
         split = self._splitter.push(self._text.add(text)) if self._splitter else Piece()
         return self._bounded(Piece(told + split.thought, split.text))
 

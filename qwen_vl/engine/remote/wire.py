@@ -189,7 +189,7 @@ def piece_of(event: dict[str, Any]) -> Piece:
             raise Garbled("a delta of its answer is no object")
         # Servers put what a reasoning model thinks beside the answer under either name.
         thought += _text(delta, "reasoning_content") or _text(delta, "reasoning")
-        text += _text(delta, "content")
+        text += _text(delta, "content") or _text(choice, "text")  # the latter of a raw text
         logprobs += _logprobs(choice.get("logprobs"))
         reason = _reason(choice) or reason
     return Piece(thought, text, reason, _usage(event.get("usage")), tuple(logprobs))
@@ -232,12 +232,23 @@ def _reason(choice: dict[str, Any]) -> FinishReason | None:
 def _logprobs(told: Any) -> list[TokenLogprob]:
     """The tokens in a choice's `logprobs`, each with those in its place."""
     found = []
-    for entry in _entries(told, "content"):
+    for entry in _entries(told, "content") or _legacy_entries(told):
         places = _entries(entry, "top_logprobs")[:MOST_LIKELIEST]
         likeliest = tuple(one for other in places if (one := _token(other)))
         if token := _token(entry):
             found.append(replace(token, likeliest=likeliest))
     return found
+
+
+def _legacy_entries(told: Any) -> list[Any]:
+    """The `logprobs` of a text completion, in the form of a chat's."""
+    tokens, places = _entries(told, "tokens"), _entries(told, "top_logprobs")
+    entries = []
+    for i, logprob in enumerate(_entries(told, "token_logprobs")[: len(tokens)]):
+        place = places[i] if i < len(places) and isinstance(places[i], dict) else {}
+        others = [{"token": token, "logprob": log} for token, log in place.items()]
+        entries.append({"token": tokens[i], "logprob": logprob, "top_logprobs": others})
+    return entries
 
 
 def _entries(found: Any, name: str) -> list[Any]:
