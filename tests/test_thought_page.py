@@ -39,6 +39,11 @@ def test_a_thought_streams_in_a_block_that_folds_when_the_answer_begins() -> Non
         tab.wait_idle()
         page.click("#chat >> text=Thought for 0 s")
         tab.wait_text("#chat", "Looking at it.")
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.click("#chat .copy-thought")
+        assert page.evaluate("navigator.clipboard.readText()") == "Looking at it."
+        page.click("#chat [title='Copy message']:visible >> nth=-1")
+        assert page.evaluate("navigator.clipboard.readText()") == "It is red."
         assert engine.requests[0][1].enable_thinking is True
         assert tab.error_overlays() == 0
 

@@ -746,7 +746,7 @@ def test_a_clip_that_was_not_uploaded_is_never_read(tmp_path: Path, toasts: list
 
 def ask(video: VideoChat, history: list[Any], question: str, frames: Any, kept: Any) -> list[Any]:
     _, asked, *_ = video.ask(question, history, frames, kept, request())
-    return last(video.answer(asked, frames, kept, False, FRAME_KNOBS, request()))
+    return last(video.answer(asked, frames, kept, "auto", FRAME_KNOBS, request()))
 
 
 def test_the_chosen_frames_go_first_in_order_with_their_times(uploads: Path) -> None:
@@ -776,12 +776,12 @@ def test_frames_in_pairs_are_told_under_the_answer(uploads: Path) -> None:
     frames = extracted(video, clip(uploads), "interval", 2, 8, 16)
     asked = user_turns("What happens?", [])
     video.begin(request(), asked)
-    history = last(video.answer(asked, frames, [0, 1, 2], True, FRAME_KNOBS, request()))
+    history = last(video.answer(asked, frames, [0, 1, 2], "always", FRAME_KNOBS, request()))
     (message,) = engine.requests[-1][0]
     assert [len(frames_of(part)) for part in message.images] == [2, 1]
     assert EN["compact_used"] in notes(history)
     video.begin(request(), asked)
-    history = last(video.answer(asked, frames, [0, 1], False, FRAME_KNOBS, request()))
+    history = last(video.answer(asked, frames, [0, 1], "auto", FRAME_KNOBS, request()))
     assert EN["compact_used"] not in notes(history)
 
 
@@ -866,7 +866,7 @@ def test_the_timeline_button_asks_for_a_timeline(uploads: Path) -> None:
     frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
     _, asked, *_ = video.ask_timeline([], frames, [0, 1, 2], request())
     assert text_of(asked[0]).startswith(TIMELINE_PROMPT)
-    history = last(video.answer(asked, frames, [0, 1, 2], False, FRAME_KNOBS, request()))
+    history = last(video.answer(asked, frames, [0, 1, 2], "never", FRAME_KNOBS, request()))
     assert [option["value"] for option in history[-1]["options"]] == ["0.0", "5.0"]
     assert video.seek_named(event(0, "5.0")).playback_position == pytest.approx(5.0, abs=0.01)
     assert video.seek(frames, event(2), request()).playback_position == pytest.approx(

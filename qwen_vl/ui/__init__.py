@@ -27,7 +27,7 @@ from qwen_vl.ui.video import VideoChat
 __all__ = ["build", "launch_options"]
 
 STYLE = Path(__file__).with_name("style.css")
-WRITTEN = Path(__file__).with_name("written.js")
+SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("written.js", "thoughts.js"))
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
 SESSIONS = 1000  # browser tabs whose state Gradio keeps; about 100 kB each
@@ -79,9 +79,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
     return {
         "app_kwargs": {"middleware": [guard]},
         "theme": theme(),
-        # As "css" every selector would get a prefix that breaks those for the outermost elements.
-        "head": f"{HEAD}<style>{STYLE.read_text(encoding='utf-8')}</style>"
-        f"<script>{WRITTEN.read_text(encoding='utf-8')}</script>",
+        "head": _head(),
         "i18n": I18N,
         "max_file_size": int(max(settings.max_video_mb, settings.max_image_mb) * MB),
         "max_threads": 128,  # every streaming answer holds one while it waits
@@ -93,6 +91,13 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "footer_links": [],
         "show_error": True,
     }
+
+
+def _head() -> str:
+    # As "css" every selector would get a prefix that breaks those for the outermost elements.
+    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
+    scripts = (script.read_text(encoding="utf-8") for script in SCRIPTS)
+    return HEAD + style + "".join(f"<script>{{{script}}}</script>" for script in scripts)
 
 
 def theme() -> gr.themes.Base:

@@ -47,6 +47,7 @@ from qwen_vl.ui.strings import language_of, say
 
 FRAMES_BYTES = 128 * 1024**2  # of all tabs, compressed
 FRAMES_KEPT_S = 24 * 3600.0
+COMPACT: dict[str, Compact] = {"auto": "auto", "always": True, "never": False}  # as the page says
 SEEK_INTO_S = 0.002  # into a frame: on the edge between two, Chromium may show the one before
 
 _UNCHANGED = (gr.skip(),) * 4
@@ -212,7 +213,8 @@ class VideoChat(Conversation):
     ) -> list[Message]:
         self.frames.get(session, "frames")  # in use
         chosen = [frame for index, frame in enumerate(frames) if index in kept]
-        compact = compact and self.engine.status().family.pairs_frames
+        if not self.engine.status().family.pairs_frames:
+            compact = False
         messages = with_frames(self.messages(history, system_prompt, session), chosen, compact)
         check_conversation(messages, self.settings)
         return messages
@@ -222,12 +224,12 @@ class VideoChat(Conversation):
         history: list[Turn],
         frames: list[Frame],
         kept: list[int],
-        compact: Compact,
+        compact: str,
         knobs: Knobs,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         """Streams the answer. Yields (history, question box)."""
-        chosen: dict[str, Any] = {"frames": frames, "kept": kept, "compact": compact}
+        chosen: dict[str, Any] = {"frames": frames, "kept": kept, "compact": COMPACT[compact]}
         make = partial(self.frame_messages, system_prompt=knobs.system_prompt, **chosen)
         for shown, question in self.stream(history, make, knobs, request):
             yield shown, gr.skip() if question is None else question[0]

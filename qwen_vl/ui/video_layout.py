@@ -7,16 +7,14 @@ from typing import Any, get_args
 import gradio as gr
 
 from qwen_vl.media.clips import LOOKING, Method
-from qwen_vl.schema import Compact
 from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, LATEX, QUIET, SOON, UNQUEUED
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
-from qwen_vl.ui.video import VideoChat
+from qwen_vl.ui.video import COMPACT, VideoChat
 
 FRAME_TOKENS = 128
 EXTRACTIONS_AT_ONCE = 4
 METHODS: tuple[Method, ...] = get_args(Method)
-COMPACT: dict[str, Compact] = {"auto": "auto", "always": True, "never": False}
 
 
 def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
@@ -79,7 +77,7 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
                 buttons=[],
             )
             compact = gr.Radio(
-                [(str(label(f"compact_{name}")), value) for name, value in COMPACT.items()],
+                [(str(label(f"compact_{name}")), name) for name in COMPACT],
                 value="auto",
                 label=label("compact"),
                 info=label("compact_info"),
