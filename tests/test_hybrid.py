@@ -27,12 +27,14 @@ from transformers import AutoTokenizer
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.engine.answer import Answer
+from qwen_vl.engine.local.cache import RoomyLayer
 from qwen_vl.engine.local.scheduler import Scheduler
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS, snapshots_at
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.load import has_experts
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
+from qwen_vl.errors import EngineFailed
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart, Usage
 
@@ -207,6 +209,30 @@ def test_short_tails_at_once_are_never_padded(subjects: dict[str, Subject]) -> N
         told = Told(answer, subject._seen)
         subject.check(messages, told)
         assert told.usage.cached_tokens > len(SYSTEM.text)
+
+
+def test_no_memory_for_a_row_to_join_leaves_the_others_as_they_were(
+    fresh: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two recurrent layers and one with columns have the new row already."""
+    asked = [user("One?")], [user("And a second, which finds no room")]
+    length = len(fresh.engine._loaded.prompts.build(asked[1], GREEDY).token_ids)
+    plain, calls = RoomyLayer.take_in, []
+
+    def take_in(layer: RoomyLayer, other: RoomyLayer, columns: int) -> None:
+        if other.keys.shape[2] == length:
+            calls.append(layer)
+            if len(calls) == 2:
+                raise MemoryError
+        plain(layer, other, columns)
+
+    monkeypatch.setattr(RoomyLayer, "take_in", take_in)
+    with inference_held(fresh.engine):
+        first, second = (fresh.engine.stream(messages, GREEDY) for messages in asked)
+    fresh.check(asked[0], Told(first, fresh._seen))
+    with pytest.raises(EngineFailed, match="not enough memory"):
+        list(second)
+    fresh.asked(asked[1])
 
 
 @pytest.mark.parametrize(("scheme", "rounded"), [("int8", Int8Linear), ("int4", Int4Linear)])
