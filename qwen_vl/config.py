@@ -75,9 +75,10 @@ class Settings:
     )
     engine: str = _option(
         "local",
-        "where the model runs: in this process, on servers at --base-url, or as replicas of this "
-        "engine on a Ray cluster (needs examples/requirements-ray.txt)",
-        choices=("local", "remote", "ray"),
+        "where the model runs: in this process, on servers at --base-url, as replicas of this "
+        "engine on a Ray cluster (needs examples/requirements-ray.txt), or on a ZeroGPU Space's "
+        "GPUs, which is the default there",
+        choices=("local", "remote", "ray", "zero"),
     )
     base_url: tuple[str, ...] = _secret(
         (),
@@ -243,6 +244,10 @@ class Settings:
             raise ValueError(
                 f"--quantize {self.quantize} computes in float32: leave out --dtype {self.dtype}"
             )
+        if self.engine == "zero" and self.quantize not in ("auto", "none"):
+            raise ValueError("--quantize does not go with --engine zero: leave it out")
+        if self.engine == "zero" and self.device not in ("auto", "cuda"):
+            raise ValueError("--device does not go with --engine zero: leave it out")
         if (self.engine == "remote") != bool(self.base_url):
             raise ValueError("--engine remote and --base-url URL go together")
         if self.engine != "ray" and (changed := _changed(self, _CLUSTER)):
@@ -473,6 +478,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         found["trusted_proxy"] = ("*",)  # nothing but the Space's own proxy gets there
         own = environ.get("SPACE_HOST", "").strip()
         found["allowed_host"] = ("*.hf.space", *([own] if own else []))
+        if environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
+            found["engine"] = "zero"
         if SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK):
             found["job_file"] = str(SPACE_STORAGE / "jobs.sqlite")
     for item in fields(Settings):

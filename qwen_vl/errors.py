@@ -134,8 +134,10 @@ class Bug(UserError):
     status = 500
     code = "internal_error"
 
-    def __init__(self) -> None:
-        super().__init__("Something broke inside the server; its log has the details.")
+    def __init__(
+        self, message: str = "Something broke inside the server; its log has the details."
+    ) -> None:
+        super().__init__(message)
 
 
 class ModelUnavailable(UserError):

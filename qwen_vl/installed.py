@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OPTIONAL = {"ray": "examples/requirements-ray.txt"}  # what only some flags need
+# What only some flags need.
+OPTIONAL = {"ray": "-r examples/requirements-ray.txt", "spaces": "spaces"}
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def or_told() -> Iterator[None]:
         if error.name in OPTIONAL:
             sys.exit(
                 f"The module {error.name!r} is not installed: "
-                f"run `pip install -r {OPTIONAL[error.name]}` with the same Python."
+                f"run `pip install {OPTIONAL[error.name]}` with the same Python."
             )
         sys.exit(
             f"The module {error.name!r} is not installed: run `make run`, "

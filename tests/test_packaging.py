@@ -20,6 +20,7 @@ from support.running_app import ROOT, started
 OPTIONAL = (
     "modelscope",  # --hub modelscope
     "ray",  # --engine ray: examples/requirements-ray.txt
+    "spaces",  # --engine zero; ZeroGPU Spaces have it
     "scenedetect",  # beside this project in bench.clips
 )
 NOT_IMPORTED = ("accelerate",)  # transformers asks for it to spread a model over devices

@@ -53,7 +53,10 @@ class Engine(Protocol):
 
 
 def open_engine(settings: Settings) -> Engine:
-    """Returns at once; the model loads in the background and `status` tells how far it is."""
+    """Returns at once; the model loads in the background and `status` tells how far it is.
+
+    Except on ZeroGPU, where the model has to be loaded before the page is launched.
+    """
     if settings.engine == "remote":
         from qwen_vl.engine.remote.engine import RemoteEngine  # openai is imported only here
 
@@ -62,6 +65,10 @@ def open_engine(settings: Settings) -> Engine:
         from qwen_vl.engine.ray.engine import RayEngine  # ray is imported only here
 
         return RayEngine(settings)
+    if settings.engine == "zero":
+        from qwen_vl.engine.zero import ZeroEngine  # spaces is imported only here
+
+        return ZeroEngine(settings)
     from qwen_vl.engine.local.engine import LocalEngine  # torch is imported only here
 
     return LocalEngine(settings)

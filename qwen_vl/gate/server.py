@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
         room = Room(min(MOST, raise_file_limit() // 2))
         config = uvicorn.Config(
             app,
+            port=sockets[0].getsockname()[1],  # `spaces` closes in its forks what is on it
             log_level="warning",
             http=partial(Connection, room=room),  # type: ignore[arg-type]
             ws="none",

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 
 from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import Bug, UserError
@@ -159,7 +160,9 @@ class Asking:
         self._answer: Answer | None = None
         self._error: UserError | None = None
         self._messages, self._scope = messages, scope
-        threading.Thread(target=self._ask, args=(params,), name="page-asks", daemon=True).start()
+        run = copy_context().run  # ZeroGPU asks who the visitor is
+        ask = (self._ask, params)
+        threading.Thread(target=run, args=ask, name="page-asks", daemon=True).start()
 
     def _ask(self, params: SamplingParams) -> None:
         error: UserError = Bug()
