@@ -163,6 +163,9 @@ class Settings:
     allow_image_urls: bool = _option(
         False, "fetch pictures from http(s) addresses in API requests, from public servers only"
     )
+    mcp: bool = _option(
+        False, "offer the tools 'ask' and 'keyframes' to agents, at /mcp (Model Context Protocol)"
+    )
     job_file: str = _option(
         ":memory:",
         "SQLite file that keeps the results of asynchronous jobs; only its owner can read it",

@@ -8,7 +8,7 @@ engine answers, how a model works, or the page on the same port.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,6 +20,7 @@ from PIL import Image
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from qwen_vl import __version__
+from qwen_vl.api import mcp
 from qwen_vl.api.answers import pull, streamed, whole
 from qwen_vl.api.calls import Call, Reader
 from qwen_vl.api.completions import TextCompletion
@@ -73,6 +74,7 @@ def build_router(
         ("POST", "/v1/chat/completions", service.chat_completions, guards),
         ("POST", "/v1/completions", service.completions, guards),
         ("POST", "/stream_chat", service.stream_chat, guards),
+        ("POST", "/mcp", service.mcp, guards),
         ("POST", "/inference", service.submit, guards),
         ("GET", "/result/{task_id}", service.result, guards),
         ("DELETE", "/result/{task_id}", service.cancel, guards),
@@ -213,6 +215,31 @@ class _Service:
             return await streamed(pull(await self._ask(call, request), request), _tokens)
         memory = self.sessions.use(self.guards.owner(request), call.session_id)
         return await _remembering(self, call, memory, request)
+
+    async def mcp(self, request: Request) -> Response:
+        """The tools `ask` and `keyframes`, for agents."""
+        if not self.settings.mcp:
+            raise NotFound("This server offers no tools to agents: start it with --mcp.")
+
+        async def ask(arguments: Mapping[str, Any]) -> mcp.Content:
+            call = await self.reader.chat_from(request, mcp.question_of(arguments))
+            got = await whole(pull(await self._ask(call, request), request))
+            return [mcp.text("".join(chunk.text for chunk in got))]
+
+        async def keyframes(arguments: Mapping[str, Any]) -> mcp.Content:
+            frames = await self.reader.keyframes(request, mcp.clip_of(arguments))
+
+            def drawn() -> mcp.Content:
+                return [mcp.picture(frame.image) for frame in frames]
+
+            pictures = await self.asking_pictures.run(drawn)
+            times = [mcp.text(f"{frame.time_s or 0:.1f} seconds") for frame in frames]
+            pairs = zip(times, pictures, strict=True)
+            return [one for pair in pairs for one in pair]
+
+        tools = {"ask": ask, "keyframes": keyframes}
+        answer = await mcp.answered(await self.reader.json(request), tools)
+        return Response(status_code=202) if answer is None else JSONResponse(answer)
 
     async def submit(self, request: Request) -> Response:
         """Takes a job in; its answer is picked up at /result/<task_id>."""

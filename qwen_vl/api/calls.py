@@ -85,7 +85,11 @@ class Reader:
         """A chat completion: JSON in the OpenAI format, or a form with `image` and `prompt`."""
         if media_type(request) == "multipart/form-data":
             return await self._form(request)
-        return await self._chat(request, await self._payloads.json(request))
+        return await self.chat_from(request, await self.json(request))
+
+    async def json(self, request: Request) -> dict[str, Any]:
+        """A body that is a JSON object."""
+        return await self._payloads.json(request)
 
     async def completion(self, request: Request) -> tuple[list[Call], bool]:
         """A text completion: a call for each of its texts, and whether they are to be echoed."""
@@ -102,13 +106,14 @@ class Reader:
             call = await self._form(request)
         else:
             raw = await self._payloads.json(request)
-            read = self._chat if "messages" in raw else self._simple
+            read = self.chat_from if "messages" in raw else self._simple
             call = await read(request, raw)
         if call.salt:
             raise Unsupported("'cache_salt' is not for jobs: leave it out.")
         return _one_text(call)
 
-    async def _chat(self, request: Request, raw: dict[str, Any]) -> Call:
+    async def chat_from(self, request: Request, raw: dict[str, Any]) -> Call:
+        """A chat completion in the OpenAI format, changed in place."""
         in_openai_form(raw.get("messages"))
         await self._fetch_images(request, raw)
         if not _parts(raw, "video_url"):
@@ -118,6 +123,13 @@ class Reader:
         return await self._clips.run_for(
             request, lambda: self._parse_chat(raw, has_left), has_left.set
         )
+
+    async def keyframes(self, request: Request, part: Mapping[str, Any]) -> list[ImagePart]:
+        """The frames of one part of type `video_url`."""
+        has_left = threading.Event()
+        clips = ClipReader(self.settings, has_left)
+        found = await self._clips.run_for(request, lambda: clips.clip(part, "clip"), has_left.set)
+        return [part for part in found if isinstance(part, ImagePart)]
 
     async def _simple(self, request: Request, raw: dict[str, Any]) -> Call:
         image = raw.get("image")

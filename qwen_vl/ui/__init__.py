@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
-from qwen_vl.ui import sidebar, video_layout
+from qwen_vl.ui import endpoints, sidebar, video_layout
 from qwen_vl.ui.chat import Chat
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.examples import files_of_examples, load_examples
@@ -55,6 +55,8 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         delete_cache=(CLEAN_EVERY_S, FILES_KEPT_S),
         fill_width=True,
     ) as demo:
+        # First: Gradio numbers names that come twice, and handlers of the page are named too.
+        endpoints.lay_out(endpoints.Endpoints(engine, settings))
         header, banner = watch.lay_out_head()
         side = sidebar.lay_out(settings, engine.status().family)
         with gr.Tabs(elem_id="tabs"):
