@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
+import re
+import shlex
 import socket
 import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -35,8 +39,6 @@ ROUTES = [
     ("GET", "/result/x"),
     ("DELETE", "/result/x"),
     ("GET", "/metrics"),
-    ("GET", "/docs"),
-    ("GET", "/openapi.json"),
 ]
 
 
@@ -487,18 +489,32 @@ def test_metrics_tell_calls_errors_and_the_engine() -> None:
 
 
 def test_docs_and_schema_name_every_route() -> None:
-    with serving(ScriptedEngine()) as client:
+    with serving(ScriptedEngine(), KEYED) as client:  # a browser cannot send a key there
         page = client.get("/docs")
         document = client.get("/openapi.json").json()
     assert page.headers["content-type"].startswith("text/html")
     assert set(document["paths"]) == {
-        *("/v1/chat/completions", "/v1/models", "/v1/models/{name}"),
+        *("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{name}"),
         *("/stream_chat", "/inference"),
         *("/result/{task_id}", "/health", "/metrics"),
     }
     for path in document["paths"]:
         assert path in page.text
     assert "<script" not in page.text
+    assert "http" not in page.text.replace("http://127.0.0.1:7860", "")  # nothing from elsewhere
+
+
+def test_the_examples_of_the_reference_work() -> None:
+    """Each command as it stands on the page, but for the address and the key."""
+    with serving(ScriptedEngine("a"), KEYED) as client:
+        found = re.findall(r"<pre>(curl .*?)</pre>", client.get("/docs").text, re.DOTALL)
+        commands = [shlex.split(html.unescape(one)) for one in found]
+        assert len(commands) >= 4
+        for command in commands:
+            path = urlsplit(command[1]).path
+            body = json.loads(command[command.index("-d") + 1])
+            answer = client.post(path, json=body, headers=bearer("first-key"))
+            assert answer.status_code in (200, 202), answer.text
 
 
 # --- what an attacker may try ---

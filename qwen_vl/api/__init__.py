@@ -59,7 +59,7 @@ def build_router(
     metrics: Metrics,
     is_ending: Callable[[], bool] = lambda: False,
 ) -> APIRouter:
-    """All routes for one engine. `/health` is open to everybody, all others pass the guards.
+    """All routes for one engine. `/health` and the reference are open, all others are guarded.
 
     `is_ending` tells whether the server has been told to stop, so that /health can say so.
     """
@@ -79,8 +79,9 @@ def build_router(
         ("GET", "/result/{task_id}", service.result, guards),
         ("DELETE", "/result/{task_id}", service.cancel, guards),
         ("GET", "/metrics", service.figures, guards),
-        ("GET", "/docs", service.docs, guards),
-        ("GET", "/openapi.json", service.openapi, guards),
+        # Nothing secret, and a browser could not send a key.
+        ("GET", "/docs", service.docs, _no_guard),
+        ("GET", "/openapi.json", service.openapi, _no_guard),
     ):
         answering: Endpoint = answering_errors(metrics, path, check)(endpoint)
         methods = [method, "HEAD"] if path == "/health" else [method]

@@ -19,6 +19,7 @@ from qwen_vl.api import schemas as s
 Schema = dict[str, Any]
 
 _JSON, _EVENTS, _FORM = "application/json", "text/event-stream", "multipart/form-data"
+HERE = "http://127.0.0.1:7860"  # in examples
 _REF = "#/components/schemas/{model}"
 _MODELS: tuple[type[BaseModel], ...] = (
     *(s.ChatRequest, s.TextRequest, s.SimpleRequest, s.PictureForm),
@@ -179,6 +180,7 @@ def page() -> str:
                 continue
             parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2>")
             parts.append(f"<p>{escape(operation['summary'])}</p>")
+            parts += _try(path, operation, document["components"]["schemas"])
             for kind, content in operation.get("requestBody", {}).get("content", {}).items():
                 parts.append(f"<p>takes <code>{kind}</code>: {_links(content['schema'])}</p>")
             rows = "".join(
@@ -201,6 +203,30 @@ def page() -> str:
     )
     head = f"<meta charset=utf-8><title>API</title><style>{style}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
+
+
+def _try(path: str, operation: Schema, shapes: Schema) -> list[str]:
+    """A command with an example of the request, and the example of its answer."""
+    takes = operation.get("requestBody", {}).get("content", {}).get(_JSON, {}).get("schema", {})
+    example = _example_of(takes, shapes)
+    parts = []
+    if example is not None:
+        body = json.dumps(example, indent=2).replace("'", "'\\''")
+        command = f"curl {HERE}{path} -H 'Authorization: Bearer KEY' \\\n"
+        command += f"  -H 'Content-Type: application/json' \\\n  -d '{body}'"
+        parts.append(f"<pre>{escape(command)}</pre>")
+    done = next(answer for code, answer in operation["responses"].items() if code < "300")
+    answered = _example_of(done["content"].get(_JSON, {}).get("schema", {}), shapes)
+    if answered is not None:
+        parts.append(f"<p>answers</p><pre>{escape(json.dumps(answered, indent=2))}</pre>")
+    return parts
+
+
+def _example_of(schema: Schema, shapes: Schema) -> Any:
+    """The example of a shape, or of the first of several; None without one."""
+    ref = (schema.get("anyOf") or [schema])[0].get("$ref", "")
+    examples = shapes.get(ref.rpartition("/")[2], {}).get("examples")
+    return examples[0] if examples else None
 
 
 def _row(name: str, field: Schema, shape: Schema) -> str:

@@ -17,8 +17,11 @@ from qwen_vl.jobs import JobStatus
 from qwen_vl.sampling import FIELDS, json_schema, wire_names
 from qwen_vl.schema import FinishReason, LoadState
 
-# Three bytes of base64: what the examples of pictures hold in place of a real one.
-_PICTURE = "data:image/png;base64,iVBORw0KGgo="
+# A small red square, so that the examples can be tried as they stand.
+_PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4Ad"
+    "MDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="
+)
 
 
 def sampling_properties() -> dict[str, Any]:
