@@ -6,7 +6,7 @@ BIN := .venv/bin
 # curl for the README's calls.
 TEST_PACKAGES := chromium curl libatomic1
 
-.PHONY: run test test-beyond lint tools
+.PHONY: run test test-beyond test-clients lint tools
 
 run: .venv/app
 	$(BIN)/python app.py $(ARGS)
@@ -18,6 +18,11 @@ test: tools .venv/dev
 # llama-cpp-python is compiled here, which takes some minutes and a C++ compiler.
 test-beyond: .venv-beyond/ready
 	.venv-beyond/bin/python -W ignore -m pytest -m beyond
+
+# Other people's client libraries, in Python and JavaScript (node and npm), in environments of their
+# own: a table of client x feature.
+test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready
+	$(BIN)/python tests/clients/run.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -54,6 +59,15 @@ endef
 .venv-beyond/ready: requirements.txt requirements-dev.txt examples/requirements-ray.txt tests/requirements-beyond.txt
 	$(call environment,.venv-beyond)
 	$(call packages,.venv-beyond,tests/requirements-beyond.txt)
+	@touch $@
+
+.venv-clients/ready: tests/clients/requirements.txt
+	$(call environment,.venv-clients)
+	.venv-clients/bin/pip install -q -r $<
+	@touch $@
+
+tests/clients/node_modules/ready: tests/clients/package.json
+	npm install --prefix tests/clients --no-package-lock --silent
 	@touch $@
 
 # Debian and Ubuntu get what is missing here, if root's rights are to be had without a password.
