@@ -18,7 +18,9 @@ from qwen_vl.ui.chat import Chat
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.examples import files_of_examples, load_examples
 from qwen_vl.ui.guard import MB, PageGuard
+from qwen_vl.ui.keeping import Keeping
 from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.sidebar import PRESET
 from qwen_vl.ui.status import Watch
 from qwen_vl.ui.strings import I18N, label
 from qwen_vl.ui.uploads import Uploads, own_folder
@@ -27,7 +29,9 @@ from qwen_vl.ui.video import VideoChat
 __all__ = ["build", "launch_options"]
 
 STYLE = Path(__file__).with_name("style.css")
-SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("written.js", "thoughts.js"))
+SCRIPTS = tuple(
+    Path(__file__).with_name(f"{name}.js") for name in ("written", "thoughts", "keeping")
+)
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
 SESSIONS = 1000  # browser tabs whose state Gradio keeps; about 100 kB each
@@ -63,8 +67,15 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
             with gr.Tab(label("chat_tab"), id="chat", elem_id="chat-tab"):
                 chatbot, box, webcam = chat.lay_out(side)
             with gr.Tab(label("video_tab"), id="video", elem_id="video-tab"):
-                clips = video_layout.lay_out(video, side)
-        watch.wire(demo, header, banner, box, webcam, side)
+                clips, reading, clip_parts = video_layout.lay_out(video, side)
+        gr.Markdown(label("keeps_nothing"), elem_id="keeps-nothing")
+        keeping = Keeping(settings)
+        keeping.keep({"chat": chatbot, "chat_box": box, **clip_parts})
+        keeping.keep({"system_prompt": side.system_prompt, **side.controls})
+        for trigger in (side.reset.click, side.controls["enable_thinking"].input):  # type: ignore
+            keeping.forget_on(trigger, PRESET)
+        first_look = watch.wire(demo, header, banner, box, webcam, side)
+        keeping.wire(first_look).then(video.extract_kept, **reading)
         demo.load(chat.show_examples, None, chatbot, **SOON)
         demo.load(video.show_examples, None, clips, **SOON)
         demo.unload(chat.leave)

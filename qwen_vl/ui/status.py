@@ -100,13 +100,14 @@ class Watch:
         box: gr.MultimodalTextbox,
         webcam: gr.Accordion,
         side: Sidebar,
-    ) -> None:
+    ) -> Any:
+        """Looks when the page is opened, and later. Returns the first look, for what follows it."""
         seen = gr.State("")
         timer = gr.Timer(LOOK_EVERY_S)
         outputs = [header, banner, timer, seen, box, webcam, *side.preset_outputs]
         outputs += side.thinking_outputs
-        demo.load(self.look, seen, outputs, queue=False, **QUIET)
         timer.tick(self.look, seen, outputs, queue=False, **QUIET)
+        return demo.load(self.look, seen, outputs, queue=False, **QUIET)
 
 
 def box_for(status: EngineStatus) -> Any:

@@ -126,6 +126,22 @@ class VideoChat(Conversation):
             note += " ⚠️ " + say("clip_damaged", lang, stretches=", ".join(stretches))
         return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
 
+    def extract_kept(
+        self,
+        clip: str | None,
+        method: Method,
+        every_s: float | None,
+        count: float | None,
+        max_frames: float | None,
+        fast: bool,
+        request: gr.Request,
+        bar: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
+    ) -> tuple[Any, ...]:
+        """The frames of the clip that came back with the page, if one did."""
+        if clip is None:
+            return _UNCHANGED
+        return self.extract(clip, method, every_s, count, max_frames, fast, request, bar)
+
     def leave(self, request: gr.Request) -> None:
         super().leave(request)
         self.frames.forget(session_of(request))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import gradio as gr
+from gradio.components import Component
 
 from qwen_vl.media.clips import LOOKING, Method
 from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, LATEX, QUIET, SOON, UNQUEUED
@@ -17,8 +18,14 @@ EXTRACTIONS_AT_ONCE = 4
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
-def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
-    """Builds the tab inside the current Blocks and wires it. Returns the example clips."""
+def lay_out(
+    video: VideoChat, side: Sidebar
+) -> tuple[gr.Dataset, dict[str, Any], dict[str, Component]]:
+    """Builds the tab inside the current Blocks and wires it.
+
+    Returns the example clips, how a clip is read (the arguments of such an event), and the
+    components whose values are a visitor's own, by name.
+    """
     most = video.settings.max_frames
     frames = gr.State([])
     with gr.Row(elem_classes="video-row", equal_height=False):
@@ -184,7 +191,9 @@ def lay_out(video: VideoChat, side: Sidebar) -> gr.Dataset:
     stop.click(video.stop, None, None, **UNQUEUED)
     chatbot.undo(video.undo, chatbot, questions, **SOON)
     chatbot.clear(video.clear_all, None, questions, **SOON)
-    return clips
+    own = {"clip": clip, "video_chat": chatbot, "question": question, "method": method}
+    own |= {"every_s": every_s, "count": count, "max_frames": max_frames, "fast": fast}
+    return clips, read, {**own, "frame_tokens": frame_tokens, "compact": compact}
 
 
 def method_controls(method: Method) -> tuple[Any, Any, Any, Any]:
