@@ -55,9 +55,9 @@ CHOICES: dict[tuple[Kind, int], tuple[tuple[str, Precision], ...]] = {
     ("cpu", 16): (("Qwen/Qwen3.5-2B", "int8"), (BASE.model_id, "int8")),
     ("gpu", 8): (("Qwen/Qwen3.5-4B", "4bit"), (BASE.model_id, "bfloat16")),
     ("gpu", 16): (("Qwen/Qwen3.5-4B", "bfloat16"), ("Qwen/Qwen3-VL-8B-Instruct", "4bit")),
-    ("gpu", 24): (("Qwen/Qwen3.5-9B", "bfloat16"), ("Qwen/Qwen3-VL-8B-Instruct", "bfloat16")),
+    ("gpu", 24): (("Qwen/Qwen3.5-9B", "bfloat16"),),
     ("gpu", 48): (("Qwen/Qwen3.6-27B", "4bit"), ("Qwen/Qwen3-VL-32B-Instruct", "4bit")),
-    ("gpu", 80): (("Qwen/Qwen3.5-35B-A3B", "bfloat16"), ("Qwen/Qwen3.6-27B", "bfloat16")),
+    ("gpu", 80): (("Qwen/Qwen3.5-35B-A3B", "bfloat16"),),
 }
 
 
