@@ -48,6 +48,7 @@ class Constraint:
     strict: bool = True
     place: str = "response_format"
     name: str = "answer"  # of a schema, for servers that want one
+    tags: tuple[str, ...] = ()  # of a grammar: tokens that are no text elsewhere
 
 
 def json_schema(

@@ -21,16 +21,23 @@ def check_conversation(messages: Sequence[Message], settings: Settings) -> None:
     parts = [part for message in messages for part in message.parts]
     chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
     chars += sum(len(message.thought) for message in messages)
+    calls = [call for message in messages for call in message.calls]
+    chars += sum(len(call.name) + len(call.arguments) for call in calls)
     check_chars(chars, settings)  # before any text is joined
-    if not messages[-1].parts or not (messages[-1].text.strip() or messages[-1].images):
+    if messages[-1].calls:
+        raise BadRequest("The last message calls tools: add their results.")
+    last = messages[-1]  # a tool may have nothing to say
+    if last.role != "tool" and not (last.text.strip() or last.images):
         raise BadRequest("The last message is empty: write a question or add a picture.")
-    if any(message.role != "user" and message.images for message in messages):
-        raise BadRequest("Pictures can only be part of user messages.")
+    if any(message.role not in ("user", "tool") and message.images for message in messages):
+        raise BadRequest("Pictures can only be part of user messages and of tools' results.")
     check_message_count(len(messages), settings)
     check_image_count(sum(len(message.images) for message in messages), settings)
     for message in messages:
         check_unicode(message.text, "The text")
         check_unicode(message.thought, "The thought")
+    for call in calls:
+        check_unicode(call.name + call.arguments, "A tool call")
 
 
 def check_message_count(messages: int, settings: Settings) -> None:

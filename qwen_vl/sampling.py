@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from qwen_vl.config import MIN_IMAGE_TOKENS, MOST_IMAGE_TOKENS, Settings
 from qwen_vl.constraint import Constraint
 from qwen_vl.errors import BadRequest, TooLarge
+from qwen_vl.tools import Tools
 
 MOST_STOPS, MOST_STOP_CHARS = 16, 1000  # the characters of all of them together
 MOST_BIASES = 1024
@@ -236,6 +237,7 @@ class SamplingParams:
 
     # Not among FIELDS: these come in fields of their own, which the API reads.
     constraint: Constraint | None = None
+    tools: Tools | None = None  # that the answer may call
     logprobs: int | None = None  # so many of the likeliest tokens are told beside each; None: none
 
     @property
@@ -247,7 +249,9 @@ class SamplingParams:
 
 
 FIELDS = tuple(
-    field.name for field in fields(SamplingParams) if field.name not in ("constraint", "logprobs")
+    field.name
+    for field in fields(SamplingParams)
+    if field.name not in ("constraint", "tools", "logprobs")
 )
 # What clients call a field, where that is another name; the first one that is given counts.
 NO_WISH = ("max_new_tokens", "thinking_budget")  # -1 in these says nothing

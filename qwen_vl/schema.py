@@ -15,9 +15,10 @@ from PIL import Image
 from qwen_vl.sampling import SamplingParams
 
 # "raw": a text that is gone on with as it stands, without a chat template; it stands alone
-Role = Literal["system", "user", "assistant", "raw"]
+Role = Literal["system", "user", "assistant", "tool", "raw"]
+# "tool_calls": the answer ended with calls of tools
 # "repetition": the answer had fallen into a loop that would have gone on to the limit
-FinishReason = Literal["stop", "length", "repetition", "cancelled", "timeout"]
+FinishReason = Literal["stop", "length", "tool_calls", "repetition", "cancelled", "timeout"]
 # "degraded": answers, but a request failed a moment ago
 LoadState = Literal["loading", "ready", "degraded", "failed"]
 
@@ -163,12 +164,23 @@ Part = TextPart | ImagePart
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A tool that the model wants called. `arguments` is a JSON object, as text."""
+
+    name: str
+    arguments: str
+    id: str
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn. Pictures stay where they stand among the texts."""
 
     role: Role
     parts: tuple[Part, ...]
     thought: str = ""  # of the model, before what it said; some chat templates show it again
+    calls: tuple[ToolCall, ...] = ()  # of an assistant's turn
+    call_id: str = ""  # of a tool's turn: the call that it answers
 
     @property
     def text(self) -> str:
@@ -279,14 +291,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A delta of text or of the thought before it. Only the last chunk of an answer carries
-    `finish_reason` and `usage`. `logprobs` are of the text's tokens, where they were asked for."""
+    """A delta of text, of the thought before it, or whole calls of tools. Only the last chunk of
+    an answer carries `finish_reason` and `usage`. `logprobs` are of the text's tokens, where they
+    were asked for."""
 
     text: str = ""
     thought: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     choice: int = 0  # which of several answers to one request
 
 

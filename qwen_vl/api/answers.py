@@ -67,7 +67,9 @@ async def whole(chunks: Chunks) -> list[Chunk]:
     async with contextlib.aclosing(chunks):
         got = [chunk async for chunk in chunks if chunk]
     ends = [chunk.finish_reason for chunk in got if chunk.finish_reason]
-    if set(ends) == {"timeout"} and not any(chunk.text or chunk.thought for chunk in got):
+    if set(ends) == {"timeout"} and not any(
+        chunk.text or chunk.thought or chunk.calls for chunk in got
+    ):
         raise OutOfTime(
             "This server's time for one answer ended before its first word: send fewer or smaller "
             "pictures and less text."

@@ -36,6 +36,7 @@ from qwen_vl.media.pictures import (
 )
 from qwen_vl.sampling import SamplingParams, params_from
 from qwen_vl.schema import ImagePart, Message, Part, TextPart, frames_of, is_paired
+from qwen_vl.tools import tools_from
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
 JSON_WANTED = "Answer with one JSON object and nothing else."
@@ -198,6 +199,8 @@ class Reader:
             check_conversation(messages, self.settings)
             params = self.params(fields_of(raw), messages)
             params = replace(params, logprobs=logprobs_of(raw))
+            if params.tools is not None:
+                raise Unsupported("'tools' are for /v1/chat/completions: leave them out here.")
             stream, usage = _streaming(raw)
             salt = _name(raw, "cache_salt")
             calls.append(Call(messages, params, stream, usage, salt=salt, n=n))
@@ -247,7 +250,15 @@ class Reader:
         )
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         params = params_from(raw, defaults, self.settings)
-        return replace(params, constraint=constraint_from(raw), logprobs=asked_logprobs(raw))
+        constraint, tools, logprobs = constraint_from(raw), tools_from(raw), asked_logprobs(raw)
+        if tools is not None and constraint is not None:
+            raise Unsupported(
+                f"'tools' and '{constraint.place.partition('.')[0]}' cannot be asked for together "
+                "here: leave one of them out."
+            )
+        if tools is not None and logprobs is not None:
+            raise Unsupported("'logprobs' and 'tools' cannot be asked for together here.")
+        return replace(params, constraint=constraint, tools=tools, logprobs=logprobs)
 
 
 def default_prompt(request: Request) -> str:
@@ -287,6 +298,8 @@ def _one_text(call: Call) -> Call:
         raise Unsupported("'logprobs' is for /v1/chat/completions: leave it out here.")
     if call.n > 1:
         raise Unsupported("'n' is for /v1/chat/completions: leave it out here.")
+    if call.params.tools is not None:
+        raise Unsupported("'tools' are for /v1/chat/completions: leave them out here.")
     return call
 
 

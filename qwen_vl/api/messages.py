@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from qwen_vl.api.tool_turns import call_id_in, calls_in
 from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation, check_image_count, check_message_count
 from qwen_vl.errors import BadRequest, TooLarge
@@ -19,6 +21,8 @@ _ROLES: dict[str, Role] = {
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
 }
 
 # Reads a part of another type: (the part, where it stands) -> parts of a message.
@@ -95,17 +99,21 @@ def _openai_message(raw: Any, where: str, read: Callable[[Any, str], Sequence[Pa
     if role is None:
         raise BadRequest(f"{where}.role must be one of {', '.join(_ROLES)}.")
     content = raw.get("content")
-    thought = _thought(raw, where) if role == "assistant" else ""
+    told = Message(role, ())
+    if role == "assistant":
+        told = replace(told, thought=_thought(raw, where), calls=calls_in(raw, where))
+    if role == "tool":
+        told = replace(told, call_id=call_id_in(raw, where))
     if isinstance(content, str):
-        return Message(role, (TextPart(content),), thought)
-    if content is None and role == "assistant":
-        return Message(role, (), thought)
+        return replace(told, parts=(TextPart(content),))
+    if content is None and role in ("assistant", "tool"):
+        return told
     if not isinstance(content, list):
         raise BadRequest(f"{where}.content must be a string or a list of parts.")
     parts: list[Part] = []
     for i, part in enumerate(content):
         parts += read(part, f"{where}.content[{i}]")
-    return Message(role, tuple(parts), thought)
+    return replace(told, parts=tuple(parts))
 
 
 def _thought(raw: Mapping[str, Any], where: str) -> str:

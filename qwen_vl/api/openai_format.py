@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwen_vl.api.logprobs import logprobs_object
-from qwen_vl.schema import Chunk, Usage
+from qwen_vl.schema import Chunk, ToolCall, Usage
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Completion:
     choices: int = 1
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))  # Unix time in seconds
+    _calls: Counter[int] = field(default_factory=Counter)  # told so far, of each answer
 
     def whole(self, chunks: Sequence[Chunk]) -> dict[str, Any]:
         """All chunks of all answers -> a `chat.completion`."""
@@ -50,7 +52,11 @@ class Completion:
         chunks = [chunk for chunk in all_chunks if chunk.choice == number]
         thought = _thought("".join(chunk.thought for chunk in chunks))
         text = "".join(chunk.text for chunk in chunks)
-        message = {"role": "assistant", "content": text, **thought}
+        calls = [call for chunk in chunks for call in chunk.calls]
+        message: dict[str, Any] = {"role": "assistant", "content": text, **thought}
+        if calls:
+            message["content"] = text or None
+            message["tool_calls"] = [_call(call) for call in calls]
         told = [token for chunk in chunks for token in chunk.logprobs]
         logprobs = logprobs_object(told) if self.tells_logprobs else None
         end = finish_of(chunks[-1])
@@ -68,6 +74,13 @@ class Completion:
         if chunk.text:
             told = {"logprobs": logprobs_object(chunk.logprobs)} if self.tells_logprobs else {}
             yield self._piece(chunk.choice, {"content": chunk.text}, **told)
+        for call in chunk.calls:  # its name first, then its arguments, as OpenAI sends them
+            index = self._calls[chunk.choice]
+            self._calls[chunk.choice] += 1
+            named = _call(replace(call, arguments=""))
+            yield self._piece(chunk.choice, {"tool_calls": [{"index": index, **named}]})
+            arguments = {"index": index, "function": {"arguments": call.arguments}}
+            yield self._piece(chunk.choice, {"tool_calls": [arguments]})
         if chunk.finish_reason:
             yield self._piece(chunk.choice, {}, **finish_of(chunk))
             if self.include_usage and chunk.usage is not None:
@@ -83,7 +96,7 @@ class Completion:
             usage["compact"] = True
         return usage
 
-    def _piece(self, number: int, delta: dict[str, str], **more: Any) -> dict[str, Any]:
+    def _piece(self, number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": number, "delta": delta, "finish_reason": None, **more}
         # Clients that ask for the usage find the field in every object, null but in the last.
         usage = {"usage": None} if self.include_usage else {}
@@ -92,6 +105,11 @@ class Completion:
     def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**head, "choices": choices, **more}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _thought(text: str) -> dict[str, str]:
@@ -104,7 +122,7 @@ def finish_of(chunk: Chunk) -> dict[str, str]:
     `native_finish_reason` (OpenRouter's field) keeps the engine's own word.
     """
     reason = chunk.finish_reason or "stop"
-    told = "stop" if reason == "stop" else "length"
+    told = reason if reason in ("stop", "tool_calls") else "length"
     return {"finish_reason": told, "native_finish_reason": reason}
 
 

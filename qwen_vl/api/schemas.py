@@ -16,6 +16,7 @@ from qwen_vl.constraint import MOST_CHOICES, MOST_GRAMMAR_CHARS
 from qwen_vl.jobs import JobStatus
 from qwen_vl.sampling import FIELDS, json_schema, wire_names
 from qwen_vl.schema import FinishReason, LoadState
+from qwen_vl.tools import MOST_TOOLS
 
 # A small red square, so that the examples can be tried as they stand.
 _PICTURE = (
@@ -104,9 +105,49 @@ class FramesContent(BaseModel):
     compact: CompactWish = "auto"
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: Annotated[str, Field(description="a JSON object, as text")]
+
+
+class ToolCallObject(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class RequestMessage(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextContent | PictureContent | ClipContent | FramesContent]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[TextContent | PictureContent | ClipContent | FramesContent] | None = None
+    tool_calls: Annotated[
+        list[ToolCallObject] | None, Field(description="of an earlier answer")
+    ] = None
+    function_call: CalledFunction | None = None
+    tool_call_id: Annotated[str | None, Field(max_length=200)] = None
+    name: str | None = None
+
+
+class FunctionObject(BaseModel):
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: Annotated[
+        dict[str, Any] | None, Field(description="a JSON schema of an object")
+    ] = None
+    strict: bool | None = None
+
+
+class ToolObject(BaseModel):
+    type: Literal["function"] = "function"
+    function: FunctionObject
+
+
+class FunctionName(BaseModel):
+    name: str
+
+
+class NamedTool(BaseModel):
+    type: Literal["function"] = "function"
+    function: FunctionName
 
 
 class StreamOptions(BaseModel):
@@ -183,6 +224,14 @@ class ChatRequest(Constrained):
     )
 
     messages: Annotated[list[RequestMessage], Field(min_length=1)]
+    tools: Annotated[list[ToolObject] | None, Field(max_length=MOST_TOOLS)] = None
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedTool | None,
+        Field(description="required and a name bind what is written: it always parses"),
+    ] = None
+    parallel_tool_calls: Annotated[
+        bool | None, Field(description="false: at most one call in an answer")
+    ] = None
     model: Annotated[str, Field(description="accepted and ignored: one model runs here")] = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -278,7 +327,8 @@ class UsageObject(BaseModel):
 
 class AnswerMessage(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    tool_calls: list[ToolCallObject] | None = None
     reasoning_content: Annotated[str, Field(description="the thought before the answer")] = ""
     reasoning: Annotated[str, Field(description="the same")] = ""
 
@@ -306,7 +356,7 @@ class Choice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: LogprobsObject | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     native_finish_reason: FinishReason
 
 
@@ -344,9 +394,24 @@ class ChatCompletion(BaseModel):
     usage: UsageObject | None
 
 
+class FunctionDelta(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(BaseModel):
+    """The first piece of a call has its id and its name, the next ones add arguments."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class Delta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
@@ -355,7 +420,7 @@ class ChunkChoice(BaseModel):
     index: int
     delta: Delta
     logprobs: LogprobsObject | None = None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
     native_finish_reason: FinishReason | None = None
 
 

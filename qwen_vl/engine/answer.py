@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from qwen_vl.errors import Bug, EngineFailed, UserError
-from qwen_vl.schema import Chunk, FinishReason, TokenLogprob, Usage
+from qwen_vl.schema import Chunk, FinishReason, TokenLogprob, ToolCall, Usage
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +144,17 @@ class Answer:
         self._tokens += 1
         self._thought_tokens += is_thought
 
-    def emit(self, text: str, thought: str = "", logprobs: tuple[TokenLogprob, ...] = ()) -> None:
-        if text or thought:
+    def emit(
+        self,
+        text: str,
+        thought: str = "",
+        logprobs: tuple[TokenLogprob, ...] = (),
+        calls: tuple[ToolCall, ...] = (),
+    ) -> None:
+        if text or thought or calls:
             with self._changed:
                 if self.wanted:
-                    self._put(Chunk(text, thought, logprobs=logprobs))
+                    self._put(Chunk(text, thought, logprobs=logprobs, calls=calls))
 
     def finish(self, reason: FinishReason, counted: Usage | None = None) -> bool:
         """Ends the answer; False if it had ended before. `counted` knows the tokens better."""

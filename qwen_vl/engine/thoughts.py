@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from qwen_vl.schema import ToolCall
+
 OPEN, CLOSE = "<think>", "</think>"
 
 
 class Piece(NamedTuple):
-    """What one step adds to the thought and to the answer; either may be empty."""
+    """What one step adds to the thought and to the answer; any may be empty."""
 
     thought: str = ""
     text: str = ""
+    calls: tuple[ToolCall, ...] = ()  # where the answer may call tools
 
 
 class ThoughtSplitter:

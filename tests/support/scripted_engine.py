@@ -69,7 +69,7 @@ class ScriptedAnswer(Answer):
                     said += 1
                     thought += bool(chunk.thought)
                     self.count_token(bool(chunk.thought))
-                    self.emit(chunk.text, chunk.thought, chunk.logprobs)
+                    self.emit(chunk.text, chunk.thought, chunk.logprobs, chunk.calls)
             if self._engine.finish_reason is not None:
                 usage = replace(self._engine.usage, completion_tokens=said, thought_tokens=thought)
                 self.end(Chunk(finish_reason=self._engine.finish_reason, usage=usage))

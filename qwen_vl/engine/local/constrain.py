@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import llguidance
@@ -98,7 +99,7 @@ class Grammars:
         Raises BadRequest, which names the place, for what cannot be compiled, and Unsupported
         for a tokenizer that is not made of bytes.
         """
-        table, grammar = self._words(), _grammar_of(constraint)
+        table, grammar = self._words(), _grammar_of(self._spelled(constraint))
         matcher = llguidance.LLMatcher(table, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             said = matcher.get_error()
@@ -109,9 +110,23 @@ class Grammars:
                 f"The assistant's message that is to be continued does not fit "
                 f"'{constraint.place}': leave one of them out."
             )
-        made = Matcher(matcher, constraint.place, self._controls, self._end_ids)
+        controls = self._controls.copy()
+        controls[[id_ for tag in constraint.tags if (id_ := self._id(tag)) is not None]] = False
+        made = Matcher(matcher, constraint.place, controls, self._end_ids)
         made.allowed()
         return made
+
+    def _spelled(self, constraint: Constraint) -> Constraint:
+        """Tags that are no tokens of this tokenizer are texts of the grammar."""
+        source = constraint.source
+        for tag in constraint.tags:
+            source = source if self._id(tag) is not None else source.replace(tag, json.dumps(tag))
+        return replace(constraint, source=source)
+
+    def _id(self, tag: str) -> int | None:
+        """Of a token that is written as `tag`, where there is one."""
+        found: int | None = self._tokenizer.get_added_vocab().get(tag)
+        return found
 
     def _words(self) -> llguidance.LLTokenizer:
         """Made when it is first asked for: it takes a second for a large vocabulary."""

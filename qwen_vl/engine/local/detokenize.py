@@ -12,14 +12,21 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from qwen_vl.engine.thoughts import Piece, ThoughtSplitter, overlap
+from qwen_vl.engine.tool_calls import CallSplitter
 
 
 class TextStream:
     """The text of one answer. `stopped` turns True once a stop string has been reached."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], thoughts: ThoughtSplitter) -> None:
-        """`tokenizer` is a `tokenizers.Tokenizer`."""
-        self._tokenizer, self._thoughts = tokenizer, thoughts
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str],
+        thoughts: ThoughtSplitter,
+        calls: CallSplitter | None = None,
+    ) -> None:
+        """`tokenizer` is a `tokenizers.Tokenizer`; `calls` where the answer may call tools."""
+        self._tokenizer, self._thoughts, self._calls = tokenizer, thoughts, calls
         self._stream = DecodeStream(skip_special_tokens=True)
         self._stops = tuple(stops)
         self._held = ""
@@ -33,7 +40,23 @@ class TextStream:
     def push(self, token: int) -> Piece:
         """What `token` completes, often one word, sometimes nothing yet."""
         piece = self._thoughts.push(self._stream.step(self._tokenizer, token) or "")
-        return Piece(piece.thought, self._said(piece.text))
+        return self._piece(piece.thought, self._said(piece.text))
+
+    @property
+    def calls(self) -> int:
+        """How many tools the answer has called so far."""
+        return self._calls.calls if self._calls else 0
+
+    @property
+    def has_called(self) -> bool:
+        """Whether the answer has made the one call that it may make."""
+        return self._calls is not None and self._calls.is_done
+
+    def _piece(self, thought: str, text: str) -> Piece:
+        if self._calls is None:
+            return Piece(thought, text)
+        said = self._calls.push(text)
+        return Piece(thought, said.text, said.calls)
 
     def _said(self, text: str) -> str:
         self._held += text
@@ -49,6 +72,10 @@ class TextStream:
 
     def flush(self) -> Piece:
         """What was held back for a tag or a stop string that never came."""
-        piece = self._thoughts.flush()
+        piece = Piece() if self.stopped else self._thoughts.flush()
         text, self._held = self._held, ""
-        return Piece(piece.thought, text + piece.text)
+        told = self._piece(piece.thought, text + piece.text)
+        if self._calls is None:
+            return told
+        rest = self._calls.flush()
+        return Piece(told.thought, told.text + rest.text, told.calls + rest.calls)

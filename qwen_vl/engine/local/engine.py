@@ -31,7 +31,9 @@ from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, delta_rule, machine
 from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
+from qwen_vl.engine.model.tool_turns import constraint_of
 from qwen_vl.engine.thoughts import ThoughtSplitter
+from qwen_vl.engine.tool_calls import CallSplitter
 from qwen_vl.errors import (
     BadRequest,
     ModelUnavailable,
@@ -110,10 +112,11 @@ class LocalEngine:
             )
         scheduler.check_room(scope)  # before any work is put into it
         matcher = None
-        if params.constraint is not None:  # before pictures are decoded: it may be refused
+        constraint = constraint_of(params, loaded.family)
+        if constraint is not None:  # before pictures are decoded: it may be refused
             last = messages[-1]
             begun = last.text if last.role == "assistant" else ""
-            matcher = self._grammars.matcher(params.constraint, begun)
+            matcher = self._grammars.matcher(constraint, begun)
         prompt = loaded.prompts.build(messages, params, self._settings.max_context_tokens)
         keys = token_keys(prompt, loaded.image_token_id)  # here, not on the inference thread
         prepared = preparation.find(prompt, keys, scope, self._prefixes, self._vision)
@@ -133,6 +136,7 @@ class LocalEngine:
             ThoughtSplitter(
                 prompt.opens_thought, loaded.family.thinking != "never" and not is_raw(messages)
             ),
+            CallSplitter(params.tools) if params.tools else None,
         )
         logprobs = None if params.logprobs is None else Logprobs(tokenizer, params.logprobs)
         sequence = LocalSequence(

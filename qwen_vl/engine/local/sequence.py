@@ -76,7 +76,11 @@ class Sequence:
             self.logprobs.forget()
         if in_thought:
             self.thought.count()
-        if self.text.stopped or (self.sampler.is_complete and not in_thought):
+        if (
+            self.text.stopped
+            or self.text.has_called
+            or (self.sampler.is_complete and not in_thought)
+        ):
             self.finish("stop")
         elif len(self.tokens) >= self.max_new_tokens:
             self.finish("length")
@@ -85,10 +89,11 @@ class Sequence:
 
     def finish(self, reason: FinishReason) -> None:
         """Ends the answer with all text that there is."""
-        if not self.text.stopped:
-            self._tell(self.text.flush())
-        self.answer.finish(reason)
+        rest = self.text.flush()
+        if any(rest) or not self.text.stopped:
+            self._tell(rest)
+        self.answer.finish("tool_calls" if self.text.calls and reason == "stop" else reason)
 
     def _tell(self, piece: Piece) -> None:
         told = self.logprobs.told(piece.text, stopped=self.text.stopped) if self.logprobs else ()
-        self.answer.emit(piece.text, piece.thought, told)
+        self.answer.emit(piece.text, piece.thought, told, piece.calls)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_vl.engine.model import thinking
+from qwen_vl.engine.model import thinking, tool_turns
 from qwen_vl.engine.model.pictures import Picture, PictureReader
 from qwen_vl.errors import ContextExceeded, Unsupported
 from qwen_vl.sampling import SamplingParams
@@ -67,13 +67,18 @@ class PromptBuilder:
         if is_raw(messages):
             return self._raw(messages[0].text, limit_tokens)
         arguments = thinking.arguments_for(params, self._family, self._tokenizer.chat_template)
+        if params.tools is not None:
+            arguments["tools"] = tool_turns.definitions_for(params.tools, self._family)
         if not self._family.pairs_frames:
             messages = without_pairs(messages)
         parts = [part for message in messages for part in message.images]
         pictures = [self._counted(part, params.max_image_tokens) for part in parts]
         visual = sum(picture.tokens for picture in pictures)
         _check(visual, limit_tokens)  # by arithmetic alone, before the text costs anything
-        template = [self._template_message(message) for message in messages]
+        template = [
+            self._template_message(message)
+            for message in tool_turns.as_known(messages, self._family)
+        ]
         continued = messages[-1].role == "assistant"
         with self._lock:
             token_ids = self._tokenizer.apply_chat_template(
@@ -122,8 +127,8 @@ class PromptBuilder:
         return self.reader.count(part, min(max_image_tokens, part.most_tokens or max_image_tokens))
 
     def _template_message(self, message: Message) -> dict[str, Any]:
-        if self.reader is None or message.role != "user":
-            told = {"role": message.role, "content": message.text}
+        if self.reader is None or (message.role != "user" and not message.images):
+            told = {"role": message.role, "content": message.text, **tool_turns.calls_of(message)}
             # Whether a thought is shown again is up to the template.
             return {**told, "reasoning_content": message.thought} if message.thought else told
         return {"role": message.role, "content": _template_parts(message)}

@@ -108,7 +108,7 @@ class RayEngine:
                     answer.finish(chunk.finish_reason, chunk.usage)
                     return
                 answer.count_token()
-                answer.emit(chunk.text, chunk.thought, chunk.logprobs)
+                answer.emit(chunk.text, chunk.thought, chunk.logprobs, chunk.calls)
         except RayTaskError as error:  # a bug, and another replica has it too
             log.error("a replica failed on a request", exc_info=error)
             raise EngineFailed(

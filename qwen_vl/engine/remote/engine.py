@@ -23,6 +23,7 @@ from qwen_vl.engine.bridge import Bridge, TryAgain, until_begun
 from qwen_vl.engine.remote.refusal import Refused, refused_fields, told_of
 from qwen_vl.engine.remote.request import Requests, without
 from qwen_vl.engine.remote.text import TextLogprobs, Transcript
+from qwen_vl.engine.remote.tool_calls import CallPieces
 from qwen_vl.engine.remote.upstream import Upstream, shown_model
 from qwen_vl.engine.remote.wire import EVENT_BYTES, TOKEN_BYTES, Garbled, events, piece_of
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading, Unsupported
@@ -154,6 +155,7 @@ class RemoteEngine:
         inside = family_by_name(self.model_id).opens_thought
         transcript = Transcript(most_tokens, inside, may_think="prompt" not in request)
         logprobs = TextLogprobs("logprobs" in request)
+        calls = CallPieces(most_tokens)
         usage, reason, begun = None, None, False
         try:
             async with AsyncExitStack() as stack:
@@ -165,6 +167,10 @@ class RemoteEngine:
                     usage, reason = piece.usage or usage, piece.reason or reason
                     told = transcript.add(piece.thought, piece.text)
                     beside = logprobs.told(told, piece.logprobs)
+                    if piece.calls and "tools" in request:
+                        calls.add(list(piece.calls))
+                        begun = True
+                        answer.count_token()
                     if any(told):
                         begun = True
                         answer.count_token(bool(told.thought))
@@ -172,6 +178,7 @@ class RemoteEngine:
                     if transcript.is_full:  # it goes on after what it was asked for
                         reason = "length"
                         break
+            made = calls.whole() if reason in ("stop", "tool_calls") else ()
             if reason is None and not begun:
                 await self._ask_why(up, request)
         except _WIRE_ERRORS as error:
@@ -179,12 +186,12 @@ class RemoteEngine:
         if reason is None:  # the connection ended, the answer did not
             raise self._broken(up, None, begun, request)
         rest = transcript.finish()
-        answer.emit(rest.text, rest.thought, logprobs.told(rest, ()))
+        answer.emit(rest.text, rest.thought, logprobs.told(rest, ()), made)
         if logprobs.are_missing:
             raise Unsupported(
                 "The server behind this one tells no log probabilities: leave out 'logprobs'."
             )
-        answer.finish(reason, usage)
+        answer.finish("tool_calls" if made else reason, usage)
 
     async def _open(self, up: Upstream, request: dict[str, Any], stack: AsyncExitStack) -> Any:
         """The response with an answer, without the fields that this server refuses.

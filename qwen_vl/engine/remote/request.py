@@ -129,6 +129,10 @@ def request_of(
         extras["cache_salt"] = cache_salt
     if messages[-1].role == "assistant":  # vLLM's and SGLang's way to go on with an answer
         extras |= {"continue_final_message": True, "add_generation_prompt": False}
+    if params.tools is not None:
+        more |= {"tools": params.tools.objects, "tool_choice": params.tools.choice}
+        if not params.tools.parallel:
+            more["parallel_tool_calls"] = False
     if params.logprobs is not None:
         more |= {"logprobs": True, "top_logprobs": params.logprobs}
     if is_raw(messages):
@@ -177,8 +181,19 @@ def without(request: dict[str, Any], refused: set[str]) -> dict[str, Any]:
 
 
 def _message(message: Message, uri: Encode) -> dict[str, Any]:
+    told: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.role == "tool":
+        told["tool_call_id"] = message.call_id
+    if message.calls:
+        told["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.calls
+        ]
     if not message.images:
-        told = {"role": message.role, "content": message.text}
         return {**told, "reasoning_content": message.thought} if message.thought else told
     content: list[dict[str, Any]] = []
     for part in message.parts:
@@ -189,7 +204,7 @@ def _message(message: Message, uri: Encode) -> dict[str, Any]:
             content.append({"type": "image_url", "image_url": address})
         else:
             content.append({"type": "text", "text": part.text})
-    return {"role": message.role, "content": content}
+    return {**told, "content": content}
 
 
 def _content_of(part: ImagePart) -> str:

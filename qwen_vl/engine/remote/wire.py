@@ -169,6 +169,7 @@ class Piece:
     reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[Any, ...] = ()  # pieces of them, as they came
 
 
 def piece_of(event: dict[str, Any]) -> Piece:
@@ -181,6 +182,7 @@ def piece_of(event: dict[str, Any]) -> Piece:
         raise Garbled(said if said and isinstance(said, str) else "it says that something broke")
     thought, text, reason = "", "", None
     logprobs: list[TokenLogprob] = []
+    calls: list[Any] = []
     for choice in _list(event, "choices"):
         if not isinstance(choice, dict):
             raise Garbled("a choice of its answer is no object")
@@ -191,8 +193,10 @@ def piece_of(event: dict[str, Any]) -> Piece:
         thought += _text(delta, "reasoning_content") or _text(delta, "reasoning")
         text += _text(delta, "content") or _text(choice, "text")  # the latter of a raw text
         logprobs += _logprobs(choice.get("logprobs"))
+        calls += _list(delta, "tool_calls")
         reason = _reason(choice) or reason
-    return Piece(thought, text, reason, _usage(event.get("usage")), tuple(logprobs))
+    usage = _usage(event.get("usage"))
+    return Piece(thought, text, reason, usage, tuple(logprobs), tuple(calls))
 
 
 def models_of(listed: dict[str, Any]) -> tuple[str, ...]:
