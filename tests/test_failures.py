@@ -196,7 +196,7 @@ def test_closing_ends_a_prefill_that_is_under_way(
 def test_closing_gives_up_a_model_that_is_being_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = threading.Event()
 
-    def endless(_: Settings, report: Any) -> None:
+    def endless(_: Settings, report: Any, weigh: Any) -> None:
         while True:
             report("Downloading", None)
             begun.set()

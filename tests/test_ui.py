@@ -660,10 +660,11 @@ def test_both_languages_say_the_same_things() -> None:
     assert language_of(request(language="zh-HK")) == "en"  # as Gradio's own labels are then
 
 
-def test_the_page_builds_and_exposes_no_handler_by_name() -> None:
+def test_the_page_builds_and_exposes_its_two_endpoints_alone() -> None:
     demo = build(ScriptedEngine(), SETTINGS)
-    assert demo.get_api_info()["named_endpoints"] == {}
-    assert all(fn.api_visibility == "private" for fn in demo.fns.values() if fn.fn is not None)
+    assert set(demo.get_api_info()["named_endpoints"]) == {"/ask", "/keyframes"}
+    shown = [fn for fn in demo.fns.values() if fn.fn is not None and fn.api_visibility != "private"]
+    assert {fn.api_name for fn in shown} == {"ask", "keyframes"}
     options = launch_options(Settings(max_video_mb=50))
     assert options["max_file_size"] == 50 * 1024 * 1024
 
