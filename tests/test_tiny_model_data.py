@@ -5,10 +5,10 @@ Needs no trained weights and no network.
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from PIL import Image
 FOLDER = Path(__file__).parent.parent / "examples" / "tiny_model"
 sys.path.insert(0, str(FOLDER))
 
+import batches  # noqa: E402
 import clips  # noqa: E402
 import dialogues  # noqa: E402
 import documents  # noqa: E402
@@ -33,7 +34,6 @@ import reading  # noqa: E402
 import recall_stage  # noqa: E402
 import scene  # noqa: E402
 import sources  # noqa: E402
-import talk_stage  # noqa: E402
 import tokenizer  # noqa: E402
 from transformers import AutoImageProcessor, AutoTokenizer  # noqa: E402
 
@@ -337,14 +337,16 @@ def test_guided_heads_are_measured_where_the_model_looks(
     model.set_attn_implementation("eager")
     sample = dialogues.make_sample("chart", 3)
     one = encoder(sample)
-    groups, _, places = talk_stage.stack_pictures([one], None)
+    pictures = batches.lay_out_pictures([one], [])
     with torch.no_grad():
-        tokens, features = network.VisionForward(model.model.visual)(groups)
+        tokens, features = network.VisionForward(model.model.visual)(
+            pictures.patches, pictures.grids
+        )
         _, _, looking = network.TextForward(model.model.language_model)(
             torch.from_numpy(one.ids),
             torch.from_numpy(one.positions),
             [(0, len(one.ids))],
-            places,
+            torch.from_numpy(pictures.places),
             tokens,
             features,
             torch.from_numpy(one.sources),
@@ -408,15 +410,19 @@ def test_training_sees_the_ids_positions_and_patches_of_the_processor(
     assert mine.ids.tolist() == theirs["input_ids"][0].tolist()
     if not sample.images:
         return
-    patches = torch.cat([network.patchify(torch.tensor(p)[None])[0] for p in mine.pixels])
+    patches = network.levels(torch.cat([torch.tensor(network.patchify(p)) for p in mine.pixels]))
     # The processor repeats each still picture as two frames.
     frames = theirs["pixel_values"].view(-1, 3, 2, network.PATCH_PX**2)
     assert torch.equal(frames[:, :, 0].flatten(1), patches)
     assert torch.equal(frames[:, :, 0], frames[:, :, 1])
 
 
+@pytest.mark.parametrize("bucket", [False, True])
 def test_the_training_forward_equals_the_models_own(
-    prepared: processor.PictureProcessor, encoder: encode.Encoder
+    bucket: bool,
+    prepared: processor.PictureProcessor,
+    encoder: encode.Encoder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
     vocab = prepared.tokenizer.get_vocab()
@@ -426,20 +432,24 @@ def test_the_training_forward_equals_the_models_own(
             torch.nn.init.normal_(weight, std=0.06)
     samples = [dialogues.make_sample(task, 4) for task in ("scene", "clip", "text", "chat")]
     batch = [encoder(sample) for sample in samples]
-    groups, _, places = talk_stage.stack_pictures(batch, None)
-    spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
+    told = batches.lay_out(batch, [])
+    if bucket:  # as on a GPU: padded rows of several sequences
+        monkeypatch.setattr(network, "make_buckets", partial(network.make_buckets, several=True))
     with torch.no_grad():
-        tokens, features = network.VisionForward(model.model.visual)(groups)
+        pictures = told.pictures
+        tokens, features = network.VisionForward(model.model.visual)(
+            pictures.patches, pictures.grids
+        )
         hidden, _, _ = network.TextForward(model.model.language_model)(
-            torch.from_numpy(np.concatenate([one.ids for one in batch])),
-            torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
-            list(itertools.pairwise(spans)),
-            places,
+            torch.from_numpy(told.ids),
+            torch.from_numpy(told.positions),
+            told.spans,
+            torch.from_numpy(pictures.places),
             tokens,
             features,
-            torch.from_numpy(np.concatenate([one.sources for one in batch])),
+            torch.from_numpy(told.sources),
         )
-        for sample, start, stop in zip(samples, spans[:-1], spans[1:], strict=True):
+        for sample, (start, stop) in zip(samples, told.spans, strict=True):
             theirs = model(**as_inputs(prepared, sample)).logits[0]
             torch.testing.assert_close(
                 model.lm_head(hidden[start:stop]), theirs, atol=2e-4, rtol=1e-4
@@ -447,9 +457,9 @@ def test_the_training_forward_equals_the_models_own(
 
 
 def test_training_never_draws_an_evaluation_picture() -> None:
-    # A talk step uses seeds below (step * workers + rank + 1) * 100; recall counts on from its own.
+    # A talk step uses seeds below (step * workers + rank + 1) * 1000; recall counts on.
     most_steps, most_workers = 1_000_000, 256
-    assert most_steps * most_workers * 100 < dialogues.FIRST_EVAL_SEED
+    assert most_steps * most_workers * 1000 < dialogues.FIRST_EVAL_SEED
     recalled = recall_stage.FIRST_SEED + most_workers * recall_stage.WORKER_SEEDS
     assert most_steps * recall_stage.FRESH < recall_stage.WORKER_SEEDS
     assert recalled < dialogues.FIRST_EVAL_SEED
@@ -480,7 +490,7 @@ def test_small_and_odd_pictures_are_resized_like_the_processor_does(
 ) -> None:
     for size in ((40, 30), (161, 209), (700, 500), (512, 256)):
         image = Image.effect_noise(size, 60).convert("RGB")
-        mine = network.patchify(torch.tensor(encode.resize(image))[None])[0]
+        mine = network.levels(torch.tensor(network.patchify(encode.resize(image))))
         theirs = prepared.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         theirs = theirs.view(-1, 3, 2, network.PATCH_PX**2)[:, :, 0].flatten(1)
         assert torch.equal(mine, theirs)

@@ -1,22 +1,22 @@
-"""Batches to learn from: conversations, pages of print, and pictures of equal size side by side.
+"""Batches to learn from: conversations and pages of print laid end to end.
 
 Knows what a batch costs and how its pictures are laid out. Knows nothing of the model.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 import reading
-import torch
 from dialogues import make_sample
-from encode import CELL_PX, Encoded, Encoder
-from network import MERGE, patchify
+from encode import Encoded, Encoder
+from network import PATCH_PX, patchify
 from PIL import Image
 from reading import TokenLabels
-from torch import Tensor
+from wide_documents import wide_page
 
 VISUAL_COST = 5  # a visual token costs about as much as this many text tokens
 # Rows x columns of visual tokens; smaller grids are cheaper per picture and come up more often.
@@ -37,14 +37,20 @@ GRID_WEIGHTS = (3, 4, 4, 5, 3, 4, 4, 3, 2, 1.5, 1.5)
 
 
 def draw_conversations(
-    encoder: Encoder, weights: dict[str, float], seed: int, budget: float, ease: float
+    encoder: Encoder, weights: dict[str, float], seed: int, budget: float, ease: float, wide: float
 ) -> list[Encoded]:
-    """Conversations that together cost about `budget` text tokens; `weights` of the tasks."""
+    """Conversations that together cost about `budget` text tokens; `weights` of the tasks.
+
+    `wide` is the share of pictures drawn in other hands than the first.
+    """
     rng = random.Random(seed)
     batch: list[Encoded] = []
     while budget > 0:
         task = rng.choices(list(weights), list(weights.values()))[0]
-        one = encoder(make_sample(task, seed * 100 + len(batch), ease=ease, longer=True))
+        hand = rng.random() < wide
+        one = encoder(
+            make_sample(task, seed * 1000 + len(batch), ease=ease, longer=True, wide=hand)
+        )
         visual = sum(len(labels.slots) for labels in one.labels)
         budget -= len(one.ids) + visual * (VISUAL_COST - 1)
         batch.append(one)
@@ -52,55 +58,86 @@ def draw_conversations(
 
 
 def draw_pages(
-    rng: random.Random, visual_tokens: float, min_px: int
-) -> tuple[np.ndarray, reading.TokenLabels]:
-    """Pages of about so many visual tokens: pixels [B, H, W, 3] and the labels of all tokens."""
-    cells = rng.choices(GRIDS, GRID_WEIGHTS)[0]
-    count = max(1, round(visual_tokens / (cells[0] * cells[1])))
-    pixels, labels = [], []
-    for _ in range(count):
-        image, lines = reading.page(rng, cells, min_px, reading.LARGEST_PX)
-        size = (cells[1] * reading.CELL_PX, cells[0] * reading.CELL_PX)
-        labels.append(reading.token_labels(lines, image.size, cells))
-        resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
-        pixels.append(np.asarray(resized))
-    return np.stack(pixels), join_labels(labels)
+    rng: random.Random, visual_tokens: float, min_px: int, wide: float
+) -> list[tuple[np.ndarray, TokenLabels]]:
+    """Pages of about so many visual tokens: uint8 pixels [H, W, 3] and labels of each.
 
-
-def join_labels(labels: list[reading.TokenLabels]) -> reading.TokenLabels:
-    """The labels of several pictures, one after the other."""
-    return reading.TokenLabels(*(np.concatenate(parts) for parts in zip(*labels, strict=True)))
-
-
-def stack_pictures(
-    batch: list[Encoded], pages: tuple[np.ndarray, TokenLabels] | None
-) -> tuple[list[tuple[Tensor, int, int]], TokenLabels, Tensor]:
-    """Pictures of equal size as groups, the pages last.
-
-    Also what lies under all visual tokens, in the groups' order, and for those that belong to a
-    conversation their places in the conversations laid end to end.
+    `wide` is the share of pages in other hands than the first.
     """
-    groups: dict[tuple[int, int], list[tuple[np.ndarray, TokenLabels, int]]] = defaultdict(list)
-    offset = 0
+    cells = rng.choices(GRIDS, GRID_WEIGHTS)[0]
+    pages = []
+    for _ in range(max(1, round(visual_tokens / (cells[0] * cells[1])))):
+        if rng.random() < wide:
+            image, lines = wide_page(rng, cells)
+        else:
+            image, lines = reading.page(rng, cells, min_px, reading.LARGEST_PX)
+        size = (cells[1] * reading.CELL_PX, cells[0] * reading.CELL_PX)
+        labels = reading.token_labels(lines, image.size, cells)
+        resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        pages.append((np.asarray(resized), labels))
+    return pages
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures laid end to end, those of conversations first.
+
+    `patches` is uint8 [P, 768], `grids` the (rows, cols) of each picture's patches, `labels` those
+    of all visual tokens; `places` are those of the conversations' visual tokens, in the
+    conversations laid end to end.
+    """
+
+    patches: np.ndarray
+    grids: list[tuple[int, int]]
+    labels: TokenLabels
+    places: np.ndarray
+
+
+def lay_out_pictures(batch: list[Encoded], pages: list[tuple[np.ndarray, TokenLabels]]) -> Pictures:
+    """The conversations' pictures, then the pages."""
+    pictures, places, offset = [], [np.zeros(0, dtype=np.int64)], 0
     for one in batch:
         for pixels, labels, start in zip(one.pixels, one.labels, one.starts, strict=True):
-            groups[pixels.shape[:2]].append((pixels, labels, offset + start))
+            pictures.append((pixels, labels))
+            places.append(np.arange(len(labels.slots)) + offset + start)
         offset += len(one.ids)
-    stacked, labels, places = [], [], []
-    for (height, width), members in groups.items():
-        pixels = torch.from_numpy(np.stack([member[0] for member in members]))
-        scale = MERGE / CELL_PX
-        stacked.append((patchify(pixels), round(height * scale), round(width * scale)))
-        labels += [member[1] for member in members]
-        places += [np.arange(member[2], member[2] + len(member[1].slots)) for member in members]
-    if pages:
-        pixels = torch.from_numpy(pages[0])
-        scale = MERGE / CELL_PX
-        rows, cols = (round(side * scale) for side in pixels.shape[1:3])
-        stacked.append((patchify(pixels), rows, cols))
-        labels.append(pages[1])
-    return (
-        stacked,
-        join_labels(labels),
-        torch.from_numpy(np.concatenate(places)) if places else torch.zeros(0, dtype=torch.long),
+    pixels, labels = zip(*pictures, *pages, strict=True)
+    return Pictures(
+        np.concatenate([patchify(picture) for picture in pixels]),
+        [(picture.shape[0] // PATCH_PX, picture.shape[1] // PATCH_PX) for picture in pixels],
+        TokenLabels(*(np.concatenate(parts) for parts in zip(*labels, strict=True))),
+        np.concatenate(places),
+    )
+
+
+@dataclass(frozen=True)
+class TalkBatch:
+    """What one step of the talking stage learns from: conversations laid end to end, and pages.
+
+    `spans` are the conversations' (start, stop) and `tasks` their tasks; `ids`, `trained`,
+    `positions`, `sources` and `gists` as of `Encoded`.
+    """
+
+    tasks: list[str]
+    spans: list[tuple[int, int]]
+    ids: np.ndarray
+    trained: np.ndarray
+    positions: np.ndarray
+    sources: np.ndarray
+    gists: np.ndarray
+    pictures: Pictures
+
+
+def lay_out(batch: list[Encoded], pages: list[tuple[np.ndarray, TokenLabels]]) -> TalkBatch:
+    """The conversations and pages as one batch."""
+    ends = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
+    return TalkBatch(
+        [one.task for one in batch],
+        list(itertools.pairwise(ends)),
+        np.concatenate([one.ids for one in batch]),
+        np.concatenate([one.trained for one in batch]),
+        np.concatenate([one.positions for one in batch], axis=1),
+        np.concatenate([one.sources for one in batch]),
+        np.concatenate([one.gists for one in batch]),
+        lay_out_pictures(batch, pages),
     )

@@ -8,7 +8,17 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from scene import CELLS, COLOURS, Scene, Shape, make_scene, new_shape, tinted, with_shapes
+from scene import (
+    CELLS,
+    COLOURS,
+    Scene,
+    Shape,
+    make_scene,
+    new_shape,
+    place_shape,
+    tinted,
+    with_shapes,
+)
 
 KINDS = ("appear", "move", "turn", "disappear")
 
@@ -49,7 +59,12 @@ def happen(rng: random.Random, scene: Scene, most: int = 3) -> tuple[Scene, Even
         return with_shapes(scene, shapes), Event(kind, shape, None)
     if kind == "move":
         taken = {other.cell for other in scene.shapes}
-        after = replace(shape, cell=rng.choice([cell for cell in CELLS if cell not in taken]))
+        cell = rng.choice([cell for cell in CELLS if cell not in taken])
+        after = replace(shape, cell=cell)
+        if scene.look:
+            after = place_shape(
+                rng, replace(scene, shapes=tuple(shapes)), shape.kind, shape.colour, cell
+            )
     else:
         looks = {(other.kind, other.colour) for other in shapes}
         colours = [
@@ -64,9 +79,9 @@ def happen(rng: random.Random, scene: Scene, most: int = 3) -> tuple[Scene, Even
     return with_shapes(scene, [*shapes, after]), Event(kind, shape, after)
 
 
-def make_pair(rng: random.Random) -> Clip:
+def make_pair(rng: random.Random, wide: bool = False) -> Clip:
     """Two scenes with 0 to 2 changes between them."""
-    first = make_scene(rng, rng.choice((1, 2, 2, 3)))
+    first = make_scene(rng, rng.choice((1, 2, 2, 3)), wide)
     second, events = first, []
     for _ in range(rng.choice((0, 1, 1, 1, 2))):
         changed, event = happen(rng, second, 4)
@@ -91,9 +106,9 @@ def make_times(rng: random.Random, count: int) -> tuple[float, ...]:
     return tuple(times)
 
 
-def make_clip(rng: random.Random, count: int) -> Clip:
+def make_clip(rng: random.Random, count: int, wide: bool = False) -> Clip:
     """`count` scenes; mostly one event between two, sometimes none."""
-    scene = make_scene(rng, rng.choice((0, 1, 1, 1, 2)))
+    scene = make_scene(rng, rng.choice((0, 1, 1, 1, 2)), wide)
     scenes, events = [scene], [()]
     calm = rng.choice((0.05, 0.2, 0.5))  # how often nothing happens
     for _ in range(count - 1):

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import plotted
 import scene as scenes
+import wide_documents
 from clips import make_clip, make_pair
 from documents import (
     draw_chart,
@@ -21,6 +23,7 @@ from documents import (
     frame_size,
     smallest_px,
 )
+from looks import make_damage
 from PIL import Image, ImageFilter
 from questions import OFF_TOPIC, SYSTEM_PROMPTS
 from reading import LARGEST_PX, Line, Mark, Note, page
@@ -55,6 +58,13 @@ TASKS = (
     "other",
     "chat",
 )
+PLOTTED = 0.35  # share of other hands' charts that Matplotlib draws, where it is installed
+WIDE_DRAWERS = {
+    "text": wide_documents.draw_text,
+    "invoice": wide_documents.draw_invoice,
+    "chart": wide_documents.draw_chart,
+    "screen": wide_documents.draw_screen,
+}
 # Rows and columns of 32 pixels of a page full of print.
 PAGE_CELLS = ((4, 5), (5, 5), (4, 6), (5, 6), (6, 6), (5, 8), (6, 8))
 # Short answers come several to a picture: seeing it is what costs.
@@ -128,17 +138,20 @@ def marks(shown: Scene, size: tuple[int, int]) -> list[Line | Mark]:
 
 
 def draw(
-    task: str, rng: random.Random, ask: Asker, ease: float
+    task: str, rng: random.Random, ask: Asker, ease: float, wide: bool
 ) -> tuple[list[Image.Image], list[list[Line | Mark]], tuple[float, ...] | None, Iterator[Turn]]:
     """The pictures of a task, what they show, frame times, and endless questions."""
     if task in ("scene", "locate"):
         counts = (1, 1, 2) if rng.random() < ease else (1, 2, 2, 3, 3, 4)
-        shown = scenes.make_scene(rng, rng.choice(counts))
+        shown = scenes.make_scene(rng, rng.choice(counts), wide)
         size = frame_size(rng, ease)
         turns = scene_turns(ask, shown) if task == "scene" else locate_turns(ask, shown, size)
         return [scenes.draw_scene(shown, *size)], [marks(shown, size)], None, turns
     if task in ("pair", "clip"):
-        clip = make_pair(rng) if task == "pair" else make_clip(rng, rng.choice(FRAME_COUNTS))
+        if task == "pair":
+            clip = make_pair(rng, wide)
+        else:
+            clip = make_clip(rng, rng.choice(FRAME_COUNTS), wide)
         size = clip_size(rng, ease)
         images = [scenes.draw_scene(shown, *size) for shown in clip.scenes]
         found = [marks(shown, size) for shown in clip.scenes]
@@ -159,6 +172,10 @@ def draw(
         "chart": (draw_chart, chart_turns),
         "screen": (draw_screen, screen_turns),
     }[task]
+    if wide:
+        drawer = WIDE_DRAWERS[task]
+        if task == "chart" and plotted.pyplot and rng.random() < PLOTTED:
+            drawer = plotted.draw_chart
     printer, facts = drawer(rng, ease)
     return [printer.image], [printer.lines], None, asker(ask, facts)
 
@@ -170,14 +187,20 @@ def make_sample(
     ease: float = 0.0,
     longer: bool = False,
     retold: int = 0,
+    wide: bool = False,
 ) -> Sample:
     """One conversation of 1 to 4 turns, up to 8 if `longer`; the same arguments give the same.
 
-    The pictures follow from `task`, `seed` and `ease` alone; `retold` asks anew about them.
+    The pictures follow from `task`, `seed`, `ease` and `wide` alone; `retold` asks anew about them.
+    `wide` has them drawn by other hands than the first.
     """
     rng = random.Random(f"{seed} {longer} {retold}")
     ask = Asker(rng, lang or rng.choice(("en", "en", "zh")))
-    images, shown, times_s, stream = draw(task, random.Random(seed), ask, ease)
+    drawn = random.Random(seed)
+    images, shown, times_s, stream = draw(task, drawn, ask, ease, wide)
+    if wide:
+        damage = make_damage(drawn)
+        images = [damage(image) for image in images]
     turns: list[Turn] = []
     most = 1 if task in ("pair", "page") else rng.choice(MANY_TURNS if task in QUICK else FEW_TURNS)
     if longer and task in QUICK:

@@ -88,6 +88,10 @@ class Printer:
     ) -> None:
         """Print `text` with its left edge at `x` and its middle at `y_centre`."""
         self.draw.text((x, y_centre), text, font=load_font(font, px), fill=ink, anchor="lm")
+        self.note(text, font, px, x, y_centre, note)
+
+    def note(self, text: str, font: str, px: int, x: float, y_centre: float, note: Note) -> None:
+        """Remember `text` that is printed there already."""
         self.lines.append(Line(text, font, px, x, y_centre, note))
 
     def centred(
@@ -276,7 +280,8 @@ def draw_chart(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Chart]:
     return printer, Chart(tuple(labels), values, title, printed)
 
 
-def _share(box: tuple[float, ...], size: tuple[int, int]) -> list[int]:
+def share(box: tuple[float, ...], size: tuple[int, int]) -> list[int]:
+    """A box in pixels as [x1, y1, x2, y2] in 0-1000 of the picture's sides."""
     sides = (size[0], size[1], size[0], size[1])
     shares = (part * 1000 / whole for part, whole in zip(box, sides, strict=True))
     return [min(1000, max(0, round(share))) for share in shares]
@@ -312,7 +317,7 @@ def draw_screen(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Screen]
         box = (12, y + px * 1.4, 12 + field_w, y + px * 2.9)
         paper = (255, 255, 255) if not dark else (60, 62, 70)
         printer.draw.rectangle(box, fill=paper, outline=ink)
-        fields[name] = _share(box, size)
+        fields[name] = share(box, size)
         note = Note("field", len(fields), len(field_names), tuple(fields[name]))
         printer.line(name, font, px, 12, y + px * 0.7, ink, note)
         y += field_h
@@ -324,7 +329,7 @@ def draw_screen(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Screen]
     for name, width in zip(button_names, button_w, strict=True):
         box = (x, y + px * 0.2, x + width, y + px * 1.9)
         printer.draw.rounded_rectangle(box, px * 0.3, fill=accent)
-        buttons[name] = _share(box, size)
+        buttons[name] = share(box, size)
         note = Note("button", len(buttons), len(button_names), tuple(buttons[name]))
         printer.centred(name, font, px, x + width / 2, y + px * 1.05, label, note)
         if stacked:

@@ -16,6 +16,20 @@ FONT_FILES = (
     "DejaVuSans-Bold.ttf",
     "DejaVuSansMono.ttf",
 )
+# What other people print with. Training takes those that the system has.
+WIDE_FILES = tuple(
+    f"{name}.ttf"
+    for name in (
+        "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansCondensed",
+        "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold",
+        "LiberationSans-Regular", "LiberationSans-Bold", "LiberationSans-Italic",
+        "LiberationSerif-Regular", "LiberationSerif-Bold", "LiberationMono-Regular",
+        "LiberationMono-Bold", "LiberationSansNarrow-Regular", "Roboto-Regular", "Roboto-Medium",
+        "Roboto-Bold", "Roboto-Light", "RobotoCondensed-Regular", "OpenSans-Regular",
+        "OpenSans-Semibold", "Lato-Regular", "Lato-Bold", "Lato-Medium", "Hack-Regular",
+        "Carlito-Regular", "Carlito-Bold", "Caladea-Regular", "NotoMono-Regular",
+    )
+)  # fmt: skip
 BUILT_IN = "built-in"  # the font inside Pillow, if the system has none of these
 
 # What may be printed on a picture. Rare marks are left out: every character has to be learnt.
@@ -26,10 +40,10 @@ CHARS = DIGITS + LETTERS + MARKS
 
 
 @functools.cache
-def font_names() -> tuple[str, ...]:
+def font_names(wide: bool = False) -> tuple[str, ...]:
     """The names of the fonts that can be loaded here, or else the one inside Pillow."""
     found = []
-    for name in FONT_FILES:
+    for name in WIDE_FILES if wide else FONT_FILES:
         try:
             ImageFont.truetype(name, 16)
         except OSError:

@@ -1,14 +1,16 @@
 """The tiny Qwen3-VL: its configuration, its first weights, and a batched training forward.
 
 The forward runs on the parameters of transformers' own module and gives the same numbers, but
-takes whole batches of equal-sized pictures. Knows nothing of pictures, questions or optimisers.
+takes whole batches. Knows nothing of pictures, questions or optimisers.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ PLACE_WAVES = (
 # Heads that learn where to look: layer -> (head, steps ahead). 0 is the place that the token read
 # just now tells of, 1 the place that the token to be said next tells of.
 GUIDED_HEADS = {1: ((0, 0),), 4: ((0, 1), (2, 1)), 5: ((0, 1),)}
+BUCKET = 32  # sequences of like length that share one product of attention
 GIST_LAYER = 4  # what a picture says must stand in the input of this one, for it to choose from
 
 
@@ -131,13 +134,16 @@ def halve(module: nn.Module) -> None:
         param.data = param.data.bfloat16()
 
 
-def patchify(pixels: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] -> [B, patches, 3 * 16 * 16] float32 in -1..1, as the processor does."""
-    batch, height, width, _ = pixels.shape
-    rows, cols = height // (PATCH_PX * MERGE), width // (PATCH_PX * MERGE)
-    x = pixels.reshape(batch, rows, MERGE, PATCH_PX, cols, MERGE, PATCH_PX, 3)
-    x = x.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(batch, rows * cols * MERGE * MERGE, -1)
-    return x.float() / 127.5 - 1
+def patchify(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [patches, 3 * 16 * 16], in the processor's order."""
+    rows, cols = (side // (PATCH_PX * MERGE) for side in pixels.shape[:2])
+    x = pixels.reshape(rows, MERGE, PATCH_PX, cols, MERGE, PATCH_PX, 3)
+    return x.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * cols * MERGE * MERGE, -1)
+
+
+def levels(patches: Tensor) -> Tensor:
+    """uint8 -> float32 in -1..1, as the processor does."""
+    return patches.float() / 127.5 - 1
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -146,24 +152,102 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + swapped * sin
 
 
+@dataclass(frozen=True)
+class Buckets:
+    """Sequences laid end to end, sorted into padded rows of like length for attention.
+
+    Of each bucket `sizes` says (rows B, length L), `places` [n] where its tokens lie and `slots`
+    [n] where they go in the B * L; padding comes last in a row. `inverse` [T] brings the buckets'
+    tokens, one bucket after the other, back into the order of the places.
+    """
+
+    sizes: list[tuple[int, int]]
+    places: list[Tensor]
+    slots: list[Tensor]
+    inverse: Tensor
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """[T, width] as one [B, L, width] per bucket, with zeros as padding."""
+        parts = []
+        for (rows, length), places, slots in zip(self.sizes, self.places, self.slots, strict=True):
+            # Not x[places] of a padded table: its gradient adds up all the padding in one place.
+            part = x.new_zeros(rows * length, x.shape[-1])
+            part = part.index_copy(0, slots, x.index_select(0, places))
+            parts.append(part.unflatten(0, (rows, length)))
+        return parts
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """The other way round."""
+        kept = [
+            part.flatten(0, 1).index_select(0, slots)
+            for part, slots in zip(parts, self.slots, strict=True)
+        ]
+        return torch.cat(kept).index_select(0, self.inverse)
+
+    def padding(self) -> list[Tensor]:
+        """[B, L] per bucket: 0 for a token, minus infinity for padding."""
+        masks = []
+        for (rows, length), slots in zip(self.sizes, self.slots, strict=True):
+            mask = torch.full((rows * length,), float("-inf"), device=slots.device)
+            masks.append(mask.index_fill(0, slots, 0.0).view(rows, length))
+        return masks
+
+
+def make_buckets(
+    spans: list[tuple[int, int]], device: torch.device, several: bool = False
+) -> Buckets:
+    """Buckets for sequences at these (start, stop).
+
+    A GPU wants many sequences a product, and pays for some padding; a CPU wants none of it, except
+    with `several`.
+    """
+    order = sorted(range(len(spans)), key=lambda i: spans[i][1] - spans[i][0])
+    size = BUCKET if several or device.type == "cuda" else 1
+    groups: list[list[int]] = []
+    for i in order:
+        length = spans[i][1] - spans[i][0]
+        same = groups and spans[groups[-1][0]][1] - spans[groups[-1][0]][0] == length
+        if groups and len(groups[-1]) < BUCKET and (same or len(groups[-1]) < size):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    sizes, places, slots = [], [], []
+    for group in groups:
+        starts, stops = np.array([spans[i] for i in group]).T
+        steps = np.arange((stops - starts).max())
+        row, step = np.nonzero(steps < (stops - starts)[:, None])
+        sizes.append((len(group), len(steps)))
+        places.append(starts[row] + step)
+        slots.append(row * len(steps) + step)
+    inverse = np.argsort(np.concatenate(places))
+    return Buckets(
+        sizes,
+        [torch.from_numpy(part).to(device) for part in places],
+        [torch.from_numpy(part).to(device) for part in slots],
+        torch.from_numpy(inverse).to(device),
+    )
+
+
 def _vision_block(
     x: Tensor,
-    spans: list[tuple[int, int, int]],
-    rotary: list[tuple[Tensor, Tensor]],
+    buckets: Buckets,
+    padding: list[Tensor],
+    rotary: tuple[Tensor, Tensor],
     block: nn.Module,
 ) -> Tensor:
     """x is [patches of all pictures, width]; attention stays within each picture."""
     attn, mlp = block.attn, block.mlp
-    qkv = attn.qkv(_layer_norm(x, block.norm1))
+    qkv = attn.qkv(_layer_norm(x, block.norm1)).unflatten(-1, (3, attn.num_heads, attn.head_dim))
+    q, k = _rotate(qkv[:, 0], *rotary) * attn.scaling, _rotate(qkv[:, 1], *rotary)
     parts = []
-    for (start, stop, count), (cos, sin) in zip(spans, rotary, strict=True):
-        part = qkv[start:stop].view(count, -1, 3, attn.num_heads, attn.head_dim)
-        q, k, v = part.permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    for part, mask in zip(
+        buckets.split(torch.stack((q, k, qkv[:, 2]), 1).flatten(1)), padding, strict=True
+    ):
+        q, k, v = part.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         # For a few hundred patches two plain products beat the fused CPU kernel by half.
-        out = torch.softmax((q * attn.scaling) @ k.transpose(-1, -2), dim=-1) @ v
-        parts.append(out.transpose(1, 2).reshape(stop - start, -1))
-    x = x + attn.proj(torch.cat(parts))
+        scores = q @ k.transpose(-1, -2) + mask[:, None, None].to(q.dtype)
+        parts.append((torch.softmax(scores, dim=-1) @ v).transpose(1, 2).flatten(2))
+    x = x + attn.proj(buckets.join(parts))
     up = F.gelu(mlp.linear_fc1(_layer_norm(x, block.norm2)), approximate="tanh")
     return x + mlp.linear_fc2(up)
 
@@ -210,14 +294,15 @@ class TextForward:
         cos, sin = text.rotary_emb(x, positions[:, None])
         cos, sin = cos[0, :, None], sin[0, :, None]
         longest = max(stop - start for start, stop in spans)
-        mask = torch.full((longest, longest), float("-inf"), dtype=x.dtype).triu(1)
+        mask = torch.full((longest, longest), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
+        buckets = make_buckets(spans, x.device)
         guides: list[Tensor] = []
         for index, layer in enumerate(text.layers):
             if index == GIST_LAYER:
                 gathered = x
             h = _rms_norm(x, layer.input_layernorm)
             guide = Guide(GUIDED_HEADS.get(index, ()), sources, guides)
-            x = x + _text_attention(h, cos, sin, spans, mask, layer.self_attn, guide)
+            x = x + _text_attention(h, cos, sin, buckets, mask, layer.self_attn, guide)
             h, mlp = _rms_norm(x, layer.post_attention_layernorm), layer.mlp
             x = x + mlp.down_proj(F.silu(mlp.gate_proj(h)) * mlp.up_proj(h))
             if index < len(features):
@@ -233,13 +318,17 @@ class Guide:
     sources: Tensor
     losses: list[Tensor]
 
-    def add(self, scores: Tensor, start: int) -> None:
-        """`scores` [heads, length, length] of the conversation that starts at `start`."""
-        told = self.sources[start : start + scores.shape[1]]
-        at = (told >= 0).nonzero()[:, 0]
+    def add(self, scores: Tensor, places: Tensor, slots: Tensor) -> None:
+        """`scores` [B, heads, L, L] of a bucket; its tokens' `places` and `slots` in B * L."""
+        if not self.heads:
+            return
+        told = torch.full(scores[:, 0, :, 0].shape, -1, device=slots.device).flatten()
+        told[slots] = self.sources[places]
+        told = told.view(len(scores), -1)
+        which, at = (told >= 0).nonzero(as_tuple=True)
         for head, ahead in self.heads:
-            rows = scores[head].index_select(0, at - ahead).float()
-            self.losses.append(F.cross_entropy(rows, told[at], reduction="none"))
+            rows = scores[which, head, at - ahead].float()
+            self.losses.append(F.cross_entropy(rows, told[which, at], reduction="none"))
 
 
 def _rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
@@ -250,29 +339,32 @@ def _text_attention(
     x: Tensor,
     cos: Tensor,
     sin: Tensor,
-    spans: list[tuple[int, int]],
+    buckets: Buckets,
     mask: Tensor,
     attn: nn.Module,
     guide: Guide,
 ) -> Tensor:
-    """Causal attention within each conversation."""
+    """Causal attention within each conversation: padding lies behind, where nobody looks."""
     q = _rms_norm(attn.q_proj(x).unflatten(-1, (-1, attn.head_dim)), attn.q_norm)
     k = _rms_norm(attn.k_proj(x).unflatten(-1, (-1, attn.head_dim)), attn.k_norm)
     v = attn.v_proj(x).unflatten(-1, (-1, attn.head_dim))
     q, k = _rotate(q, cos, sin) * attn.scaling, _rotate(k, cos, sin)
+    heads, shared = attn.num_key_value_groups, k.shape[1]
+    laid = buckets.split(torch.cat((q.flatten(1), k.flatten(1), v.flatten(1)), 1))
     parts = []
-    for start, stop in spans:
-        length, groups = stop - start, attn.num_key_value_groups
-        keys = k[start:stop].permute(1, 2, 0).repeat_interleave(groups, 0)
-        values = v[start:stop].transpose(0, 1).repeat_interleave(groups, 0)
-        scores = q[start:stop].transpose(0, 1) @ keys + mask[:length, :length]
-        guide.add(scores, start)
-        parts.append((torch.softmax(scores, -1) @ values).transpose(0, 1).flatten(1))
-    return attn.o_proj(torch.cat(parts))
+    for i, part in enumerate(laid):
+        each = part.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)  # [B, heads, L, head_dim]
+        query, keys, values = each.split((heads * shared, shared, shared), 1)
+        keys, values = (both.repeat_interleave(heads, 1) for both in (keys, values))
+        length = part.shape[1]
+        scores = query @ keys.transpose(-1, -2) + mask[:length, :length]
+        guide.add(scores, buckets.places[i], buckets.slots[i])
+        parts.append((torch.softmax(scores, -1) @ values).transpose(1, 2).flatten(2))
+    return attn.o_proj(buckets.join(parts))
 
 
 class VisionForward:
-    """Batched forward of the vision encoder: groups of equal-sized pictures in one call."""
+    """Batched forward of the vision encoder: pictures of any sizes in one call."""
 
     def __init__(self, visual: nn.Module) -> None:
         self.visual = visual
@@ -290,34 +382,41 @@ class VisionForward:
                 spatial_merge_size=MERGE,
             )
             ids = get_vision_position_ids(grid, MERGE)
-            cos, sin = self.visual.rotary_pos_emb(tap_weights, ids)
-            self.cache[rows, cols] = (taps, tap_weights, cos, sin)
+            rotary = self.visual.rotary_pos_emb
+            like = self.visual.pos_embed.weight
+            cos, sin = rotary(tap_weights.to(like.device), ids.to(like.device))
+            self.cache[rows, cols] = (
+                taps.to(like.device),
+                tap_weights.to(like.device),
+                cos,
+                sin,
+            )
         return self.cache[rows, cols]
 
     def __call__(
-        self, groups: list[tuple[Tensor, int, int]], deepstack: bool = True
+        self, patches: np.ndarray, grids: list[tuple[int, int]], deepstack: bool = True
     ) -> tuple[Tensor, list[Tensor]]:
-        """Each group is (patches [B, rows * cols, 768], rows, cols) of equal-sized pictures.
+        """`patches` uint8 [P, 768] of all pictures; `grids` their (rows, cols) of patches.
 
-        Returns the visual tokens [tokens of all pictures, 256], group by group, and the deepstack
-        features in the same layout.
+        Returns the visual tokens [P / 4, 256] and the deepstack features in the same layout.
         """
         visual = self.visual
         proj = visual.patch_embed.proj
         weight = proj.weight.sum(2).flatten(1)
-        embedded, spans, rotary, start = [], [], [], 0
-        for patches, rows, cols in groups:
-            taps, tap_weights, cos, sin = self._positions(rows, cols)
-            position = (visual.pos_embed(taps) * tap_weights[..., None].to(weight.dtype)).sum(1)
-            x = F.linear(patches.to(weight.dtype), weight, proj.bias) + position
-            embedded.append(x.flatten(0, 1))
-            spans.append((start, start + len(embedded[-1]), len(patches)))
-            rotary.append((cos.to(weight.dtype), sin.to(weight.dtype)))
-            start = spans[-1][1]
-        x = torch.cat(embedded)
+        taps, tap_weights, cos, sin = (
+            torch.cat(parts)
+            for parts in zip(*(self._positions(*grid) for grid in grids), strict=True)
+        )
+        ends = np.cumsum([0, *(rows * cols for rows, cols in grids)]).tolist()
+        buckets = make_buckets(list(itertools.pairwise(ends)), weight.device)
+        padding = buckets.padding()
+        position = (visual.pos_embed(taps) * tap_weights[..., None].to(weight.dtype)).sum(1)
+        pixels = levels(torch.from_numpy(patches).to(weight.device)).to(weight.dtype)
+        x = F.linear(pixels, weight, proj.bias) + position
+        rotary = (cos[:, None].to(x.dtype), sin[:, None].to(x.dtype))
         features = []
         for index, block in enumerate(visual.blocks):
-            x = _vision_block(x, spans, rotary, block)
+            x = _vision_block(x, buckets, padding, rotary, block)
             if deepstack and index in visual.deepstack_visual_indexes:
                 which = visual.deepstack_visual_indexes.index(index)
                 features.append(_merge(x, visual.deepstack_merger_list[which]))

@@ -7,6 +7,8 @@ update's size matched to AdamW's as in "Muon is Scalable for LLM Training" (2025
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from parallel import Team
 from torch import Tensor, nn
@@ -16,16 +18,19 @@ BETAS = (0.9, 0.98)
 
 
 def orthogonalise(grad: Tensor, steps: int = 5) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly: a quintic Newton-Schulz iteration."""
+    """The nearest (semi-)orthogonal matrices, roughly: a quintic Newton-Schulz iteration.
+
+    `grad` is [matrices, rows, cols].
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = grad.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class Optimiser:
@@ -59,7 +64,7 @@ class Optimiser:
             self.first[name] = torch.zeros_like(master).share_memory_()
             if name not in self.muon:
                 self.second[name] = torch.zeros_like(master).share_memory_()
-            self.grads[name] = torch.zeros(workers, *param.shape, dtype=param.dtype).share_memory_()
+            self.grads[name] = param.new_zeros(workers, *param.shape).detach().share_memory_()
         self.owner = self._share_out(workers)
         self.counts = dict.fromkeys(self.params, 0)
 
@@ -84,33 +89,41 @@ class Optimiser:
             else:
                 self.grads[name][team.rank].copy_(param.grad)
         team.wait()
+        alike: dict[tuple, list[str]] = defaultdict(list)
         for name, param in self.params.items():
             self.counts[name] += param.grad is not None
             if param.grad is not None and self.owner[name] == team.rank:
-                rate = lr * next((by for part, by in self.rates.items() if part in name), 1.0)
-                self._update(name, param, self.grads[name].float().mean(0), rate, decay)
+                # Matrices of one shape go through Muon together: a GPU starts fewer products.
+                alike[(*param.shape,) if name in self.muon else (name,)].append(name)
             param.grad = None
+        for names in alike.values():
+            updates = self._muon(names) if names[0] in self.muon else [self._adam(names[0])]
+            for name, update in zip(names, updates, strict=True):
+                rate = lr * next((by for part, by in self.rates.items() if part in name), 1.0)
+                if name in self.muon:
+                    self.masters[name].mul_(1 - rate * decay)
+                self.masters[name].sub_(update, alpha=rate)
+                self.params[name].copy_(self.masters[name])
         team.wait()
 
-    def _update(
-        self, name: str, param: nn.Parameter, grad: Tensor, lr: float, decay: float
-    ) -> None:
-        master, first = self.masters[name], self.first[name]
-        if name in self.muon:
-            first.lerp_(grad, 1 - MUON_MOMENTUM)
-            update = orthogonalise(grad.lerp(first, MUON_MOMENTUM)).float()
-            update *= 0.2 * max(update.shape) ** 0.5
-            master.mul_(1 - lr * decay)
-        else:
-            second, count = self.second[name], self.counts[name]
-            first.lerp_(grad, 1 - BETAS[0])
-            second.lerp_(grad.square(), 1 - BETAS[1])
-            scale = (second / (1 - BETAS[1] ** count)).sqrt() + 1e-8
-            update = first / (1 - BETAS[0] ** count) / scale
-            # A rare large gradient must not throw the weights: an update's root mean square is 1.
-            update /= update.square().mean().sqrt().clamp(min=1.0)
-        master.sub_(update, alpha=lr)
-        param.copy_(master)
+    def _muon(self, names: list[str]) -> Tensor:
+        grads = torch.stack([self.grads[name].float().mean(0) for name in names])
+        first = torch.stack([self.first[name] for name in names])
+        first.lerp_(grads, 1 - MUON_MOMENTUM)
+        for name, moment in zip(names, first, strict=True):
+            self.first[name].copy_(moment)
+        update = orthogonalise(grads.lerp(first, MUON_MOMENTUM)).float()
+        return update * (0.2 * max(update.shape[1:]) ** 0.5)
+
+    def _adam(self, name: str) -> Tensor:
+        grad = self.grads[name].float().mean(0)
+        first, second, count = self.first[name], self.second[name], self.counts[name]
+        first.lerp_(grad, 1 - BETAS[0])
+        second.lerp_(grad.square(), 1 - BETAS[1])
+        scale = (second / (1 - BETAS[1] ** count)).sqrt() + 1e-8
+        update = first / (1 - BETAS[0] ** count) / scale
+        # A rare large gradient must not throw the weights: an update's root mean square is 1.
+        return update / update.square().mean().sqrt().clamp(min=1.0)
 
     def state(self) -> dict[str, dict]:
         """Everything needed to go on later."""

@@ -14,11 +14,11 @@ import numpy as np
 import reading
 import torch
 import torch.nn.functional as F
-from batches import VISUAL_COST, draw_conversations, draw_pages, stack_pictures
+from batches import VISUAL_COST, draw_conversations, draw_pages, lay_out_pictures
 from documents import smallest_px
 from fonts import CHARS
 from gist import GIST
-from network import VisionForward, patchify, whiten_patch_embed
+from network import VisionForward, levels, whiten_patch_embed
 from parallel import Team, cpu_count, run_team
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trainee import Trainee
 
 TOKENS_PER_STEP = 1280
+WIDE = 0.5  # share of pictures drawn in other hands than the first
 PAGES = 0.5  # share of pages full of print; the rest are the pictures of conversations
 PICTURES = {
     "scene": 2.0,
@@ -56,7 +57,7 @@ class ReadingHead(nn.Module):
 
     def loss(self, tokens: Tensor, labels: reading.TokenLabels) -> tuple[Tensor, float]:
         """The loss over tokens [T, width]; the share of characters right."""
-        slots, hints = torch.from_numpy(labels.slots), torch.from_numpy(labels.hints)
+        slots, hints = (torch.from_numpy(part).to(tokens.device) for part in labels)
         logits = self.out(tokens).unflatten(-1, (reading.SLOTS, CLASSES))
         loss, right = slots_loss(logits, slots)
         return loss + HINT_WEIGHT * asked_loss(self.hints(tokens), hints, reading.HINTS), right
@@ -114,8 +115,8 @@ def train_reading(trainee: Trainee, minutes: float, lr: float) -> None:
     """Train the encoder and the reading head for `minutes`."""
     if trainee.is_new:
         rng = random.Random(1)
-        sample = [torch.from_numpy(draw_pages(rng, 1000, 20)[0]) for _ in range(3)]
-        patches = torch.cat([patchify(part).flatten(0, 1) for part in sample])
+        pages = [page for _ in range(3) for page in draw_pages(rng, 1000, 20, 0)]
+        patches = levels(torch.from_numpy(lay_out_pictures([], pages).patches))
         whiten_patch_embed(trainee.model, patches)
     trainee.prepare()
     run_team(cpu_count(), trainee.spent, lambda team: _read(team, trainee, minutes * 60, lr))
@@ -124,19 +125,19 @@ def train_reading(trainee: Trainee, minutes: float, lr: float) -> None:
 def _read(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
     step, head, optimiser = trainee.step, trainee.head, trainee.optimiser
     forward = VisionForward(trainee.model.model.visual)
-    losses, rights, pictures = [], [], 0
+    losses, rights, count = [], [], 0
     began = before = time.time()
     while (spent := team.seconds.item()) < seconds:
         seed = step * team.size + team.rank
         budget = TOKENS_PER_STEP / team.size
         ease = trainee.eased * max(0.0, 1 - 2 * spent / seconds)
         batch = draw_conversations(
-            trainee.encoder, PICTURES, seed, budget * (1 - PAGES) * VISUAL_COST, ease
+            trainee.encoder, PICTURES, seed, budget * (1 - PAGES) * VISUAL_COST, ease, WIDE
         )
-        pages = draw_pages(random.Random(seed), budget * PAGES, smallest_px(ease))
-        groups, labels, _ = stack_pictures(batch, pages)
-        tokens, _ = forward(groups, deepstack=False)
-        loss, right = head.loss(tokens, labels)
+        pages = draw_pages(random.Random(seed), budget * PAGES, smallest_px(ease), WIDE)
+        pictures = lay_out_pictures(batch, pages)
+        tokens, _ = forward(pictures.patches, pictures.grids, deepstack=False)
+        loss, right = head.loss(tokens, pictures.labels)
         loss.backward()
         team.wait()
         now = time.time()
@@ -146,7 +147,7 @@ def _read(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         rate = max(END_RATE, min(1.0, (step + 1) / 60, (1 - spent / seconds) / DECAY_SHARE))
         optimiser.step(team, lr * rate)
         step += 1
-        pictures += sum(len(group[0]) for group in groups) * team.size
+        count += len(pictures.grids) * team.size
         losses.append(loss.item())
         rights.append(right)
         if team.rank:
@@ -155,8 +156,8 @@ def _read(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
             print(
                 f"read step {step} min {spent / 60:.1f} loss {np.mean(losses):.3f} "
                 f"chars {np.mean(rights):.3f} ease {ease:.2f} "
-                f"pictures/s {pictures / (now - began):.1f}",
+                f"pictures/s {count / (now - began):.1f}",
                 flush=True,
             )
-            losses, rights, pictures, began = [], [], 0, now
+            losses, rights, count, began = [], [], 0, now
         trainee.keep(step, team.seconds.item(), team.seconds.item() >= seconds)

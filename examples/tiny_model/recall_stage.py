@@ -8,14 +8,12 @@ Knows encoded conversations and the text model. Knows nothing of what is asked.
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from batches import stack_pictures
+from batches import lay_out, lay_out_pictures
 from dialogues import make_sample
 from encode import Encoder
 from network import TextForward, VisionForward
@@ -41,6 +39,7 @@ class Seen:
     task: str
     seed: int
     ease: float
+    wide: bool
     levels: list[Tensor]
 
 
@@ -58,16 +57,16 @@ class Memory:
         rng = random.Random(self.seed)
         task = rng.choices(list(RECIPE.weights), list(RECIPE.weights.values()))[0]
         easy = float(rng.random() < ease)
-        one = self.encoder(make_sample(task, self.seed, ease=easy))
+        wide = rng.random() < RECIPE.wide
+        one = self.encoder(make_sample(task, self.seed, ease=easy, wide=wide))
         levels = [torch.zeros(0, 256, dtype=torch.bfloat16)] * 3
         if one.pixels:
-            groups, _, places = stack_pictures([one], None)
-            tokens, features = self.see(groups)
-            order = places.argsort()
-            levels = [level[order] for level in (tokens, *features)]
+            pictures = lay_out_pictures([one], [])
+            tokens, features = self.see(pictures.patches, pictures.grids)
+            levels = [tokens, *features]
         if len(self.seen) >= PICTURES:
             self.seen.pop(0)
-        self.seen.append(Seen(task, self.seed, easy, levels))
+        self.seen.append(Seen(task, self.seed, easy, wide, levels))
 
 
 def train_recalling(trainee: Trainee, minutes: float, lr: float) -> None:
@@ -95,7 +94,12 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         while at < STEP_TOKENS // team.size:
             seen = rng.choice(memory.seen)
             sample = make_sample(
-                seen.task, seen.seed, ease=seen.ease, longer=True, retold=rng.getrandbits(32)
+                seen.task,
+                seen.seed,
+                ease=seen.ease,
+                longer=True,
+                retold=rng.getrandbits(32),
+                wide=seen.wide,
             )
             one = encoder(sample)
             for start, labels in zip(one.starts, one.labels, strict=True):
@@ -103,20 +107,19 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
             batch.append(one)
             levels.append(seen.levels)
             at += len(one.ids)
-        spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
         tokens, *features = (torch.cat(level) for level in zip(*levels, strict=True))
+        told = lay_out(batch, [])
         hidden, gathered, looking = talk(
-            torch.from_numpy(np.concatenate([one.ids for one in batch])),
-            torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
-            list(itertools.pairwise(spans)),
+            torch.from_numpy(told.ids),
+            torch.from_numpy(told.positions),
+            told.spans,
             torch.cat(places),
             tokens,
             features,
-            torch.from_numpy(np.concatenate([one.sources for one in batch])),
+            torch.from_numpy(told.sources),
         )
-        loss, exact = answer_loss(model, hidden, batch)
-        gists = torch.from_numpy(np.concatenate([one.gists for one in batch]))
-        gist, gist_right = trainee.head.gist_loss(gathered, gists)
+        loss, exact = answer_loss(model, hidden, told)
+        gist, gist_right = trainee.head.gist_loss(gathered, torch.from_numpy(told.gists))
         (loss + RECIPE.looking * looking + RECIPE.gist * gist).backward()
         team.wait()
         now = time.time()

@@ -5,24 +5,26 @@ Knows encoded conversations, the forward and the optimiser. Knows nothing of wha
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from batches import VISUAL_COST, draw_conversations, draw_pages, stack_pictures
+from batches import VISUAL_COST, TalkBatch, draw_conversations, draw_pages, lay_out
 from documents import SMALLEST_PX
-from encode import Encoded
+from encode import Encoder
+from feed import draw_ahead
 from network import TextForward, VisionForward
 from parallel import Team, cpu_count, run_team
 from torch import Tensor, nn
 from trainee import Trainee
 
-STEP_COST = 8_000  # in text tokens
+STEP_COST, GPU_STEP_COST = 8_000, 48_000  # in text tokens
 DECAY_SHARE = 0.7  # the learning rate falls to zero over this last share of the time
 WARM_UP_STEPS = 50
 EASY_UNTIL = 0.35  # share of the time after which nothing is made easier any more
@@ -39,89 +41,118 @@ class Recipe:
     reading: float  # weight of what lies under each visual token
     looking: float  # weight of where the guided heads look
     gist: float  # weight of what each picture says as a whole
+    wide: float  # share of pictures drawn in other hands than the first
 
 
 RECIPE = Recipe(
     weights={
         "scene": 4.0,
-        "locate": 1.0,
+        "locate": 1.5,
         "text": 7.0,
         "page": 0.1,
-        "invoice": 2.0,
-        "chart": 1.5,
+        "invoice": 2.5,
+        "chart": 2.5,
         "screen": 0.7,
         "pair": 0.8,
         "clip": 2.5,
-        "other": 0.1,
+        "other": 0.3,
         "chat": 0.2,
     },
     pages=0.2,
     reading=1.0,
     looking=0.5,
     gist=1.0,
+    wide=0.65,
 )
 
 
 def answer_loss(
-    model: nn.Module, hidden: Tensor, batch: list[Encoded]
+    model: nn.Module, hidden: Tensor, batch: TalkBatch
 ) -> tuple[Tensor, dict[str, list[float]]]:
     """Mean loss over all trained tokens; per task, for each answer whether all of it was right."""
-    ids = torch.from_numpy(np.concatenate([one.ids for one in batch]))
-    trained = torch.from_numpy(np.concatenate([one.trained for one in batch]))
-    at = trained.nonzero()[:, 0]
-    logits = F.linear(hidden[at - 1], model.model.language_model.embed_tokens.weight).float()
-    loss = F.cross_entropy(logits, ids[at])
-    right = (logits.argmax(-1) == ids[at]).numpy()
+    at = batch.trained.nonzero()[0]
+    rows = torch.from_numpy(at).to(hidden.device)
+    truth = torch.from_numpy(batch.ids[at]).to(hidden.device)
+    logits = F.linear(hidden[rows - 1], model.model.language_model.embed_tokens.weight).float()
+    loss = F.cross_entropy(logits, truth)
+    right = (logits.argmax(-1) == truth).cpu().numpy()
     exact: dict[str, list[float]] = defaultdict(list)
-    done = 0
-    for one in batch:
-        places = one.trained.nonzero()[0]
-        first = np.flatnonzero(np.diff(places, prepend=-9) > 1)
-        for part in np.split(right[done : done + len(places)], first[1:]):
-            exact[one.task].append(float(part.all()))
-        done += len(places)
+    for task, (start, stop) in zip(batch.tasks, batch.spans, strict=True):
+        inside = slice(*np.searchsorted(at, (start, stop)))
+        first = np.flatnonzero(np.diff(at[inside], prepend=-9) > 1)
+        for part in np.split(right[inside], first[1:]):
+            exact[task].append(float(part.all()))
     return loss, exact
 
 
 def train_talking(trainee: Trainee, minutes: float, lr: float, recipe: Recipe = RECIPE) -> None:
-    """Train everything for `minutes`."""
+    """Train everything for `minutes`: two workers on a CPU, or one process on a GPU."""
+    batches = None
+    if trainee.device.type == "cuda":
+        draw = partial(draw_batch, trainee.encoder, recipe, GPU_STEP_COST, 0.0)
+        batches = draw_ahead(draw, trainee.step, max(1, cpu_count() - 2))
     trainee.prepare()
     run_team(
-        cpu_count(), trainee.spent, lambda team: _talk(team, trainee, minutes * 60, lr, recipe)
+        trainee.workers,
+        trainee.spent,
+        lambda team: _talk(team, trainee, minutes * 60, lr, recipe, batches),
     )
 
 
-def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recipe) -> None:
-    model, head, encoder = trainee.model, trainee.head, trainee.encoder
+def draw_batch(encoder: Encoder, recipe: Recipe, cost: float, ease: float, seed: int) -> TalkBatch:
+    """Conversations and pages that together cost about `cost` text tokens."""
+    said = cost * (1 - recipe.pages)
+    batch = draw_conversations(encoder, recipe.weights, seed, said, ease, recipe.wide)
+    pages = []
+    if recipe.pages:
+        visual = cost * recipe.pages / VISUAL_COST
+        pages = draw_pages(random.Random(seed), visual, SMALLEST_PX, recipe.wide)
+    return lay_out(batch, pages)
+
+
+def _talk(
+    team: Team,
+    trainee: Trainee,
+    seconds: float,
+    lr: float,
+    recipe: Recipe,
+    batches: Iterator[TalkBatch] | None,
+) -> None:
+    model, head, device = trainee.model, trainee.head, trainee.device
     optimiser, step = trainee.optimiser, trainee.step
     see, talk = VisionForward(model.model.visual), TextForward(model.model.language_model)
     log = Log()
     before = time.time()
     while (spent := team.seconds.item()) < seconds:
         left = 1 - spent / seconds
-        seed = step * team.size + team.rank
-        budget = STEP_COST / team.size
-        ease = trainee.eased * min(1.0, max(0.0, (EASY_UNTIL - 1 + left) / EASE_FALLS))
-        batch = draw_conversations(encoder, recipe.weights, seed, budget * (1 - recipe.pages), ease)
-        pages = None
-        if recipe.pages:
-            visual = budget * recipe.pages / VISUAL_COST
-            pages = draw_pages(random.Random(seed), visual, SMALLEST_PX)
-        groups, labels, places = stack_pictures(batch, pages)
-        tokens, features = see(groups)
-        spans = np.cumsum([0, *(len(one.ids) for one in batch)]).tolist()
+        if batches:
+            batch = next(batches)
+        else:
+            ease = trainee.eased * min(1.0, max(0.0, (EASY_UNTIL - 1 + left) / EASE_FALLS))
+            seed = step * team.size + team.rank
+            batch = draw_batch(trainee.encoder, recipe, STEP_COST / team.size, ease, seed)
+        ids, positions, sources, gists, places = (
+            torch.from_numpy(part).to(device)
+            for part in (
+                batch.ids,
+                batch.positions,
+                batch.sources,
+                batch.gists,
+                batch.pictures.places,
+            )
+        )
+        tokens, features = see(batch.pictures.patches, batch.pictures.grids)
         hidden, gathered, looking = talk(
-            torch.from_numpy(np.concatenate([one.ids for one in batch])),
-            torch.from_numpy(np.concatenate([one.positions for one in batch], axis=1)),
-            list(itertools.pairwise(spans)),
+            ids,
+            positions,
+            batch.spans,
             places,
             tokens[: len(places)],
             [feature[: len(places)] for feature in features],
-            torch.from_numpy(np.concatenate([one.sources for one in batch])),
+            sources,
         )
         loss, exact = answer_loss(model, hidden, batch)
-        reading, chars = head.loss(tokens, labels)
-        gists = torch.from_numpy(np.concatenate([one.gists for one in batch]))
+        reading, chars = head.loss(tokens, batch.pictures.labels)
         gist, gist_right = head.gist_loss(gathered, gists)
         side = recipe.reading * reading + recipe.looking * looking + recipe.gist * gist
         (loss + side).backward()
@@ -130,11 +161,12 @@ def _talk(team: Team, trainee: Trainee, seconds: float, lr: float, recipe: Recip
         if team.rank == 0:
             team.seconds.add_(now - before)
         before = now
-        optimiser.step(team, lr * min(1.0, (step + 1) / WARM_UP_STEPS, left / DECAY_SHARE))
+        warmth = (step - trainee.step + 1) / WARM_UP_STEPS
+        optimiser.step(team, lr * min(1.0, warmth, left / DECAY_SHARE))
         step += 1
         if team.rank:
             continue
-        log.add(loss.item(), looking.item(), chars, exact, gist_right, len(batch) * team.size)
+        log.add(loss.item(), looking.item(), chars, exact, gist_right, len(batch.tasks) * team.size)
         if step % LOG_STEPS == 0:
             log.show(step, spent)
         trainee.keep(step, team.seconds.item(), team.seconds.item() >= seconds)

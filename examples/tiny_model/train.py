@@ -39,12 +39,17 @@ def main() -> None:
         action="store_true",
         help="begin at full difficulty: it reads and talks already",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
+    if args.device == "cuda" and (args.stage != "talk" or not args.no_ease):
+        parser.error("a GPU takes --stage talk --no-ease: it sees pictures as fast as it recalls")
     torch.manual_seed(0)
     # Before the workers fork: threads that already run would not survive it.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    trainee = Trainee(args.stage, args.work, args.out, args.start_from, not args.no_ease)
+    trainee = Trainee(
+        args.stage, args.work, args.out, args.start_from, not args.no_ease, args.device
+    )
     STAGES[args.stage](trainee, args.minutes, args.lr)
 
 

@@ -24,7 +24,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 SHARD_SIZE = "9MB"  # no file of the repository is over 10 MB
 HEAD_FILE = "reading_head.safetensors"  # for going on with training; answering does not need it
-SAVE_S, EXPORT_S = 150, 600
+SAVE_S, EXPORT_S = 150, 600  # on a CPU; a GPU learns as much in a tenth of the time
 # Small, or with a rank that means nothing: AdamW. All other matrices: Muon.
 ADAM_ONLY = ("pos_embed", "merger", "head", "embed_tokens")
 # At Adam's full rate these ran away: deepstack drowned the visual tokens, patches their places.
@@ -40,9 +40,16 @@ class Trainee:
     """
 
     def __init__(
-        self, stage: str, work: Path, out: Path, start: Path | None, eased: bool = True
+        self,
+        stage: str,
+        work: Path,
+        out: Path,
+        start: Path | None,
+        eased: bool = True,
+        device: str = "cpu",
     ) -> None:
-        self.eased = eased
+        self.eased, self.device = eased, torch.device(device)
+        self.workers = cpu_count() if device == "cpu" else 1
         self.stage, self.out, self.checkpoint = stage, out, work / "checkpoint.pt"
         work.mkdir(parents=True, exist_ok=True)
         if start and not (work / "tokenizer.json").exists():
@@ -59,12 +66,19 @@ class Trainee:
             self.head.load_state_dict(
                 {name: weight.float() for name, weight in load_file(start / HEAD_FILE).items()}
             )
+        self.state = (
+            torch.load(self.checkpoint, map_location="cpu") if self.checkpoint.exists() else None
+        )
         self.step, self.spent = 0, 0.0
+        if self.state:
+            self.step = self.state["step"]
+            self.spent = self.state["spent"] if self.state["stage"] == self.stage else 0.0
 
     def prepare(self) -> None:
         """Make the optimiser and take over the checkpoint; before the workers fork."""
-        halve(self.model)
-        halve(self.head)
+        for module in (self.model, self.head):
+            halve(module)
+            module.to(self.device)
         self.optimiser = Optimiser(
             {
                 "visual": self.model.model.visual,
@@ -72,21 +86,19 @@ class Trainee:
                 "text": self.model.model.language_model,
             },
             ADAM_ONLY,
-            cpu_count(),
+            self.workers,
             RATES,
         )
-        if self.checkpoint.exists():
-            state = torch.load(self.checkpoint)
-            self.optimiser.load(state["optimiser"])
-            self.step = state["step"]
-            self.spent = state["spent"] if state["stage"] == self.stage else 0.0
+        if self.state:
+            self.optimiser.load(self.state["optimiser"])
+            self.state = None
         self.saved = self.exported = time.time()
         self.stopping: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: self.stopping.append(number))
 
     def keep(self, step: int, spent_s: float, over: bool) -> None:
         """Worker 0 after each step: save and export when due; a polite kill saves and ends."""
-        now = time.time()
+        now, haste = time.time(), 10 if self.device.type == "cuda" else 1
         if now - self.saved > SAVE_S or over or self.stopping:
             state = {
                 "stage": self.stage,
@@ -97,7 +109,7 @@ class Trainee:
             torch.save(state, self.checkpoint.with_suffix(".tmp"))
             os.replace(self.checkpoint.with_suffix(".tmp"), self.checkpoint)
             self.saved = now
-        if now - self.exported > EXPORT_S or over or self.stopping:
+        if now - self.exported > EXPORT_S / haste or over or self.stopping:
             self.export()
             self.exported = now
         if self.stopping:
@@ -112,7 +124,9 @@ class Trainee:
         save_tokenizer(self.tokenizer, fresh)
         self.model.generation_config.do_sample = False
         self.model.save_pretrained(fresh, max_shard_size=SHARD_SIZE)
-        weights = {name: weight.contiguous() for name, weight in self.head.state_dict().items()}
+        weights = {
+            name: weight.cpu().contiguous() for name, weight in self.head.state_dict().items()
+        }
         save_file(weights, fresh / HEAD_FILE)
         config = json.loads((fresh / "config.json").read_text())
         config["dtype"] = "bfloat16"

@@ -1,0 +1,60 @@
+"""Batches drawn ahead by worker processes, so that a GPU need not wait for pictures.
+
+Knows processes and pipes. Knows nothing of what a batch holds.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+import torch
+import torch.multiprocessing as mp
+
+Batch = TypeVar("Batch")
+AHEAD = 4  # batches that wait in this process
+
+
+def draw_ahead(draw: Callable[[int], Batch], first: int, workers: int) -> Iterator[Batch]:
+    """`draw(first)`, `draw(first + 1)`, ... without end, in order, from forked `workers`.
+
+    The workers are forked at once: call it before CUDA is first used. They end with this process.
+    """
+    context = mp.get_context("fork")
+    ends = []
+    for index in range(workers):
+        here, there = context.Pipe(duplex=False)
+        worker = context.Process(
+            target=_work, args=(draw, first + index, workers, there), daemon=True
+        )
+        worker.start()
+        there.close()
+        ends.append(here)
+    return _received(ends)
+
+
+def _received(ends: list[Connection]) -> Iterator:
+    # One thread unpacks while the GPU works.
+    waiting: queue.Queue = queue.Queue(AHEAD)
+
+    def receive() -> None:
+        while True:
+            for end in ends:
+                try:
+                    waiting.put(end.recv())
+                except EOFError:  # the workers end with this process
+                    return
+
+    threading.Thread(target=receive, daemon=True).start()
+    while True:
+        yield waiting.get()
+
+
+def _work(draw: Callable[[int], Batch], step: int, stride: int, end: Connection) -> None:
+    torch.set_num_threads(1)
+    while True:
+        end.send(draw(step))
+        step += stride
