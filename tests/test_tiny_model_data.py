@@ -5,6 +5,7 @@ Needs no trained weights and no network.
 
 from __future__ import annotations
 
+import ast
 import json
 import random
 import sys
@@ -25,9 +26,12 @@ import dialogues  # noqa: E402
 import documents  # noqa: E402
 import encode  # noqa: E402
 import evaluate  # noqa: E402
+import feed  # noqa: E402
 import fonts  # noqa: E402
 import gist  # noqa: E402
+import looks  # noqa: E402
 import network  # noqa: E402
+import optim  # noqa: E402
 import processor  # noqa: E402
 import read_stage  # noqa: E402
 import reading  # noqa: E402
@@ -508,3 +512,135 @@ def test_each_question_of_a_side_task_is_asked_once() -> None:
     ]
     loss = read_stage.asked_loss(logits, labels, counts)
     assert float(loss) == pytest.approx(float(sum(means)) / 2)
+
+
+WIDE_PRINTED = ("text", "invoice", "chart", "screen")
+
+
+@pytest.mark.parametrize("task", WIDE_PRINTED)
+def test_nothing_that_other_hands_print_is_cut_off(task: str) -> None:
+    for seed in range(25):
+        printer, _ = dialogues.WIDE_DRAWERS[task](random.Random(seed))
+        width, height = printer.image.size
+        assert max(width, height) <= 2 * min(width, height) + 1
+        for line in printer.lines:
+            font = fonts.load_font(line.font, line.size_px)
+            assert line.x >= -0.5, line
+            assert line.x + font.getlength(line.text) <= width + 0.5, line
+            assert line.y_centre - line.size_px * 0.3 >= 0, line
+            assert line.y_centre + line.size_px * 0.3 <= height, line
+            assert set(line.text) <= set(fonts.CHARS) | {" "}
+
+
+@pytest.mark.parametrize("task", WIDE_PRINTED)
+def test_what_other_hands_print_is_where_its_label_says(task: str) -> None:
+    """A printed line differs from the ground beside it: ink lies between its ends."""
+    for seed in range(12):
+        printer, facts = dialogues.WIDE_DRAWERS[task](random.Random(seed))
+        pixels = np.asarray(printer.image.convert("L")).astype(int)
+        for line in printer.lines:
+            top = max(0, round(line.y_centre - line.size_px / 2))
+            patch = pixels[top : round(line.y_centre + line.size_px / 2)]
+            stop = line.x + fonts.load_font(line.font, line.size_px).getlength(line.text)
+            patch = patch[:, max(0, round(line.x)) : round(stop) + 1]
+            assert patch.max() - patch.min() >= 30, line
+        printed = {line.text for line in printer.lines}
+        if task == "invoice":
+            assert set(facts.values()) <= printed
+        elif task == "chart":
+            assert set(facts.labels) <= printed
+            values = {line.text for line in printer.lines if line.note.role == "value"}
+            assert values == (
+                {str(value) for value in facts.values} if facts.values_printed else set()
+            )
+        elif task == "screen":
+            assert {facts.title, *facts.buttons, *facts.fields} <= printed
+        else:
+            assert [line.text for line in printer.lines] == facts
+
+
+def test_the_highest_and_the_lowest_bar_of_other_hands_are_named() -> None:
+    for seed in range(40):
+        printer, chart = dialogues.WIDE_DRAWERS["chart"](random.Random(seed))
+        by_role = {line.note.role: line.text for line in printer.lines}
+        assert by_role["highest"] == chart.labels[chart.values.index(max(chart.values))]
+        assert by_role["lowest"] == chart.labels[chart.values.index(min(chart.values))]
+
+
+def test_shapes_of_other_hands_lie_inside_in_their_cells_and_hardly_overlap() -> None:
+    rng = random.Random(2)
+    sizes = []
+    for _ in range(150):
+        shown = scene.make_scene(rng, rng.randint(1, 4), wide=True)
+        size = documents.frame_size(rng)
+        boxes = [scene.box_1000(shape, *size) for shape in shown.shapes]
+        for shape, box in zip(shown.shapes, boxes, strict=True):
+            middle = ((box[1] + box[3]) / 2, (box[0] + box[2]) / 2)
+            for at, where in zip(shape.cell, middle, strict=True):
+                assert at / 3 * 1000 - 60 <= where <= (at + 1) / 3 * 1000 + 60
+            _, points = scene.outline(shape, *size)
+            for x, y in points:  # a turned corner may touch the edge, no more
+                assert -0.06 * size[0] <= x <= 1.06 * size[0]
+                assert -0.06 * size[1] <= y <= 1.06 * size[1]
+            sizes.append((box[3] - box[1]) * size[1] / 1000 / min(size))
+        for i, one in enumerate(boxes):
+            assert all(evaluate.iou(one, other) < 0.25 for other in boxes[:i])
+    assert min(sizes) < 0.12
+    assert max(sizes) > 0.5
+
+
+def test_damage_keeps_sizes_and_leaves_the_picture_recognisable() -> None:
+    rng = random.Random(4)
+    for seed in range(40):
+        image = scene.draw_scene(scene.make_scene(random.Random(seed), 3), 200, 150)
+        damaged = looks.make_damage(rng)(image)
+        assert (damaged.size, damaged.mode) == (image.size, "RGB")
+        off = np.abs(np.asarray(damaged).astype(int) - np.asarray(image)).mean()
+        assert off < 60
+
+
+def test_training_does_not_import_the_evaluation_renderer() -> None:
+    """Of all modules that training leads to, none knows Cairo or what is drawn by it."""
+    todo, known = ["train"], set()
+    while todo:
+        module = todo.pop()
+        if module in known:
+            continue
+        known.add(module)
+        if (FOLDER / f"{module}.py").exists():
+            tree = ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    todo += [name.name.split(".")[0] for name in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    todo.append(node.module.split(".")[0])
+    assert {"wide_documents", "plotted", "looks"} <= known
+    assert not {"unseen", "cairocffi", "evaluate"} & known
+
+
+def test_batches_drawn_ahead_come_in_order_and_end_with_the_reader() -> None:
+    drawn = feed.draw_ahead(lambda step: np.full(3, step), 5, workers=2)
+    assert [int(next(drawn)[0]) for _ in range(6)] == [5, 6, 7, 8, 9, 10]
+
+
+def test_muon_treats_matrices_of_one_shape_as_each_alone() -> None:
+    torch.manual_seed(3)
+    grads = torch.randn(3, 8, 20)
+    together = optim.orthogonalise(grads)
+    for grad, update in zip(grads, together, strict=True):
+        alone = optim.orthogonalise(grad[None])[0]
+        torch.testing.assert_close(update, alone, atol=2e-2, rtol=2e-2)
+        # Five steps bring all singular values near 1.
+        values = torch.linalg.svdvals(update.float())
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+
+def test_pictures_by_cairo_ask_what_they_show() -> None:
+    """The questions are of the evaluation's kinds; texts and fields come from the picture."""
+    pytest.importorskip("cairocffi")
+    for row in evaluate.UNSEEN_ROWS:
+        for case in evaluate.make_cases(row, 2, "unseen"):
+            assert not row.kinds or case.turn.kind in row.kinds
+            points, out_of = row.score(case.turn.answer, case.turn.answer)
+            assert points == (0 if row.is_error else out_of)
