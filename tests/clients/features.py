@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 BASE = sys.argv[1].rstrip("/")
 V1, KEY, MODEL = f"{BASE}/v1", "none", "qwen"
@@ -32,8 +32,12 @@ FEATURES = ("whole", "picture", "stream", "parse", "tools", "responses")
 
 
 class Shape(BaseModel):
+    """Bounded and closed: so small a model writes digits, and fields of its own, without end."""
+
+    model_config = ConfigDict(extra="forbid")
+
     kind: Literal["circle", "square", "triangle"]
-    count: Annotated[int, Field(ge=0, le=9)]  # or so small a model writes digits without end
+    count: Annotated[int, Field(ge=0, le=9)]
 
 
 ASKED = [{"role": "user", "content": QUESTION}]
