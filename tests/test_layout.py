@@ -18,6 +18,7 @@ EVERYBODYS = {
     "schema",
     "sampling",
     "constraint",
+    "tools",
     "errors",
     "config",
     "",
