@@ -17,6 +17,7 @@ from playwright.sync_api import Browser
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine, echo
 
+from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.schema import Message
 
@@ -200,6 +201,35 @@ def test_the_editor_holds_what_was_typed(tab: Tab) -> None:
     tab.page.click("#chat button[aria-label='Edit']")
     tab.page.focus("#chat .user textarea")
     assert tab.page.input_value("#chat .user textarea") == "is x_y <b>?"
+
+
+def test_right_to_left_text_and_a_long_paste_are_shown_as_typed(tab: Tab) -> None:
+    box = "document.querySelector('#chat-box textarea')"
+    tab.page.fill("#chat-box textarea", "مرحبا")
+    assert tab.page.evaluate(f"getComputedStyle({box}).direction") == "rtl"
+    tab.ask_whole("مرحبا 123 abc")
+    for who in ("user", "bot"):
+        style = f"getComputedStyle(document.querySelector('#chat .{who}.message p')).unicodeBidi"
+        assert tab.page.evaluate(style) == "plaintext"
+    tab.page.fill("#chat-box textarea", "")
+    pasted = "word " * (Settings().max_prompt_chars // 4)  # more than a question may have
+    tab.page.evaluate(
+        """(text) => {
+            const data = new DataTransfer();
+            data.setData("text/plain", text);
+            const target = document.querySelector("#chat-box textarea");
+            const event = { clipboardData: data, bubbles: true, cancelable: true };
+            // A made-up paste puts in nothing by itself; the page may still stop it.
+            if (target.dispatchEvent(new ClipboardEvent("paste", event))) {
+                target.focus();
+                document.execCommand("insertText", false, text);
+            }
+        }""",
+        pasted,
+    )
+    tab.page.press("#chat-box textarea", "Enter")
+    tab.wait_text(".toast-body", f"{Settings().max_prompt_chars:,}")
+    assert tab.page.input_value("#chat-box textarea") == pasted
 
 
 def test_sending_nothing_leaves_the_chat_as_it_is(tab: Tab) -> None:

@@ -43,6 +43,8 @@ from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import Knobs, Sidebar, preset_values
 from qwen_vl.ui.strings import label, language_of, say
 
+PASTED_CHARS = 10_000_000  # a paste stays text; Send says where it is too long for the model
+
 Box = dict[str, Any]  # the input box: {"text": str, "files": [path]}
 
 
@@ -224,7 +226,7 @@ class Chat(Conversation):
             file_types=["image"],
             file_count="multiple",
             sources=["upload"],
-            max_plain_text_length=self.settings.max_prompt_chars,
+            max_plain_text_length=PASTED_CHARS,
             lines=1,
             max_lines=8,
         )

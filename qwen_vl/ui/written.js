@@ -14,8 +14,17 @@ const clean = (root) => {
 	}
 };
 
+// What is written from right to left is typed so, too.
+const direct = (root) => {
+	for (const box of root.querySelectorAll?.("textarea") ?? []) box.dir = "auto";
+};
+
 new MutationObserver((changes) => {
-	for (const change of changes) change.addedNodes.forEach(clean);
+	for (const change of changes)
+		change.addedNodes.forEach((node) => {
+			clean(node);
+			direct(node);
+		});
 }).observe(document.documentElement, { childList: true, subtree: true });
 
 // The editor of a question holds what the page was given.
