@@ -250,7 +250,7 @@ def _pass_on(call: Iterator[Item], answer: Answer) -> None:
                 answer.finish(item.finish_reason, item.usage)
             else:
                 answer.count_token(bool(item.thought))
-                answer.emit(item.text, item.thought, item.logprobs)
+                answer.emit(item.text, item.thought, item.logprobs, item.calls)
     except Error as refused:
         raise _in_words(refused) from refused
 
