@@ -91,7 +91,7 @@ def test_parts_are_counted_over_all_messages(spread: int) -> None:
 def test_what_real_requests_hold_passes() -> None:
     code = "if (a[0] == {b: 1, c: [2, 3]}) { d(); }\n" * 480  # 19,200 characters
     bias = {str(i): -1.5 for i in range(1000)}
-    body = asking(code, logit_bias=bias, tools=[{"parameters": {"a": [1, 2]}}] * 2000)
+    body = asking(code, logit_bias=bias, metadata=[{"parameters": {"a": [1, 2]}}] * 2000)
     with gated(ScriptedEngine("a")) as client:
         assert client.post(CHAT, json=body).status_code == 200
 

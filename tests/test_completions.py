@@ -31,7 +31,8 @@ def openai(client: httpx.Client) -> OpenAI:
 
 
 def test_openais_client_reads_whole_answers_and_streams(openai: OpenAI) -> None:
-    asked: dict[str, Any] = {"model": "m", "prompt": TEXT, "temperature": 0, "logprobs": 2}
+    prompt = f"{TEXT} a red circle at the top left,"
+    asked: dict[str, Any] = {"model": "m", "prompt": prompt, "temperature": 0, "logprobs": 2}
     whole = openai.completions.create(**asked)
     (choice,) = whole.choices
     assert choice.finish_reason == "length"
