@@ -632,9 +632,9 @@ def test_muon_treats_matrices_of_one_shape_as_each_alone() -> None:
         assert values.max() < 1.3
 
 
+@pytest.mark.beyond
 def test_pictures_by_cairo_ask_what_they_show() -> None:
     """The questions are of the evaluation's kinds; texts and fields come from the picture."""
-    pytest.importorskip("cairocffi")
     for row in evaluate.UNSEEN_ROWS:
         for case in evaluate.make_cases(row, 2, "unseen"):
             assert not row.kinds or case.turn.kind in row.kinds
