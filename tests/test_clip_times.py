@@ -59,8 +59,13 @@ SHOWN = """async ([uri, times, into_s, width, height]) => {
     const pictures = [];
     for (const time of times) {
         const seeked = told("seeked");
+        // On a busy machine a frame is painted some time after it was sought.
+        const painted = new Promise((done) => {
+            video.requestVideoFrameCallback(done);
+            setTimeout(done, pictures.length ? 1000 : 100);  // the first may be there already
+        });
         video.currentTime = time + into_s;
-        await seeked;
+        await Promise.all([seeked, painted]);
         await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
         canvas.getContext("2d").drawImage(video, 0, 0, width, height);
         pictures.push(canvas.toDataURL());
