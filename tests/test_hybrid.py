@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 import pytest
 from conftest import opened
-from PIL import Image
 from support.held import inference_held
 from support.oracle import Oracle
 from support.tiny_models import (
@@ -21,6 +20,7 @@ from support.tiny_models import (
     SWITCHED_TEMPLATE,
     VISION_TEMPLATE,
 )
+from test_engine import assistant, picture, user
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -42,25 +42,6 @@ GREEDY = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=10)
 VISION = ["qwen3_5", "qwen3_5_moe", "qwen4_exp"]
 ANSWER_STARTS = {"qwen3_5": NO_THOUGHT, "qwen3_5_text": NO_THOUGHT}
 SYSTEM = Message("system", (TextPart("You are a careful assistant. " * 3),))
-
-
-def picture(seed: int, width: int = 96, height: int = 64) -> Image.Image:
-    """Coloured noise: every seed is a different picture of the same size."""
-    noise = random.Random(seed).randbytes(width * height * 3)
-    return Image.frombytes("RGB", (width, height), noise)
-
-
-def user(*parts: str | Image.Image | ImagePart) -> Message:
-    def part(value: str | Image.Image | ImagePart) -> TextPart | ImagePart:
-        if isinstance(value, str):
-            return TextPart(value)
-        return value if isinstance(value, ImagePart) else ImagePart(value)
-
-    return Message("user", tuple(part(value) for value in parts))
-
-
-def assistant(text: str) -> Message:
-    return Message("assistant", (TextPart(text),))
 
 
 @pytest.fixture(scope="module", autouse=True)

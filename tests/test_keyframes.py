@@ -26,7 +26,7 @@ from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest
 from qwen_vl.media.blends import is_blend, shows_nothing
 from qwen_vl.media.choosing import Seen, best, clearness, filled, is_alike
-from qwen_vl.media.clips import Keyframe, extract_keyframes
+from qwen_vl.media.clips import Clip, Keyframe, extract_keyframes
 from qwen_vl.media.decoders.clips import found_in, worth_reading
 from qwen_vl.media.scenes import SceneFinder
 
@@ -281,3 +281,16 @@ def test_a_stretch_is_read_that_ends_in_something_new() -> None:
 def test_fast_goes_with_what_looks_at_the_clip_only(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="fast"):
         keyframes(write(tmp_path / "film.mp4", film([1.0])()), "even", fast=True)
+
+
+def test_fast_tells_the_missing_end_of_a_clip_and_nothing_else(tmp_path: Path) -> None:
+    world = World(4, SMALL)
+    scenes = (world.picture(index // 100, 0.0) for index in range(400))
+    path = write(tmp_path / "half.mkv", scenes, keyframe_every=10)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 5])
+    told: list[Clip] = []
+    extract_keyframes(path, "scenes", SETTINGS, fast=True, on_clip=told.append)
+    ((start_s, end_s),) = told[-1].damaged_s
+    assert start_s == pytest.approx(told[-1].duration_s, abs=0.1)
+    assert end_s == pytest.approx(16.0, abs=0.1)

@@ -1,8 +1,7 @@
 """`python -m qwen_vl.bench.clips`: how fast clips are read, and how well scene changes are found.
 
 Makes clips of known kinds, reads them as the page does, and compares with PySceneDetect in the same
-run where that is installed (`pip install scenedetect==0.7.2`; it is no requirement). Ratios are
-printed, and what was counted.
+run where that is installed (it is no requirement). Ratios are printed, and what was counted.
 """
 
 from __future__ import annotations

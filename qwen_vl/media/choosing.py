@@ -84,6 +84,5 @@ def filled(known: Sequence[Seen], moments: Sequence[Seen], count: int) -> list[S
             new = [seen for seen in stretch if not any(is_alike(seen, one) for one in known)]
             more.append(best(new or stretch, (start_s + end_s) / 2))
     more.sort(key=lambda seen: min((abs(seen.time_s - t) for t in times_s), default=0.0))
-    return sorted(
-        [*known, *more[max(0, len(known) + len(more) - count) :]], key=lambda seen: seen.time_s
-    )
+    too_many = max(0, len(known) + len(more) - count)
+    return sorted([*known, *more[too_many:]], key=lambda seen: seen.time_s)

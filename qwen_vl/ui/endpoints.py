@@ -60,12 +60,16 @@ class Endpoints:
         check_conversation(messages, self.settings)
         return messages
 
-    def keyframes(self, clip: str | None, method: Method, count: float) -> list[tuple[Any, str]]:
+    def keyframes(
+        self, clip: str | None, method: Method, count: float | None
+    ) -> list[tuple[Any, str]]:
         """Takes keyframes from a clip -> each picture with its time. `count` bounds them."""
         try:
             check_paths([clip] if clip else [], Path(get_upload_folder()))
             if clip is None:
                 raise BadRequest("Add a clip.")
+            if count is None:
+                raise BadRequest("Say how many frames there may be, at most.")
             most = int(count)
             found = extract_keyframes(
                 Path(clip), method, self.settings, count=most, max_frames=most

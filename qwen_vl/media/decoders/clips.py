@@ -27,9 +27,9 @@ from qwen_vl.media.scenes import FLASH_S, STILL_SCORE, SceneFinder, change
 ANALYSIS_STEP_S = 0.1  # scene detection looks at ten pictures a second
 ANALYSIS_SIDE_PX = 96
 KEYFRAME_STEP_S, KEYFRAME_GAP_S = 0.5, 12.0  # nearer ones are left out, farther ones not trusted
-MOST_ALIKE = 8  # keyframes for each that is looked at; where there are more, all frames are some
+DENSE_KEYFRAMES = 8  # for each that is looked at
 MOST_READ = 0.7  # of a clip, from which on one pass is cheaper
-AUTO_LEAST, AUTO_STEP_S = 8, 1.0  # frames of a clip that has so many seconds for each of them
+AUTO_LEAST, AUTO_STEP_S = 8, 1.0  # so many frames, or one for each such step of a shorter clip
 _PROGRESS_STEP = 0.01
 
 Message: TypeAlias = tuple[dict[str, Any], bytes]
@@ -176,14 +176,13 @@ def _looked_through(clip: Frames, finder: SceneFinder) -> Found:
 
 def _looked_at_keyframes(clip: Frames, finder: SceneFinder) -> Found:
     """First at the clip's keyframes, then at the stretches between those that differ."""
-    clip.measure()
     keys: list[tuple[float, bool]] = []  # s after the first frame, whether it shows something new
     before, count = None, 0
-    for time_s in clip.keyframes() if clip.measured else ():
+    for time_s in clip.keyframes() if clip.length_s else ():
         yield {"progress": _share(clip) / 4}  # a guess: the rest takes longer
         count += 1
         if keys and time_s - clip.start_s - keys[-1][0] < KEYFRAME_STEP_S:
-            if count > MOST_ALIKE * len(keys) + MOST_ALIKE:
+            if count > DENSE_KEYFRAMES * (len(keys) + 1):
                 break  # every frame is one: there is nothing to save
             continue
         now = _hsv(clip)
@@ -192,7 +191,8 @@ def _looked_at_keyframes(clip: Frames, finder: SceneFinder) -> Found:
         before = now
     else:
         wanted_s = worth_reading(keys, clip.length_s)
-        if len(wanted_s) * ANALYSIS_STEP_S < MOST_READ * clip.length_s:
+        if keys and len(wanted_s) * ANALYSIS_STEP_S < MOST_READ * clip.length_s:
+            clip.measure()
             for time_s in clip.frames_at([clip.start_s + one_s for one_s in wanted_s], coarse=True):
                 yield {"progress": _share(clip)}
                 finder.add(time_s - clip.start_s, _hsv(clip))

@@ -131,11 +131,17 @@ class Reader:
         self.measured = True
 
     def keyframes(self) -> Iterator[float]:
-        """Yields the time of each frame that stands alone, good enough to compare frames."""
-        self._skip = ALONE
-        with containers.opened(self._file) as container:
-            stream = containers.pictures_of(container)
-            yield from self._timed(container, stream)
+        """Yields the time of each frame that stands alone, good enough to compare frames.
+
+        Damage between them is none of theirs, so none is noted.
+        """
+        self._skip, known_s = ALONE, self.damaged_s
+        try:
+            with containers.opened(self._file) as container:
+                stream = containers.pictures_of(container)
+                yield from self._timed(container, stream)
+        finally:
+            self.damaged_s = known_s
 
     def _timed(self, container: Any, stream: Any) -> Generator[float]:
         self.count, last_s = 0, None
@@ -285,8 +291,9 @@ class Reader:
 
         Recordings often end in half a frame, which is nothing to tell.
         """
-        is_short = last_s is not None and self._claimed_s - last_s > CLAIM_SLACK_S
-        if is_short and last_s is not None and (self._hurt or containers.is_cut_off(self._file)):
+        if last_s is None or self._claimed_s - last_s <= CLAIM_SLACK_S:
+            return
+        if self._hurt or containers.is_cut_off(self._file):
             self._note_damage(last_s, self._claimed_s)
 
     def _note_damage(self, start_s: float, end_s: float) -> None:
