@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from qwen_vl import EXAMPLES
 from qwen_vl.bench.clips import (
     GRADUAL_S,
     KINDS,
@@ -294,3 +295,24 @@ def test_fast_tells_the_missing_end_of_a_clip_and_nothing_else(tmp_path: Path) -
     ((start_s, end_s),) = told[-1].damaged_s
     assert start_s == pytest.approx(told[-1].duration_s, abs=0.1)
     assert end_s == pytest.approx(16.0, abs=0.1)
+
+
+def test_bright_colours_on_white_are_something_to_see(tmp_path: Path) -> None:
+    """Yellow is as bright as white, and no darker than it in any channel but blue."""
+
+    def pictures() -> Iterator[np.ndarray]:
+        for colour in ((0, 230, 255), (255, 255, 0), (40, 40, 40)):  # B, G, R
+            shown = np.full((*SMALL[::-1], 3), 255, np.uint8)
+            cv2.rectangle(shown, (40, 20), (200, 160), colour, -1)
+            yield from (shown for _ in range(75))
+
+    path = write(tmp_path / "bright.mp4", pictures())
+    assert [int(frame.time_s / 3) for frame in keyframes(path, "scenes")] == [0, 1, 2]
+    frames = keyframes(path, "auto")
+    assert [int(frame.time_s * 8 / 9) for frame in frames] == list(range(8))
+
+
+def test_the_example_is_covered_from_its_beginning_to_its_end() -> None:
+    times_s = [frame.time_s for frame in keyframes(EXAMPLES / "clip.webm", "auto")]
+    assert len(times_s) == 8
+    assert {int(time_s / 5) for time_s in times_s} == {0, 1, 2, 3}

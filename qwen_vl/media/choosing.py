@@ -18,7 +18,7 @@ ALIKE_MEAN, ALIKE_MOST = 4.0, 24.0  # of 255: what two pictures of one thing dif
 
 
 class Seen(NamedTuple):
-    """A picture of a clip: when, in s after the first one, how clear, and small [height, width]."""
+    """When, in s after the first picture of a clip; how clear; and [planes, height, width]."""
 
     time_s: float
     clear: float

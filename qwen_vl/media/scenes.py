@@ -72,23 +72,23 @@ class SceneFinder:
         parted = 0.0 if self._colours is None else float(np.abs(colours - self._colours).sum()) / 2
         self._parted.append(parted)
         self._colours = colours
-        value = hsv[..., 2]
+        grey = lightness(hsv)
         self._decide(time_s)  # first: thinning could drop the only picture of a scene that is over
-        blend = self._blends.add(time_s, value)
+        blend = self._blends.add(time_s, grey)
         if blend is not None:
             self._part(blend)
         seen = None
-        if not shows_nothing(value):
+        if not shows_nothing(grey):
             self._shown_s.append(time_s)
             if not self.moments or time_s - self.moments[-1].time_s >= time_s / KEPT_OF_ALL:
-                seen = _seen(time_s, value)
+                seen = _seen(time_s, hsv, grey)
                 self.moments.append(seen)
                 thin(self.moments, KEPT_OF_ALL)
         # The longer a scene has run, the fewer pictures are needed to hit its middle. A picture
         # that may begin a new scene is kept at once, for the clip may end soon after it.
         spacing_s = (time_s - self._start_s) / (KEPT_PER_SCENE / 2)
         if not self._kept or score >= STILL_SCORE or time_s - self._kept[-1][0] >= spacing_s:
-            self._kept.append(seen or _seen(time_s, value))
+            self._kept.append(seen or _seen(time_s, hsv, grey))
             thin(self._kept, KEPT_PER_SCENE)
 
     def finish(self, end_s: float) -> list[Seen]:
@@ -183,8 +183,18 @@ class SceneFinder:
             thin(self._found, self._max_scenes)
 
 
-def _seen(time_s: float, value: np.ndarray) -> Seen:
-    return Seen(time_s, clearness(value), smaller(value))
+def _seen(time_s: float, hsv: np.ndarray, grey: np.ndarray) -> Seen:
+    """A red and a green thing of one lightness look different, so `small` has colours, too."""
+    angle = hsv[..., 0] * np.float32(np.pi / 90)
+    colour = hsv[..., 1] * (hsv[..., 2] / np.float32(255))
+    planes = (grey, colour * np.cos(angle), colour * np.sin(angle))
+    return Seen(time_s, clearness(grey), np.stack([smaller(plane) for plane in planes]))
+
+
+def lightness(hsv: np.ndarray) -> np.ndarray:
+    """float32 [height, width], 0..255: white is lighter than yellow, which value does not tell."""
+    saturation, value = (hsv[..., i].astype(np.float32) for i in (1, 2))
+    return value * (1 - saturation / 510)
 
 
 def change(before: np.ndarray, after: np.ndarray) -> float:
