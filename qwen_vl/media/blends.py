@@ -33,8 +33,8 @@ class BlendFinder:
         self._found: tuple[float, float] | None = None  # what is going on
 
     def add(self, time_s: float, grey: np.ndarray) -> tuple[float, float] | None:
-        """(start, end) in seconds of a transition that is over now. `grey` is [height, width]."""
-        self._recent.append((time_s, smaller(grey)))
+        """(start, end) in seconds of a transition that is over now. `grey` is `smaller`'s."""
+        self._recent.append((time_s, grey))
         while time_s - self._recent[0][0] > WINDOWS_S[-1] + 0.3:
             self._recent.popleft()
         starts = (self._start_of(window_s) for window_s in reversed(WINDOWS_S))

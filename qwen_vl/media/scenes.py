@@ -31,9 +31,11 @@ PARTED_RATIO = 2.2  # where so many times less is new just before and after
 FLASH_S = 0.5  # after which a flash is over
 FLASH_SHARE = 0.5  # of a cut's change: what is left of it after a flash, at most
 PIECES_S = 0.1  # two transitions that are no further apart are one
-KEPT_PER_SCENE, KEPT_OF_ALL = 16, 128  # moments
+KEPT_PER_SCENE, KEPT_OF_ALL = 16, 64  # moments
+MOMENT_S = 0.25  # between two of all, at least
 _HELD = 32  # small pictures of the last moments; more than come before a cut is decided
 _EPSILON_S = 1e-6
+_COS, _SIN = (turn(np.arange(180, dtype=np.float32) * (np.pi / 90)) for turn in (np.cos, np.sin))
 
 
 class SceneFinder:
@@ -73,22 +75,24 @@ class SceneFinder:
         self._parted.append(parted)
         self._colours = colours
         grey = lightness(hsv)
+        small = smaller(grey)
         self._decide(time_s)  # first: thinning could drop the only picture of a scene that is over
-        blend = self._blends.add(time_s, grey)
+        blend = self._blends.add(time_s, small)
         if blend is not None:
             self._part(blend)
         seen = None
         if not shows_nothing(grey):
             self._shown_s.append(time_s)
-            if not self.moments or time_s - self.moments[-1].time_s >= time_s / KEPT_OF_ALL:
-                seen = _seen(time_s, hsv, grey)
+            spacing_s = max(MOMENT_S, time_s / KEPT_OF_ALL)
+            if not self.moments or time_s - self.moments[-1].time_s >= spacing_s:
+                seen = _seen(time_s, hsv, grey, small)
                 self.moments.append(seen)
                 thin(self.moments, KEPT_OF_ALL)
         # The longer a scene has run, the fewer pictures are needed to hit its middle. A picture
         # that may begin a new scene is kept at once, for the clip may end soon after it.
         spacing_s = (time_s - self._start_s) / (KEPT_PER_SCENE / 2)
         if not self._kept or score >= STILL_SCORE or time_s - self._kept[-1][0] >= spacing_s:
-            self._kept.append(seen or _seen(time_s, hsv, grey))
+            self._kept.append(seen or _seen(time_s, hsv, grey, small))
             thin(self._kept, KEPT_PER_SCENE)
 
     def finish(self, end_s: float) -> list[Seen]:
@@ -183,12 +187,11 @@ class SceneFinder:
             thin(self._found, self._max_scenes)
 
 
-def _seen(time_s: float, hsv: np.ndarray, grey: np.ndarray) -> Seen:
-    """A red and a green thing of one lightness look different, so `small` has colours, too."""
-    angle = hsv[..., 0] * np.float32(np.pi / 90)
+def _seen(time_s: float, hsv: np.ndarray, grey: np.ndarray, small: np.ndarray) -> Seen:
+    """A red and a green thing of one lightness look different, so it keeps colours, too."""
     colour = hsv[..., 1] * (hsv[..., 2] / np.float32(255))
-    planes = (grey, colour * np.cos(angle), colour * np.sin(angle))
-    return Seen(time_s, clearness(grey), np.stack([smaller(plane) for plane in planes]))
+    planes = (smaller(colour * along[hsv[..., 0]]) for along in (_COS, _SIN))
+    return Seen(time_s, clearness(grey), np.stack([small, *planes]))
 
 
 def lightness(hsv: np.ndarray) -> np.ndarray:
