@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import random
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,6 @@ import dialogues  # noqa: E402
 import documents  # noqa: E402
 import encode  # noqa: E402
 import evaluate  # noqa: E402
-import feed  # noqa: E402
 import fonts  # noqa: E402
 import gist  # noqa: E402
 import looks  # noqa: E402
@@ -614,9 +614,20 @@ def test_training_does_not_import_the_evaluation_renderer() -> None:
     assert not {"unseen", "cairocffi", "evaluate"} & known
 
 
+_AHEAD = """
+import multiprocessing, feed
+drawn = feed.draw_ahead(lambda step: [step], 5, workers=2)
+print([next(drawn)[0] for _ in range(6)], len(multiprocessing.active_children()))
+drawn.close()
+print(multiprocessing.active_children())
+"""
+
+
 def test_batches_drawn_ahead_come_in_order_and_end_with_the_reader() -> None:
-    drawn = feed.draw_ahead(lambda step: np.full(3, step), 5, workers=2)
-    assert [int(next(drawn)[0]) for _ in range(6)] == [5, 6, 7, 8, 9, 10]
+    """In a process of its own: one with threads must not fork."""
+    command = [sys.executable, "-c", _AHEAD]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["[5, 6, 7, 8, 9, 10] 2", "[]"], done.stderr
 
 
 def test_muon_treats_matrices_of_one_shape_as_each_alone() -> None:

@@ -21,10 +21,11 @@ AHEAD = 4  # batches that wait in this process
 def draw_ahead(draw: Callable[[int], Batch], first: int, workers: int) -> Iterator[Batch]:
     """`draw(first)`, `draw(first + 1)`, ... without end, in order, from forked `workers`.
 
-    The workers are forked at once: call it before CUDA is first used. They end with this process.
+    The workers are forked at once: call it before CUDA is first used, and where no other threads
+    run. They end when the iterator is closed, and with this process.
     """
     context = mp.get_context("fork")
-    ends = []
+    ends, processes = [], []
     for index in range(workers):
         here, there = context.Pipe(duplex=False)
         worker = context.Process(
@@ -33,24 +34,34 @@ def draw_ahead(draw: Callable[[int], Batch], first: int, workers: int) -> Iterat
         worker.start()
         there.close()
         ends.append(here)
-    return _received(ends)
+        processes.append(worker)
+    return _received(ends, processes)
 
 
-def _received(ends: list[Connection]) -> Iterator:
+def _received(ends: list[Connection], processes: list[mp.Process]) -> Iterator:
     # One thread unpacks while the GPU works.
     waiting: queue.Queue = queue.Queue(AHEAD)
+    is_closed = threading.Event()
 
     def receive() -> None:
-        while True:
+        while not is_closed.is_set():
             for end in ends:
                 try:
                     waiting.put(end.recv())
-                except EOFError:  # the workers end with this process
+                except (EOFError, OSError):  # the workers have ended
                     return
 
     threading.Thread(target=receive, daemon=True).start()
-    while True:
-        yield waiting.get()
+    try:
+        while True:
+            yield waiting.get()
+    finally:
+        is_closed.set()
+        for process in processes:
+            process.terminate()
+            process.join()
+        while not waiting.empty():  # the thread may wait for a place
+            waiting.get()
 
 
 def _work(draw: Callable[[int], Batch], step: int, stride: int, end: Connection) -> None:
