@@ -48,6 +48,7 @@ PLAYED: dict[str, dict[str, Any]] = {
 SHOWN = """async ([uri, times, into_s, width, height]) => {
     const video = document.createElement("video");
     const told = (name) => new Promise((done, failed) => {
+        setTimeout(() => failed(`no "${name}" for a minute`), 60000);
         video.addEventListener(name, done, { once: true });
         video.addEventListener("error", () => failed(video.error.message), { once: true });
     });

@@ -411,7 +411,8 @@ def test_thinning_leaves_no_large_hole():
 
 @pytest.mark.parametrize("gap", [6, 7])
 def test_two_cuts_close_together_after_a_long_scene_give_a_frame_each(gap):
-    small = [np.full((4, 4, 3), 20 + 70 * slide, np.uint8) for slide in range(3)]
+    hue_and_value = [(20, 40), (90, 120), (160, 200)]
+    small = [np.full((4, 4, 3), (hue, value, value), np.uint8) for hue, value in hue_and_value]
     for first in range(90, 330, 7):  # in tenths of a second, as the pictures come
         finder = SceneFinder(KEPT_PER_SCENE)
         for i in range(first + 30):
