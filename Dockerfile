@@ -20,7 +20,7 @@ COPY qwen_vl ./qwen_vl
 COPY examples ./examples
 RUN python -m compileall -q app.py qwen_vl
 
-# Written to are /data (models, jobs) and /tmp (uploads), and nothing else: run it with --read-only.
+# Written to are /data (models, rounded weights, jobs) and /tmp (uploads), and nothing else: run it with --read-only.
 ENV HF_HOME=/data/huggingface \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

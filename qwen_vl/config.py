@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qwen_vl.models import listing
+from qwen_vl.start_cache import StartCache, folder_of
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 BUNDLED_MODEL = "bundled"
@@ -116,6 +117,14 @@ class Settings:
         "weights in fewer bits: int8 or int4 on a CPU ('auto' takes int8 where that is measured to "
         "be faster), 4bit on a GPU (needs bitsandbytes)",
         choices=("auto", "none", "int8", "int4", "4bit"),
+    )
+    quantized_cache: bool = _option(
+        True,
+        "keep int8 and int4 weights, and what was measured on this CPU, for the next start; "
+        "--clear-quantized-cache deletes them, and exits",
+    )
+    cache_folder: str = _option(
+        "", "where to keep them; without it the folder qwen_vl in HF_HOME", metavar="FOLDER"
     )
     device: str = _option(
         "auto", "'auto' spreads the model over what is there; or cpu, cuda, mps", metavar="NAME"
@@ -448,6 +457,11 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="show which models suit which machines, and exit",
     )
+    parser.add_argument(
+        "--clear-quantized-cache",
+        action="store_true",
+        help="delete what --quantized-cache has kept, and exit",
+    )
     for item in fields(Settings):
         options = dict(item.metadata)
         text = options.pop("help")
@@ -485,6 +499,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             found["engine"] = "zero"
         if SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK):
             found["job_file"] = str(SPACE_STORAGE / "jobs.sqlite")
+            found["cache_folder"] = str(SPACE_STORAGE / "qwen_vl")
     for item in fields(Settings):
         raw = environ.get(ENV_PREFIX + item.name.upper(), "").strip()
         if not raw:
@@ -522,12 +537,17 @@ def load_settings(
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(parser.parse_args(argv)).items()
     }
+    clear = given.pop("clear_quantized_cache")
     try:
-        return Settings(
+        settings = Settings(
             **{**_from_environment(os.environ if environ is None else environ), **given}
         )
     except ValueError as error:
         parser.error(str(error))
+    if clear:
+        print(StartCache(folder_of(settings.cache_folder)).clear())
+        parser.exit()
+    return settings
 
 
 def keep_uploads_in(folder: Path) -> None:

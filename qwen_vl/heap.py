@@ -1,16 +1,18 @@
 """How this process shares and gives back memory, where the C library is glibc.
 
-Knows two of its functions; elsewhere these do nothing. Knows nothing of what the memory is for.
+Knows three of its functions; elsewhere these do nothing. Knows nothing of what the memory is for.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from typing import Any
 
 _HEAPS = 2
 _M_ARENA_MAX = -8  # from glibc's malloc.h
+_MADV_DONTNEED = 4  # from Linux's mman.h
 
 
 def share_heaps() -> None:
@@ -29,6 +31,18 @@ def trim_heap() -> None:
     trim = _from_libc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def release_pages(address: int, size_bytes: int) -> None:
+    """Lets go of memory that will not be read again: its owner has only to drop it.
+
+    The pages of a file that is mapped count as this process's own until then.
+    """
+    advise = _from_libc("madvise")
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages alone: others share the ends
+    whole_bytes = (address + size_bytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    if advise is not None and whole_bytes > 0:
+        advise(ctypes.c_void_p(first), ctypes.c_size_t(whole_bytes), _MADV_DONTNEED)
 
 
 def _from_libc(name: str) -> Any:

@@ -11,6 +11,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+from support import home  # noqa: F401
 from support.tiny_models import FAMILIES
 from support.until import until
 

@@ -64,7 +64,7 @@ def test_a_space_listens_on_all_addresses_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("has_storage", [True, False])
-def test_a_space_keeps_its_jobs_in_its_storage_if_it_has_any(
+def test_a_space_keeps_jobs_and_weights_in_its_storage_if_it_has_any(
     has_storage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path if has_storage else tmp_path / "none"
@@ -72,6 +72,8 @@ def test_a_space_keeps_its_jobs_in_its_storage_if_it_has_any(
     kept = str(folder / "jobs.sqlite") if has_storage else ":memory:"
     assert load_settings([], {"SPACE_ID": "a/b"}).job_file == kept
     assert load_settings([], {}).job_file == ":memory:"
+    rounded = str(folder / "qwen_vl") if has_storage else ""
+    assert load_settings([], {"SPACE_ID": "a/b"}).cache_folder == rounded
     chosen = {"SPACE_ID": "a/b", "QWEN_VL_JOB_FILE": "elsewhere"}
     assert load_settings([], chosen).job_file == "elsewhere"
 

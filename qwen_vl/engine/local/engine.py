@@ -19,6 +19,7 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local import preparation
 from qwen_vl.engine.local.constrain import Grammars
 from qwen_vl.engine.local.detokenize import TextStream
+from qwen_vl.engine.local.laps import Laps
 from qwen_vl.engine.local.logprobs import Logprobs
 from qwen_vl.engine.local.own_texts import read_own_texts
 from qwen_vl.engine.local.prefix import PrefixStore, token_keys
@@ -45,6 +46,7 @@ from qwen_vl.heap import share_heaps
 from qwen_vl.models import too_large
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import EngineStats, EngineStatus, Message, is_raw
+from qwen_vl.start_cache import StartCache, folder_of
 
 MB = 2**20
 PREFIX_CONTEXTS = 4  # the prefix store is never larger than this many of the longest conversations
@@ -202,15 +204,24 @@ class LocalEngine:
             self._end_all()
 
     def _load(self) -> None:
+        laps = Laps("libraries loaded")
+        kept_in = folder_of(self._settings.cache_folder)
+        cache = StartCache(kept_in) if self._settings.quantized_cache else None
         found = checkpoint.find(self._settings, self._report, self._weigh)
         notice = " ".join(told for told in (found.notice, self._status.notice) if told)
         self._status = replace(self._status, model_id=found.model_id, notice=notice)
+        laps.end("model found")
         choice = machine.choose(
-            self._settings, tiny=is_tiny(found.folder), has_experts=has_experts(found.folder)
+            self._settings,
+            tiny=is_tiny(found.folder),
+            has_experts=has_experts(found.folder),
+            cache=cache,
         )
+        laps.end("precision chosen")
         self._report("Reading the model", None)
-        loaded = load(found, choice, self._report)
+        loaded = load(found, choice, self._report, cache)
         self._use(loaded)
+        laps.end("model loaded")
         threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""
         self._status = replace(
             self._status,
@@ -229,6 +240,7 @@ class LocalEngine:
             choice.precision,
             self._status.reason,
         )
+        log.info("ready %s", laps)
         if found.notice:
             log.warning("%s", found.notice)
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -28,12 +26,14 @@ from transformers import (
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
 from qwen_vl.engine.model.layers import LayerKind, layer_kinds, state_values, token_values
-from qwen_vl.engine.model.machine import Choice, is_out_of_memory, release_memory
+from qwen_vl.engine.model.machine import Choice, is_out_of_memory
+from qwen_vl.engine.model.progress import reporting
 from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
-from qwen_vl.engine.model.quantize import quantize
+from qwen_vl.engine.model.rounded import load_rounded
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.families import BUNDLED, FAMILIES, family_of
 from qwen_vl.schema import Family
+from qwen_vl.start_cache import StartCache
 
 SMALL_PASS = 2**31  # tokens times bytes of weights: about 10 ms on one core
 
@@ -117,8 +117,13 @@ class LoadedModel:
         return torch.cat([index.unsqueeze(0), mrope])
 
 
-def load(checkpoint: Checkpoint, choice: Choice, report: Report) -> LoadedModel:
-    """Reads config, tokenizer and weights. Raises ModelUnavailable with the cause."""
+def load(
+    checkpoint: Checkpoint, choice: Choice, report: Report, cache: StartCache | None = None
+) -> LoadedModel:
+    """Reads config, tokenizer and weights. Raises ModelUnavailable with the cause.
+
+    Rounded weights are taken from `cache`, or kept there.
+    """
     torch.set_num_threads(choice.threads)
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
@@ -131,7 +136,7 @@ def load(checkpoint: Checkpoint, choice: Choice, report: Report) -> LoadedModel:
         tokenizer = _tokenizer(checkpoint)
         family = _family(checkpoint, config.model_type, tokenizer)
         image_processor = _image_processor(checkpoint) if has_vision else None
-        model = _weights(checkpoint, choice, has_vision, report)
+        model = _weights(checkpoint, choice, has_vision, cache, report)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnavailable(
             f"{checkpoint.model_id} cannot be loaded, its files look damaged or incomplete "
@@ -200,12 +205,18 @@ def _image_processor(checkpoint: Checkpoint) -> Any:
     )
 
 
-def _weights(checkpoint: Checkpoint, choice: Choice, has_vision: bool, report: Report) -> Any:
+def _weights(
+    checkpoint: Checkpoint,
+    choice: Choice,
+    has_vision: bool,
+    cache: StartCache | None,
+    report: Report,
+) -> Any:
     model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
-    on_cpu = choice.quantize in ("int8", "int4")
+    if choice.quantize in ("int8", "int4"):
+        return load_rounded(model_class, checkpoint, choice, cache, report).eval()
     options: dict[str, Any] = {
-        # What is going to be rounded is read as it is stored, in half the memory of float32.
-        "dtype": "auto" if on_cpu else choice.dtype,
+        "dtype": choice.dtype,
         "device_map": "auto" if choice.device == "auto" else {"": choice.device},
     }
     if choice.quantize == "4bit":
@@ -215,41 +226,9 @@ def _weights(checkpoint: Checkpoint, choice: Choice, has_vision: bool, report: R
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=choice.dtype,
         )
-    previous = transformers.utils.logging.set_tqdm_hook(_reporting(report))
-    try:
+    with reporting(report, "Loading weights"):
         model = model_class.from_pretrained(checkpoint.folder, local_files_only=True, **options)
-    finally:
-        transformers.utils.logging.set_tqdm_hook(previous)
-    if on_cpu:
-        report(f"Rounding the weights to {choice.quantize}", None)
-        quantize(model, choice.quantize, choice.product_dtype)
-        release_memory()  # what the weights took before, or it stays with this process
     return model.eval()
-
-
-def _reporting(report: Report) -> Callable[..., Any]:
-    """Hooks into transformers' bar over the weights; it counts tensors."""
-
-    class Bar:
-        def __init__(self, items: Any = None, **options: Any) -> None:
-            self._items, self._total = items, options.get("total")
-
-        def __iter__(self) -> Any:
-            total = self._total or len(self._items)
-            for count, item in enumerate(self._items, 1):
-                yield item
-                report("Loading weights", count / max(1, total))
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def __getattr__(self, _: str) -> Callable[..., None]:
-            return lambda *_args, **_kwargs: None  # set_postfix, update, close ...
-
-    return lambda _factory, args, kwargs: Bar(*args, **kwargs)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -12,8 +12,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import asdict, dataclass
+from functools import cache as once
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,13 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen_vl.config import Settings
+from qwen_vl.engine.model.cpu import cpu_name
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.heap import trim_heap
+from qwen_vl.start_cache import StartCache
 
 _PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
 _PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
 _PREFILL_ROWS = 256  # one small picture
+MEASURED = "1"  # another one whenever other things are measured: earlier figures are void then
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,17 @@ class Choice:
         return str(self.dtype).removeprefix("torch.") if self.quantize == "none" else self.quantize
 
 
-def choose(settings: Settings, *, tiny: bool = False, has_experts: bool = False) -> Choice:
+def choose(
+    settings: Settings,
+    *,
+    tiny: bool = False,
+    has_experts: bool = False,
+    cache: StartCache | None = None,
+) -> Choice:
     """Picks for `settings`; `tiny` models run in float32, where they are exact and fast anyway.
 
-    Models with experts are not quantized on a CPU: theirs are no linear layers. Raises
-    ModelUnavailable for what this machine or the model cannot do.
+    Models with experts are not quantized on a CPU: theirs are no linear layers. What was measured
+    is kept in `cache`. Raises ModelUnavailable for what this machine or the model cannot do.
     """
     threads = settings.threads or usable_cores()
     device = _device(settings.device)
@@ -68,7 +78,7 @@ def choose(settings: Settings, *, tiny: bool = False, has_experts: bool = False)
                 f"--quantize {settings.quantize} does not work for models with experts: leave it "
                 "out."
             )
-        speeds = measure(threads)
+        speeds = measured(threads, cache)
         reason = f"chosen by --quantize; {speeds.said(settings.quantize)}"
         return Choice(device, torch.float32, threads, reason, settings.quantize, speeds.product)
     if settings.quantize == "4bit":
@@ -79,7 +89,7 @@ def choose(settings: Settings, *, tiny: bool = False, has_experts: bool = False)
         return Choice(device, torch.float32, threads, "a model this small runs fast in float32")
     if device == "cpu":
         may_round = settings.quantize == "auto" and not has_experts
-        return _fastest_on_cpu(threads, may_round)
+        return _fastest_on_cpu(measured(threads, cache), threads, may_round)
     if device == "mps":
         return Choice(device, torch.float16, threads, "float16 is native on Apple GPUs")
     if _has_bfloat16():
@@ -171,8 +181,7 @@ def _has_bfloat16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _fastest_on_cpu(threads: int, may_round: bool) -> Choice:
-    speeds = measure(threads)
+def _fastest_on_cpu(speeds: Speeds, threads: int, may_round: bool) -> Choice:
     if may_round and speeds.decode["int8"] > 1.2 * max(1.0, speeds.decode["bfloat16"]):
         reason = speeds.said("int8")
         return Choice("cpu", torch.float32, threads, reason, "int8", speeds.product)
@@ -201,7 +210,15 @@ class Speeds:
         )
 
 
-@cache
+def measured(threads: int, cache: StartCache | None) -> Speeds:
+    """What `measure` gave at an earlier start on such a machine, or gives now."""
+    if cache is None:
+        return measure(threads)
+    key = f"{cpu_name()}, {threads} threads, torch {torch.__version__}, {MEASURED}"
+    return Speeds(**cache.recalled(key, lambda: asdict(measure(threads))))
+
+
+@once
 @torch.inference_mode()
 def measure(threads: int) -> Speeds:
     """How fast this CPU multiplies in each form, tried once in a process; takes a second or two."""

@@ -138,25 +138,34 @@ def quantize(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
     layer forgets is never rounded: it is tiny, and an error in it adds up. The embedding keeps its
     type, as only single rows of it are read. Everything else becomes float32.
     """
+    for path in [path for path, module in model.named_modules() if is_rounded(path, module)]:
+        round_layer(model, path, scheme, product_dtype)
     embedding = model.get_input_embeddings()  # type: ignore[operator]
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    places = [
-        ("visual" in path.split("."), parent, name)
-        for path, parent in model.named_modules()
-        for name, child in parent.named_children()
-        # A class of its own may do more than look up: Gemma's embedding scales.
-        if (child is embedding and type(child) is nn.Embedding)
-        or (type(child) is nn.Linear and name not in _EXACT)
-    ]
-    for in_vision, parent, name in places:
-        child = getattr(parent, name)  # held nowhere else: what it weighs goes with it
-        if child is embedding:
-            setattr(parent, name, WideEmbedding(child.weight.data.bfloat16()))
-        else:
-            coarse = scheme == "int4" and child is not head and _fits_int4(child)
-            setattr(parent, name, _rounded(child, coarse and not in_vision, product_dtype))
+    # A class of its own may do more than look up: Gemma's embedding scales.
+    if type(embedding) is nn.Embedding:
+        path = next(path for path, module in model.named_modules() if module is embedding)
+        _put(model, path, WideEmbedding(embedding.weight.data.bfloat16()))
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
+
+
+def is_rounded(path: str, module: nn.Module) -> bool:
+    """Whether `quantize` replaces this module of a model."""
+    return type(module) is nn.Linear and path.rpartition(".")[2] not in _EXACT
+
+
+def round_layer(model: nn.Module, path: str, scheme: str, product_dtype: torch.dtype) -> None:
+    """Replaces the one linear layer that is found under `path`."""
+    linear = model.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    is_head = linear is model.get_output_embeddings()  # type: ignore[operator]
+    coarse = scheme == "int4" and not is_head and _fits_int4(linear)
+    _put(model, path, _rounded(linear, coarse and "visual" not in path.split("."), product_dtype))
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
 
 
 def _fits_int4(linear: nn.Linear) -> bool:
