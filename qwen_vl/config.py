@@ -367,6 +367,19 @@ def modelscope_cache(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "modelscope"
 
 
+def cpu_limits(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What keeps libraries from instructions that the CPU has, each as NAME=VALUE."""
+    return [f"{name}={environ[name]}" for name in _CPU_LIMITS if name in environ]
+
+
+_CPU_LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+)
+
+
 def _is_network(name: str) -> bool:
     try:
         ipaddress.ip_network(name, strict=False)

@@ -169,14 +169,21 @@ def test_the_first_start_never_holds_the_checkpoint(tmp_path: Path, cache: Start
         num_attention_heads=16,
         num_key_value_heads=16,
     )
-    Qwen2(config).bfloat16().save_pretrained(tmp_path / "model")
+    with torch.device("meta"):
+        model = Qwen2(config).bfloat16()
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    model.save_pretrained(tmp_path / "model")
+    del model, parameter
     machine.release_memory()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory_kb("VmRSS")
     model = loaded(tmp_path / "model", INT8, cache)
     rounded_kb = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1024
     assert rounded_kb > 100_000
-    assert memory_kb("VmHWM") - before < 1.25 * rounded_kb
+    libraries_kb = 50_000  # that transformers loads on the way; the checkpoint is 230,000
+    assert memory_kb("VmHWM") - before < 1.25 * rounded_kb + libraries_kb
 
 
 def memory_kb(name: str) -> int:

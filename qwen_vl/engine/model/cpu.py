@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from pathlib import Path
 
 import torch
 
-# Each keeps a library from instructions that the CPU has.
-_LIMITS = (
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_ENABLE_INSTRUCTIONS",
-)
+from qwen_vl.config import cpu_limits
 
 
 def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
@@ -28,7 +21,6 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
     except OSError:  # not Linux
         pass
     instructions = told.get("flags") or told.get("Features") or platform.machine()
-    limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
-    used = " ".join([instructions, torch.backends.cpu.get_cpu_capability(), *limits])
+    used = " ".join([instructions, torch.backends.cpu.get_cpu_capability(), *cpu_limits()])
     digest = hashlib.sha256(used.encode()).hexdigest()[:8]
     return f"{told.get('model name') or platform.processor() or platform.machine()} ({digest})"

@@ -34,16 +34,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, product_dtype: torch.dtype) -> None:
         super().__init__()
-        largest = torch.maximum(weight.amax(1), -weight.amin(1))  # makes no copy, as abs would
-        scales = (largest.float() / 127).clamp(min=1e-12)
-        # The kernel takes bfloat16 scales: rounded before the codes are made, they cost nothing.
-        scales = scales.bfloat16()
-        # Rows at a time: a float32 copy of a whole output layer would be the largest tensor of all.
-        codes = [
-            (rows.float() / scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8)
-            for rows, scale in zip(weight.split(4096), scales.split(4096), strict=True)
-        ]
-        self.register_buffer("codes", torch.cat(codes))
+        codes, scales = round_to_int8(weight)
+        self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
         self.register_buffer("bias", None if bias is None else bias.float())
         self.product_dtype = product_dtype
@@ -71,14 +63,9 @@ class Int4Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        packed, groups = [], []
-        for rows in weight.split(4096):
-            codes, scales_and_zeros = round_to_int4(rows.float())
-            packed.append(torch._convert_weight_to_int4pack_for_cpu(codes, _TILE))
-            groups.append(scales_and_zeros)
-        self.register_buffer("packed", torch.cat(packed))
-        # [groups, out, 2], as the kernel takes it
-        self.register_buffer("scales_and_zeros", torch.cat(groups, 1).contiguous())
+        packed, scales_and_zeros = _packed(weight)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scales_and_zeros", scales_and_zeros)
         self.register_buffer("bias", None if bias is None else bias.float())
         self.out_features, self.in_features = weight.shape
 
@@ -99,6 +86,40 @@ class WideEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight).float()
+
+
+def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """[out, in] -> codes -127..127 [out, in] int8, and bfloat16 scales [out].
+
+    A weight without data (on the meta device) gives these without data, at once.
+    """
+    if weight.is_meta:
+        codes = torch.empty_like(weight, dtype=torch.int8)
+        return codes, codes.new_empty(len(weight), dtype=torch.bfloat16)
+    largest = torch.maximum(weight.amax(1), -weight.amin(1))  # makes no copy, as abs would
+    scales = (largest.float() / 127).clamp(min=1e-12)
+    # The kernel takes bfloat16 scales: rounded before the codes are made, they cost nothing.
+    scales = scales.bfloat16()
+    # Rows at a time: a float32 copy of a whole output layer would be the largest tensor of all.
+    parts = [
+        (rows.float() / scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8)
+        for rows, scale in zip(weight.split(4096), scales.split(4096), strict=True)
+    ]
+    return torch.cat(parts), scales
+
+
+def _packed(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int4 as the kernel takes it: uint8 [out, in / 2], and bfloat16 [groups, out, 2]."""
+    if weight.is_meta:
+        outputs, inputs = weight.shape
+        groups = weight.new_empty(inputs // GROUP, outputs, 2, dtype=torch.bfloat16)
+        return weight.new_empty(outputs, inputs // 2, dtype=torch.uint8), groups
+    packed, scales_and_zeros = [], []
+    for rows in weight.split(4096):
+        codes, of_groups = round_to_int4(rows.float())
+        packed.append(torch._convert_weight_to_int4pack_for_cpu(codes, _TILE))
+        scales_and_zeros.append(of_groups)
+    return torch.cat(packed), torch.cat(scales_and_zeros, 1).contiguous()
 
 
 def round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,10 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qwen_vl.engine.model.quantize import is_rounded, quantize, round_layer
-from qwen_vl.heap import release_pages
+from qwen_vl.heap import release_pages, trim_heap
 
 _METHOD = "qwen_vl"
+_TRIM_BYTES = 64e6
 
 
 class Outdated(Exception):
@@ -45,6 +46,7 @@ class Rounding(QuantizationConfigMixin):
         self.product_dtype = product_dtype
         self.stored = stored
         self.failure: MemoryError | RuntimeError | None = None
+        self.read_bytes = 0  # since memory was last given back
 
 
 @register_quantizer(_METHOD)
@@ -60,7 +62,7 @@ class _Quantizer(HfQuantizer):
         return not is_tied and is_rounded(path, model.get_submodule(path))
 
     def get_quantize_ops(self) -> ConversionOps:
-        return _Round(self.quantization_config)
+        return _Round(self.quantization_config)  # one for each tensor
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
         """The model has its shape by now, and no weights: all of it is on the meta device."""
@@ -114,6 +116,10 @@ class _Round(ConversionOps):
                 raise
             missing_keys.discard(name)
             release_pages(weight.data_ptr(), weight.nbytes)  # of the file: they count as ours
+            self._how.read_bytes += weight.nbytes
+        if self._how.read_bytes > _TRIM_BYTES:  # what rounding took lies between what is kept
+            self._how.read_bytes = 0
+            trim_heap()
         return {}
 
 
