@@ -126,6 +126,12 @@ class Settings:
     cache_folder: str = _option(
         "", "where to keep them; without it the folder qwen_vl in HF_HOME", metavar="FOLDER"
     )
+    draft: str = _option(
+        "auto",
+        "guess the next tokens from what stands in the prompt and the answer, and check several in "
+        "one pass: the answer stays the same; 'auto' does so while it pays",
+        choices=("auto", "off"),
+    )
     device: str = _option(
         "auto", "'auto' spreads the model over what is there; or cpu, cuda, mps", metavar="NAME"
     )

@@ -73,6 +73,8 @@ class Metrics:
         self.tokens.labels("prompt").inc(last.usage.prompt_tokens)
         self.tokens.labels("cached").inc(last.usage.cached_tokens)
         self.tokens.labels("completion").inc(last.usage.completion_tokens)
+        self.tokens.labels("draft_accepted").inc(last.usage.accepted_tokens)
+        self.tokens.labels("draft_rejected").inc(last.usage.rejected_tokens)
         if last.usage.completion_tokens:
             self.ttft_s.observe(last.usage.ttft_s)
         if last.usage.tokens_per_s:

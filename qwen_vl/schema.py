@@ -273,6 +273,8 @@ class Usage:
     thought_tokens: int = 0  # of the completion
     ttft_s: float = 0.0
     tokens_per_s: float = 0.0  # of decoding, without the time to the first token
+    accepted_tokens: int = 0  # of the completion: drafted, and found right by the model
+    rejected_tokens: int = 0  # drafted for nothing
 
 
 @dataclass(frozen=True)

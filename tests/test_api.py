@@ -169,7 +169,7 @@ def test_models_lists_the_one_model_that_answers() -> None:
 
 
 def test_a_whole_answer_has_text_usage_and_the_model_that_answered() -> None:
-    usage = Usage(7, 0, cached_tokens=5, ttft_s=0.5, tokens_per_s=20.0)
+    usage = Usage(7, 0, 5, ttft_s=0.5, tokens_per_s=20.0, accepted_tokens=4, rejected_tokens=6)
     engine = ScriptedEngine("Good ", "morning", ".", usage=usage)
     with serving(engine) as client:
         response = client.post(CHAT, json=asking(model="gpt-4o", user="u", tools=[], n=1))
@@ -184,7 +184,11 @@ def test_a_whole_answer_has_text_usage_and_the_model_that_answered() -> None:
         "completion_tokens": 3,
         "total_tokens": 10,
         "prompt_tokens_details": {"cached_tokens": 5},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": 4,
+            "rejected_prediction_tokens": 6,
+        },
         "ttft_s": 0.5,
         "tokens_per_s": 20.0,
     }

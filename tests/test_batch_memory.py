@@ -44,7 +44,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     plain = Batch.step
 
-    def step(batch: Batch, tokens: list[int]) -> object:
+    def step(batch: Batch, tokens: list[list[int]]) -> object:
         seen.append([row.length for row in batch.rows])
         return plain(batch, tokens)
 

@@ -134,7 +134,11 @@ def usage_object(usage: Usage | None) -> dict[str, Any] | None:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.thought_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.thought_tokens,
+            "accepted_prediction_tokens": usage.accepted_tokens,
+            "rejected_prediction_tokens": usage.rejected_tokens,
+        },
         "ttft_s": usage.ttft_s,
         "tokens_per_s": usage.tokens_per_s,
     }

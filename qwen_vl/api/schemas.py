@@ -303,6 +303,12 @@ class PromptDetails(BaseModel):
 
 class CompletionDetails(BaseModel):
     reasoning_tokens: Annotated[int, Field(description="tokens of the thought")]
+    accepted_prediction_tokens: Annotated[
+        int, Field(description="tokens that were drafted from prompt or answer, and right")
+    ] = 0
+    rejected_prediction_tokens: Annotated[
+        int, Field(description="tokens that were drafted for nothing; not part of the completion")
+    ] = 0
 
 
 class UsageObject(BaseModel):
@@ -380,7 +386,11 @@ class ChatCompletion(BaseModel):
             "completion_tokens": 6,
             "total_tokens": 287,
             "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
             "ttft_s": 0.9,
             "tokens_per_s": 18.2,
         },

@@ -82,6 +82,8 @@ class Several:
             thought_tokens=sum(usage.thought_tokens for usage in told.values()),
             ttft_s=min(usage.ttft_s for usage in told.values()),
             tokens_per_s=sum(usage.tokens_per_s for usage in told.values()),
+            accepted_tokens=sum(usage.accepted_tokens for usage in told.values()),
+            rejected_tokens=sum(usage.rejected_tokens for usage in told.values()),
         )
 
 

@@ -28,6 +28,8 @@ from qwen_vl.families import FAMILIES
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
 
+SURE = 1e4  # a logit that no other one reaches
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -118,21 +120,41 @@ class SubjectEngine(LocalEngine):
         self._find = find
         self.subject: Subject | None = None  # once it is loaded, until it is closed
         self.forward_s = 0.0  # spent in the model's own forward so far
+        self._dictated: Sequence[int] = ()
+        self._dictated_from = 0
         super().__init__(settings)
 
     def _load(self) -> None:
         self.subject = self._find(self._settings)
         loaded = replace(self.subject.loaded, end_ids=frozenset())
         loaded.model.register_forward_pre_hook(self._forward_begins)
-        loaded.model.register_forward_hook(self._forward_ends)
+        loaded.model.register_forward_hook(self._forward_ends, with_kwargs=True)
         self._use(loaded)
         self._status = replace(self._status, state="ready", model_id=self.subject.name)
 
     def _forward_begins(self, *_: Any) -> None:
         self._began_s = time.perf_counter()
 
-    def _forward_ends(self, *_: Any) -> None:
+    def _forward_ends(self, _: Any, __: Any, inputs: dict[str, Any], output: Any) -> None:
         self.forward_s += time.perf_counter() - self._began_s
+        if not self._dictated:
+            return
+        positions = inputs["position_ids"]  # [4, rows, tokens], the plain index first, or without 4
+        index = positions[0] if positions.ndim == 3 else positions
+        rows = index[:, -output.logits.shape[1] :].tolist()
+        for logits, places in zip(output.logits, rows, strict=True):
+            for scores, place in zip(logits, places, strict=True):
+                at = place + 1 - self._dictated_from
+                if 0 <= at < len(self._dictated):
+                    scores[self._dictated[at]] = SURE
+
+    def dictate(self, answer: Sequence[int], prompt_tokens: int = 0) -> None:
+        """From now on these tokens follow every prompt of so many tokens; none: the model's own."""
+        self._dictated, self._dictated_from = answer, prompt_tokens
+
+    def draft(self, draft: str) -> None:
+        """Sets `--draft` for the answers that come next."""
+        self._settings = replace(self._settings, draft=draft)
 
     def close(self) -> None:
         """Ends the engine and lets go of the model."""

@@ -127,7 +127,7 @@ def measure(
     settings: Settings, *, shape: str | None, image_px: int, new_tokens: int, most_at_once: int
 ) -> tuple[list[Figure], str]:
     """Runs everything, one after another, and prints what it is doing -> (figures, model name)."""
-    from qwen_vl.bench import baseline
+    from qwen_vl.bench import baseline, drafts
     from qwen_vl.bench.shapes import SHAPES
 
     find = partial(baseline.random_weights, SHAPES[shape]) if shape else baseline.named
@@ -141,6 +141,8 @@ def measure(
         name = f"{engine.subject.name} in {engine.subject.precision}"
         load_s = engine.subject.load_s
         ours = run_engine(engine, image_px, new_tokens, most_at_once)
+        say("Engine: dictated answers, with drafts and without")
+        drafted = drafts.measure(engine, 2 * new_tokens)
     engine.close()
     del engine
     baseline.release_memory()
@@ -177,6 +179,10 @@ def measure(
         ),
         _against("decode, one request", one.tokens_per_s, "tokens/s", plain_speed, "generate"),
         *_constrained(ours),
+        *(
+            _against(f"decode with drafts, {one.name}", one.drafted, "tokens/s", one.plain, "off")
+            for one in drafted
+        ),
         _against(
             "engine's own work per decode step",
             ours.overhead_s * 1000,

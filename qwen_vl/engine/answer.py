@@ -41,6 +41,7 @@ class Answer:
         asked_s: float | None = None,
     ) -> None:
         self.cached_tokens = 0
+        self.drafted_tokens = self.accepted_tokens = 0  # guessed; and right, so part of the answer
         self._prompt_tokens = prompt_tokens
         self._limit_s = limit_s
         self._on_close = on_close
@@ -199,6 +200,8 @@ class Answer:
             thought_tokens=self._thought_tokens,
             ttft_s=first_s - self._asked_s,
             tokens_per_s=(self._tokens - 1) / decoding_s if decoding_s > 0 else 0.0,
+            accepted_tokens=self.accepted_tokens,
+            rejected_tokens=self.drafted_tokens - self.accepted_tokens,
         )
 
 

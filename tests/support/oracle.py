@@ -19,6 +19,8 @@ from transformers import (
 
 from qwen_vl.schema import ImagePart, Message
 
+Bias = Sequence[tuple[int, float]]
+
 
 class Oracle:
     """Answers like a model card's example would: float32, greedy, one prompt at a time."""
@@ -65,8 +67,10 @@ class Oracle:
         return logits[len(prompt) - 1 : -1].float().log_softmax(-1)
 
     @torch.inference_mode()
-    def answer(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
-        """The generated token ids, without the end token."""
+    def answer(
+        self, messages: Sequence[Message], max_new_tokens: int, bias: Bias = ()
+    ) -> list[int]:
+        """The generated token ids, without the end token. `bias` is added to tokens' logits."""
         text = self.prompt(messages)
         images = [part.image for message in messages for part in message.images]
         inputs: dict[str, torch.Tensor] = {}
@@ -87,12 +91,13 @@ class Oracle:
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            sequence_bias={(token,): value for token, value in bias} or None,
             **inputs,
         )
         end = self.tokenizer.eos_token_id
         return [int(token) for token in out[0, ids.shape[1] :] if int(token) != end]
 
-    def text(self, messages: Sequence[Message], max_new_tokens: int) -> str:
+    def text(self, messages: Sequence[Message], max_new_tokens: int, bias: Bias = ()) -> str:
         return self.tokenizer.decode(
-            self.answer(messages, max_new_tokens), skip_special_tokens=True
+            self.answer(messages, max_new_tokens, bias), skip_special_tokens=True
         )

@@ -70,6 +70,10 @@ class RoomyLayer(DynamicLayer):
         self.keys = self.keys[:rows, :, -columns:]
         self.values = self.values[:rows, :, -columns:]
 
+    def drop_last(self, columns: int) -> None:
+        """Drops the last columns of all rows; the next ones are written in their place."""
+        self.keys, self.values = self.keys[:, :, :-columns], self.values[:, :, :-columns]
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps these rows only, as copies: the buffers of all rows go at once."""
         super().batch_select_indices(indices)
@@ -123,6 +127,10 @@ class IndexedLayer(RoomyLayer):
     def cut(self, rows: int, columns: int) -> None:
         super().cut(rows, columns)
         self._look_up([tensor[:rows, :, -columns:] for tensor in self._looked_up])
+
+    def drop_last(self, columns: int) -> None:
+        super().drop_last(columns)
+        self._look_up([tensor[:, :, :-columns] for tensor in self._looked_up])
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
@@ -178,6 +186,9 @@ class RecurrentLayer(LinearAttentionLayer):
         """Keeps the first rows."""
         self._replace([None if state is None else state[:rows] for state in self.states])
 
+    def drop_last(self, columns: int) -> None:
+        """Nothing: only a snapshot brings an earlier state back."""
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps these rows only, as copies."""
         self._replace([None if state is None else state[indices] for state in self.states])
@@ -226,6 +237,29 @@ def snapshot_of(cache: Any, row: int) -> Snapshot:
         [None if state is None else state[row : row + 1].clone() for state in layer.states]
         for layer in cache.layers
     ]
+
+
+def bring_back(cache: Any, snapshot: Snapshot, columns: int) -> None:
+    """Makes a cache of one row what it was at a snapshot, `columns` ago."""
+    for layer, states in zip(cache.layers, snapshot, strict=True):
+        layer.drop_last(columns)
+        if states:
+            layer.restore((), states)
+
+
+def close_holes(cache: Any, used: torch.Tensor) -> None:
+    """Moves what each row uses together, in place, so that all rows end with the last column.
+
+    `used` is [rows, columns] of bool. As many columns stay as the longest row needs.
+    """
+    places = [row.nonzero().squeeze(1) for row in used]
+    columns = max(map(len, places))
+    for layer in cache.layers:
+        for tensor in layer.columns:
+            for row, at in zip(tensor, places, strict=True):
+                row[:, columns - len(at) : columns] = row.index_select(1, at.to(row.device))
+        if columns < used.shape[1]:
+            layer.drop_last(used.shape[1] - columns)
 
 
 def size_bytes(cache: Any) -> int:

@@ -19,6 +19,7 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local import preparation
 from qwen_vl.engine.local.constrain import Grammars
 from qwen_vl.engine.local.detokenize import TextStream
+from qwen_vl.engine.local.draft import Drafter
 from qwen_vl.engine.local.laps import Laps
 from qwen_vl.engine.local.logprobs import Logprobs
 from qwen_vl.engine.local.own_texts import read_own_texts
@@ -32,6 +33,7 @@ from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, delta_rule, machine
 from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
+from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.engine.model.tool_turns import constraint_of
 from qwen_vl.engine.thoughts import ThoughtSplitter
 from qwen_vl.engine.tool_calls import CallSplitter
@@ -152,10 +154,17 @@ class LocalEngine:
             text,
             Thought(text, budget, closing),
             logprobs,
+            self._drafter(loaded, prompt),
         )
         self._ready()
         scheduler.add(sequence)
         return sequence.answer
+
+    def _drafter(self, loaded: LoadedModel, prompt: Prompt) -> Drafter | None:
+        if self._settings.draft == "off":
+            return None
+        picture = loaded.image_token_id
+        return Drafter(prompt.token_ids, () if picture is None else (picture,))
 
     def drain(self, seconds: float) -> None:
         self._draining = True

@@ -21,6 +21,7 @@ from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.batch import Batch, Row, fit_in_one_batch
 from qwen_vl.engine.local.budget import Budget
 from qwen_vl.engine.local.failures import in_words
+from qwen_vl.engine.local.pace import MOST_DRAFTED, Pace
 from qwen_vl.engine.local.prefill import (
     Prefilled,
     chunk_tokens,
@@ -75,6 +76,7 @@ class Scheduler:
         self._admitting: list[Sequence] = []  # between the queue and a batch
         self._running: dict[Row, Sequence] = {}
         self._batches: list[Batch] = []
+        self._pace = Pace()
         self._depth = 0  # prefills that are under way, one inside another
 
     # --- any thread ---
@@ -335,7 +337,7 @@ class Scheduler:
     # --- decoding ---
 
     def _step(self) -> None:
-        """One more token for every row of every batch."""
+        """One more token for every row of every batch, or some more where drafts are right."""
         for batch in tuple(self._batches):
             self._decode(batch)
         self._batches = [batch for batch in self._batches if batch.rows]
@@ -349,13 +351,27 @@ class Scheduler:
             if not batch.rows:
                 return
             sequences = [self._running[row] for row in batch.rows]
-            logits = batch.step([sequence.tokens[-1] for sequence in sequences])
-            for sequence, scores in zip(sequences, logits, strict=True):
-                self._pick(sequence, scores)
+            drafts = self._drafts(batch, sequences)
+            begun_s = time.perf_counter()
+            inputs = [
+                [one.tokens[-1], *draft] for one, draft in zip(sequences, drafts, strict=True)
+            ]
+            logits = batch.step(inputs)
+            batch.keep(list(map(self._pick_along, sequences, drafts, logits)))
+            seconds = time.perf_counter() - begun_s
+            self._pace.measure(len(sequences), logits.shape[1], seconds)
             self._drop_ended(batch)
         except Exception as error:  # noqa: BLE001 - the engine must outlive a step that breaks
             self._lose(batch.rows, error)
             batch.leave(batch.rows)
+
+    def _drafts(self, batch: Batch, sequences: list[Sequence]) -> list[list[int]]:
+        """What the next pass checks of each row, as far as it is likely to pay."""
+        if not batch.takes_drafts:
+            return [[] for _ in sequences]
+        drafts = [sequence.draft(MOST_DRAFTED) for sequence in sequences]
+        most = self._pace.width([draft.chances for draft in drafts]) - 1
+        return [draft.tokens[:most] for draft in drafts]
 
     def _unite(self, batch: Batch, other: Batch) -> None:
         rows = list(other.rows)
@@ -366,6 +382,24 @@ class Scheduler:
 
     def _lose(self, rows: list[Row], error: Exception) -> None:
         self._fail([self._running.pop(row) for row in rows if row in self._running], error)
+
+    def _pick_along(self, sequence: Sequence, draft: list[int], logits: torch.Tensor) -> int:
+        """Picks tokens as long as they are those of the draft, and one more -> how many.
+
+        Every token is picked as without a draft, from [tokens, vocabulary] of logits that depend
+        on what was picked before alone. So their distribution is the same: for a guess that is one
+        token, to draw and to compare is what rejection sampling comes to.
+        """
+        sequence.answer.drafted_tokens += len(draft)
+        self._pick(sequence, logits[0])
+        picked = 1
+        for guess, scores in zip(draft, logits[1:], strict=False):
+            if not sequence.answer.wanted or sequence.tokens[-1] != guess:
+                break
+            sequence.answer.accepted_tokens += 1
+            self._pick(sequence, scores)
+            picked += 1
+        return picked
 
     def _pick(self, sequence: Sequence, logits: torch.Tensor) -> None:
         """Picks the sequence's next token. A failure here is of this row alone."""

@@ -12,6 +12,7 @@ import torch
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.batch import Row
 from qwen_vl.engine.local.detokenize import TextStream
+from qwen_vl.engine.local.draft import Draft, Drafter
 from qwen_vl.engine.local.logprobs import Logprobs
 from qwen_vl.engine.local.loops import is_looping
 from qwen_vl.engine.local.preparation import Prepared
@@ -36,6 +37,7 @@ class Sequence:
     text: TextStream
     thought: Thought
     logprobs: Logprobs | None = None  # where they are asked for
+    drafter: Drafter | None = None  # where drafts are wanted
     tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
     row: Row | None = None  # of a batch, once the prompt has been read
     is_broken: bool = False  # its states may be anything
@@ -53,6 +55,11 @@ class Sequence:
         written = self.tokens[: self.row.length - len(self.keys)]
         return np.concatenate([self.keys, np.array(written, dtype=np.int64)])
 
+    def draft(self, most: int) -> Draft:
+        """At most so many tokens that may come after the last one, and never the answer's last."""
+        most = min(most, self.max_new_tokens - len(self.tokens) - 1)
+        return self.drafter.draft(most) if self.drafter else Draft()
+
     def next_token(self, logits: torch.Tensor, end_ids: Collection[int]) -> int:
         """Picks a token; `logits` are [vocabulary]. Raises what `Sampler.next_token` raises."""
         in_thought = self.text.in_thought
@@ -68,6 +75,8 @@ class Sequence:
         in_thought = self.text.in_thought
         self.answer.count_token(in_thought)
         self.tokens.append(token)
+        if self.drafter is not None:
+            self.drafter.push(token)
         if token in end_ids:
             self.finish("stop")
             return

@@ -284,12 +284,19 @@ def _usage(told: Any) -> Usage | None:
     if not (_is_count(prompt) and _is_count(completion)):
         return None
     details = told.get("completion_tokens_details")
-    thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    details = details if isinstance(details, dict) else {}
+
+    def counted(name: str) -> int:
+        value = details.get(name)
+        return value if _is_count(value) else 0
+
     return Usage(
         prompt,
         completion,
         cached if _is_count(cached) else 0,
-        thought if _is_count(thought) else 0,
+        counted("reasoning_tokens"),
+        accepted_tokens=counted("accepted_prediction_tokens"),
+        rejected_tokens=counted("rejected_prediction_tokens"),
     )
 
 
