@@ -72,6 +72,12 @@ class ContextExceeded(BadRequest):
     code = "context_length_exceeded"
 
 
+class PreviousResponseNotFound(BadRequest):
+    """The response to go on from is not stored here; clients send the whole conversation then."""
+
+    code = "previous_response_not_found"
+
+
 class UnsupportedMedia(UserError):
     """Not a picture or clip in one of the formats that are read here."""
 

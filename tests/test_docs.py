@@ -84,7 +84,9 @@ def test_curl_calls_work(command: str, server: httpx.Client, tmp_path: Path) -> 
 
 
 def test_the_client_in_python_works(server: httpx.Client) -> None:
-    (snippet,) = (block for block in blocks("python") if "OpenAI(" in block)
+    snippets = [one for one in blocks("python") if "OpenAI(" in one or "client.responses" in one]
+    assert len(snippets) == 2
+    snippet = "\n".join([*snippets, "assert more.previous_response_id == first.id"])
     snippet = snippet.replace("http://127.0.0.1:7860", str(server.base_url).rstrip("/"))
     done = subprocess.run(
         [sys.executable, "-c", snippet],

@@ -13,6 +13,7 @@ from test_api import CHAT, asking, serving
 
 from qwen_vl.api import schemas as s
 from qwen_vl.api.docs import page, schema
+from qwen_vl.api.responses import schemas as r
 from qwen_vl.errors import Busy
 from qwen_vl.sampling import FIELDS, help_of, json_schema, range_of, wire_names
 
@@ -32,6 +33,15 @@ def test_answers_have_the_shapes_of_the_reference() -> None:
             s.ChatCompletionChunk.model_validate(event)
         for event in events(client.post("/stream_chat", json={"text": "Hi"}).text):
             s.TokenEvent.model_validate(event)
+        asked: dict[str, object] = {"input": "Hi"}
+        answered = r.ResponseObject.model_validate(client.post("/v1/responses", json=asked).json())
+        assert answered.status == "completed"
+        path = f"/v1/responses/{answered.id}"
+        r.ResponseDeleted.model_validate(client.delete(path).json())
+        streamed = {**asked, "stream": True}
+        lines = client.post("/v1/responses", json=streamed).text.splitlines()
+        told = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert r.ResponseEvent.model_validate_json(told[-1]).type == "response.completed"
         taken = client.post("/inference", json={"text": "Hi"}).json()
         path = f"/result/{s.JobTaken.model_validate(taken).task_id}"
         until(lambda: client.get(path).json()["status"] == "done")
@@ -54,7 +64,7 @@ def test_refusals_of_the_engine_have_their_shape() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_reference_tells_every_sampling_field(name: str) -> None:
     shapes = schema()["components"]["schemas"]
-    for request in ("ChatRequest", "SimpleRequest"):
+    for request in ("ChatRequest", "SimpleRequest", "ResponsesRequest"):
         for wire in wire_names(name):
             told = shapes[request]["properties"][wire]
             assert told == json_schema(name)
@@ -66,7 +76,9 @@ def test_the_reference_tells_every_sampling_field(name: str) -> None:
         assert float(number.get("maximum", "inf")) == high
 
 
-@pytest.mark.parametrize("model", [s.ChatRequest, s.SimpleRequest, s.ChatCompletion, s.Error])
+@pytest.mark.parametrize(
+    "model", [s.ChatRequest, s.SimpleRequest, s.ChatCompletion, s.Error, r.ResponsesRequest]
+)
 def test_examples_have_the_shape_that_they_explain(model: Any) -> None:
     (example,) = schema()["components"]["schemas"][model.__name__]["examples"]
     model.model_validate(example)

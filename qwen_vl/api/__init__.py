@@ -1,4 +1,4 @@
-"""An HTTP API over an engine: OpenAI-compatible chat completions, plain streams, jobs, figures.
+"""An HTTP API over an engine: OpenAI-compatible chats and responses, plain streams, jobs, figures.
 
 `build_router(...).routes` go into a server, which needs no exception handlers: the routes answer
 their own errors. No text or picture of a conversation is logged. Knows HTTP. Does not know which
@@ -29,6 +29,7 @@ from qwen_vl.api.guards import Guards
 from qwen_vl.api.openai_format import ClipFacts, Completion, usage_object
 from qwen_vl.api.payloads import release
 from qwen_vl.api.places import Places
+from qwen_vl.api.responses import Responses
 from qwen_vl.api.sessions import Session, Sessions
 from qwen_vl.api.several import AskMore, Several
 from qwen_vl.config import Settings
@@ -65,7 +66,7 @@ def build_router(
     """
     router = APIRouter()
     service = _Service(engine, settings, jobs, metrics, is_ending)
-    guards = service.guards
+    guards, responses = service.guards, service.responses
     methods_of: dict[str, list[str]] = {}
     for method, path, endpoint, check in (
         ("GET", "/health", service.health, _no_guard),
@@ -73,6 +74,10 @@ def build_router(
         ("GET", "/v1/models/{name:rest}", service.model, guards),
         ("POST", "/v1/chat/completions", service.chat_completions, guards),
         ("POST", "/v1/completions", service.completions, guards),
+        ("POST", "/v1/responses", responses.create, guards),
+        ("GET", "/v1/responses/{response_id}", responses.retrieve, guards),
+        ("DELETE", "/v1/responses/{response_id}", responses.delete, guards),
+        ("POST", "/v1/responses/{response_id}/cancel", responses.cancel, guards),
         ("POST", "/stream_chat", service.stream_chat, guards),
         ("POST", "/mcp", service.mcp, guards),
         ("POST", "/inference", service.submit, guards),
@@ -135,6 +140,9 @@ class _Service:
         self.guards = Guards(settings)
         self.reader = Reader(engine, settings)
         self.sessions = Sessions()
+        self.responses = Responses(
+            self.reader, self.sessions, self.guards.owner, self._ask, self._clip_facts
+        )
         self.started = int(time.time())
 
     async def health(self, request: Request) -> Response:
@@ -178,11 +186,10 @@ class _Service:
         """One answer, whole or as server-sent events. The client ends the work by leaving."""
         call = await self.reader.chat(request)
         answer = await self._ask_all([call], request)
-        compact = call.has_pairs and self.engine.status().family.pairs_frames
         completion = Completion(
             self.engine.model_id,
             call.include_usage,
-            ClipFacts(call.frames_s, call.damaged_s, compact),
+            self._clip_facts(call),
             call.params.logprobs is not None,
             call.n,
         )
@@ -285,6 +292,10 @@ class _Service:
                 ask = partial(self.engine.stream, call.messages, params, scope)
                 asks.append(partial(self.asking_texts.run, ask))
         return Several(first, asks[1:], n) if len(asks) > 1 else first
+
+    def _clip_facts(self, call: Call) -> ClipFacts:
+        compact = call.has_pairs and self.engine.status().family.pairs_frames
+        return ClipFacts(call.frames_s, call.damaged_s, compact)
 
     def _scope(self, call: Call, request: Request) -> str:
         owner = self.guards.owner(request)

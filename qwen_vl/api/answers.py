@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -30,6 +30,7 @@ DONE = "data: [DONE]\n\n"
 
 Chunks = AsyncGenerator[Chunk | None, None]  # None: nothing came for `KEEP_ALIVE_S`
 Told = Callable[[Chunk], Iterator[Mapping[str, Any]]]  # a chunk -> what events say of it
+Failed = Callable[[UserError], Iterable[Mapping[str, Any]]]  # the last events, where it breaks off
 
 
 async def pull(answer: Answer | Several, request: Request) -> Chunks:
@@ -77,23 +78,36 @@ async def whole(chunks: Chunks) -> list[Chunk]:
     return got
 
 
+def _refused(error: UserError) -> Iterable[Mapping[str, Any]]:
+    return [error_object(error)]
+
+
 async def streamed(
-    chunks: Chunks, told: Told, opening: Sequence[Mapping[str, Any]] = ()
+    chunks: Chunks,
+    told: Told,
+    opening: Sequence[Mapping[str, Any]] = (),
+    failed: Failed = _refused,
+    end: str = DONE,
 ) -> Response:
-    """Server-sent events: `opening`, what `told` makes of each chunk, and [DONE].
+    """Server-sent events: `opening`, what `told` makes of each chunk, and `end`.
 
     Waits for the first chunk, so that until then an error has its own HTTP status.
     """
     first = await anext(chunks)
     return StreamingResponse(
-        _events(first, chunks, told, opening),
+        _events(first, chunks, told, opening, failed, end),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
 async def _events(
-    first: Chunk | None, chunks: Chunks, told: Told, opening: Sequence[Mapping[str, Any]]
+    first: Chunk | None,
+    chunks: Chunks,
+    told: Told,
+    opening: Sequence[Mapping[str, Any]],
+    failed: Failed,
+    end: str,
 ) -> AsyncGenerator[str, None]:
     async with contextlib.aclosing(chunks):
         try:
@@ -104,14 +118,16 @@ async def _events(
             async for chunk in chunks:
                 for text in _texts(chunk, told):
                     yield text
-            yield DONE
+            yield end
         except ClientDisconnect:
             return
         except UserError as error:
-            yield _event(error_object(error))
+            for payload in failed(error):
+                yield _event(payload)
         except Exception:  # a bug: logged whole here, told to the client without details
             logger.exception("an answer broke off")
-            yield _event(error_object(Bug()))
+            for payload in failed(Bug()):
+                yield _event(payload)
 
 
 def _texts(chunk: Chunk | None, told: Told) -> list[str]:
@@ -121,4 +137,7 @@ def _texts(chunk: Chunk | None, told: Told) -> list[str]:
 
 
 def _event(payload: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(payload)}\n\n"  # ASCII only: some clients split lines at U+2028
+    """Where an event has a type, as in OpenAI's newer API, that is its name, too."""
+    name = f"event: {payload['type']}\n" if "type" in payload else ""
+    data = json.dumps(payload)  # ASCII only: some clients split lines at U+2028
+    return f"{name}data: {data}\n\n"

@@ -18,7 +18,7 @@ from qwen_vl.api.clips import ClipReader
 from qwen_vl.api.completions import fields_of, logprobs_of, prompts_of
 from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
 from qwen_vl.api.logprobs import asked_logprobs
-from qwen_vl.api.messages import from_openai, parts_in
+from qwen_vl.api.messages import from_openai, parts_in, with_one_system
 from qwen_vl.api.payloads import Payloads, flag, hold, media_type
 from qwen_vl.api.places import Places
 from qwen_vl.api.spellings import in_openai_form, with_template_arguments
@@ -58,6 +58,7 @@ class Call:
     salt: str = ""  # divides what is cached for one caller further
     damaged_s: tuple[tuple[float, float], ...] = ()  # stretches of its clips that were not decoded
     fields: Mapping[str, Any] = field(default_factory=dict)  # as they came, where a session follows
+    added: Sequence[Message] = ()  # of the messages, those that came with the request itself
 
     @property
     def frames_s(self) -> tuple[float, ...]:
@@ -113,16 +114,18 @@ class Reader:
             raise Unsupported("'cache_salt' is not for jobs: leave it out.")
         return _one_text(call)
 
-    async def chat_from(self, request: Request, raw: dict[str, Any]) -> Call:
-        """A chat completion in the OpenAI format, changed in place."""
+    async def chat_from(
+        self, request: Request, raw: dict[str, Any], earlier: Sequence[Message] = ()
+    ) -> Call:
+        """A chat completion in the OpenAI format, changed in place; `earlier` goes before it."""
         in_openai_form(raw.get("messages"))
         await self._fetch_images(request, raw)
         if not _parts(raw, "video_url"):
             places = self._pictures if _parts(raw, "image_url", "video") else self._texts
-            return await places.run(lambda: self._parse_chat(raw, threading.Event()))
+            return await places.run(lambda: self._parse_chat(raw, threading.Event(), earlier))
         has_left = threading.Event()
         return await self._clips.run_for(
-            request, lambda: self._parse_chat(raw, has_left), has_left.set
+            request, lambda: self._parse_chat(raw, has_left, earlier), has_left.set
         )
 
     async def keyframes(self, request: Request, part: Mapping[str, Any]) -> list[ImagePart]:
@@ -173,18 +176,23 @@ class Reader:
 
     # --- parsing: blocking, in a thread ---
 
-    def _parse_chat(self, raw: Mapping[str, Any], has_left: threading.Event) -> Call:
+    def _parse_chat(
+        self, raw: Mapping[str, Any], has_left: threading.Event, earlier: Sequence[Message]
+    ) -> Call:
         """Reads what this server knows; `model` and unknown fields change nothing."""
         stream, usage = _streaming(raw)
         clips = ClipReader(self.settings, has_left)
         others = {"video_url": clips.clip, "video": clips.frames}
-        messages = from_openai(raw.get("messages"), self.settings, others)
+        added = messages = from_openai(raw.get("messages"), self.settings, others)
+        if earlier:
+            messages = with_one_system([*earlier, *added])
+            check_conversation(messages, self.settings)
         params = self.params(raw, messages)
         if raw.get("response_format") is not None and params.constraint is not None:
             messages = _with_system(messages, _told(params.constraint))
         salt, damaged_s = _name(raw, "cache_salt"), tuple(clips.damaged_s)
-        n = self._n(raw)
-        return Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s, n=n)
+        call = Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s, added=added)
+        return replace(call, n=self._n(raw))
 
     def _parse_completion(self, raw: Mapping[str, Any]) -> tuple[list[Call], bool]:
         prompts, n, most = prompts_of(raw), self._n(raw), self.settings.max_batch

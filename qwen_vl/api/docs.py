@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from qwen_vl import __version__
 from qwen_vl.api import schemas as s
+from qwen_vl.api.responses import schemas as r
 
 Schema = dict[str, Any]
 
@@ -25,6 +26,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     *(s.ChatRequest, s.TextRequest, s.SimpleRequest, s.PictureForm),
     *(s.ChatCompletion, s.ChatCompletionChunk, s.TokenEvent, s.JobTaken, s.JobResult),
     *(s.TextCompletion, s.ModelList, s.Model, s.Health, s.Error),
+    *(r.ResponsesRequest, r.ResponseObject, r.ResponseEvent, r.ResponseDeleted),
 )
 _ERRORS = {
     "400": "Malformed",
@@ -97,6 +99,7 @@ def _paths() -> Schema:
         "description": "Loading, failed or draining; the same fields",
         "content": _content(json=s.Health),
     }
+    response = _content(json=r.ResponseObject)
     task = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/v1/chat/completions": {
@@ -112,6 +115,26 @@ def _paths() -> Schema:
                 _content(json=s.TextCompletion, events=s.TextCompletion),
                 _content(json=s.TextRequest),
             )
+        },
+        "/v1/responses": {
+            "post": _operation(
+                "respond", "One response, in OpenAI's newer format",
+                "The response, whole or as named events",
+                _content(json=r.ResponseObject, events=r.ResponseEvent),
+                _content(json=r.ResponsesRequest),
+            )
+        },
+        "/v1/responses/{response_id}": {
+            "parameters": [{**task, "name": "response_id"}],
+            "get": _operation("response", "A stored response", "It", response),
+            "delete": _operation(
+                "forget", "Forget a stored response", "It is forgotten",
+                _content(json=r.ResponseDeleted),
+            ),
+        },
+        "/v1/responses/{response_id}/cancel": {
+            "parameters": [{**task, "name": "response_id"}],
+            "post": _operation("end", "End a stream from elsewhere", "As far as it came", response),
         },
         "/stream_chat": {
             "post": _operation(

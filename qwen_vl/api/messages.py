@@ -55,12 +55,12 @@ def from_openai(
         return parts
 
     messages = [_openai_message(item, f"messages[{i}]", read) for i, item in enumerate(raw)]
-    messages = _with_one_system(messages)
+    messages = with_one_system(messages)
     check_conversation(messages, settings)
     return messages
 
 
-def _with_one_system(messages: list[Message]) -> list[Message]:
+def with_one_system(messages: list[Message]) -> list[Message]:
     """All system messages as one in front: templates take no other, and clients send several."""
     systems = [message for message in messages if message.role == "system"]
     if not systems or (len(systems) == 1 and systems[0] is messages[0]):
@@ -144,7 +144,7 @@ def _openai_parts(
         url, detail = address.get("url"), address.get("detail")
         if not isinstance(url, str):
             raise BadRequest(f"{where}.image_url.url must be a string: a data: URI.")
-        if detail not in (None, "auto", "low", "high"):
+        if detail not in (None, "auto", "low", "high", "original"):
             raise BadRequest(f"{where}.image_url.detail must be auto, low or high.")
         most_tokens = LOW_DETAIL_TOKENS if detail == "low" else None
         return [ImagePart(open_data_uri(url, settings), most_tokens=most_tokens)]

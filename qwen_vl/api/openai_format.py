@@ -88,13 +88,7 @@ class Completion:
 
     def _usage(self, chunk: Chunk) -> dict[str, Any] | None:
         usage = usage_object(chunk.usage)
-        if usage is not None and self.clips.frames_s:
-            usage["frames_s"] = list(self.clips.frames_s)
-        if usage is not None and self.clips.damaged_s:
-            usage["damaged_s"] = [list(stretch) for stretch in self.clips.damaged_s]
-        if usage is not None and self.clips.compact:
-            usage["compact"] = True
-        return usage
+        return None if usage is None else {**usage, **clip_fields(self.clips)}
 
     def _piece(self, number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": number, "delta": delta, "finish_reason": None, **more}
@@ -105,6 +99,16 @@ class Completion:
     def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**head, "choices": choices, **more}
+
+
+def clip_fields(clips: ClipFacts) -> dict[str, Any]:
+    """What a usage tells of clips; nothing where there were none."""
+    told: dict[str, Any] = {}
+    if clips.frames_s:
+        told["frames_s"] = list(clips.frames_s)
+    if clips.damaged_s:
+        told["damaged_s"] = [list(stretch) for stretch in clips.damaged_s]
+    return told | ({"compact": True} if clips.compact else {})
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from qwen_vl.schema import FinishReason, LoadState
 from qwen_vl.tools import MOST_TOOLS
 
 # A small red square, so that the examples can be tried as they stand.
-_PICTURE = (
+PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4Ad"
     "MDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="
 )
@@ -34,7 +34,7 @@ def _example(**fields: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
-def _sampled(**example: Any) -> ConfigDict:
+def sampled(**example: Any) -> ConfigDict:
     """For requests that take the sampling fields too."""
 
     def add(schema: dict[str, Any]) -> None:
@@ -209,12 +209,12 @@ class Constrained(BaseModel):
 
 
 class ChatRequest(Constrained):
-    model_config = _sampled(
+    model_config = sampled(
         messages=[
             {
                 "role": "user",
                 "content": [
-                    {"type": "image_url", "image_url": {"url": _PICTURE}},
+                    {"type": "image_url", "image_url": {"url": PICTURE}},
                     {"type": "text", "text": "What is in the picture?"},
                 ],
             }
@@ -255,7 +255,7 @@ class ChatRequest(Constrained):
 class TextRequest(Constrained):
     """Texts to go on with, without a chat template; at most --max-batch answers in all."""
 
-    model_config = _sampled(prompt="There are three shapes:", max_tokens=16, temperature=0)
+    model_config = sampled(prompt="There are three shapes:", max_tokens=16, temperature=0)
 
     prompt: (
         Annotated[str, Field(min_length=1)]
@@ -273,7 +273,7 @@ class TextRequest(Constrained):
 
 
 class SimpleRequest(Constrained):
-    model_config = _sampled(text="Hello", session_id="a-random-name")
+    model_config = sampled(text="Hello", session_id="a-random-name")
 
     text: Annotated[str, Field(min_length=1)]
     image: DataUri | None = None

@@ -35,7 +35,8 @@ _LOGIN = ("/login", "/login/")
 _HEALTH = "/health"
 _API = (_HEALTH, "/stream_chat", "/inference", "/metrics", "/docs", "/openapi.json", "/mcp")
 _API_FOLDERS = ("/v1/", "/result/")
-_WITHOUT_V1 = ("/chat/completions", "/completions", "/models")  # a base URL that lacks it
+# A base URL that lacks it.
+_WITHOUT_V1 = ("/chat/completions", "/completions", "/responses", "/models")
 _CODINGS = ("gzip", "x-gzip", "deflate")
 
 
