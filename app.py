@@ -27,6 +27,7 @@ with installed.or_told():
     from qwen_vl.gate.server import PortTaken, Server, listen
     from qwen_vl.heap import trim_heap
     from qwen_vl.jobs import BadJobFile, Jobs, check_file
+    from qwen_vl.laps import Laps
     from qwen_vl.metrics import Measured, Metrics
 
 log = logging.getLogger("app")
@@ -88,6 +89,7 @@ def serve(
             "this server is public and has no --api-key: its API is %s",
             "open to everybody" if api_is_open(settings) else "off (--api on opens it)",
         )
+    laps = Laps("libraries loaded")
     with ExitStack() as opened:
         sockets = sockets or listen(settings.host.strip("[]"), settings.port)
         metrics = Metrics()
@@ -105,6 +107,8 @@ def serve(
         opened.callback(jobs.close)
         router = api.build_router(engine, settings, jobs, metrics, is_ending=stop.is_set)
         launch(demo, settings, router.routes, sockets)
+        laps.end("page built")
+        log.info("the page is up %s", laps)
         while engine.status().state == "loading" and not stop.wait(LOOK_S):
             pass
         spare_the_collector()

@@ -57,7 +57,7 @@ def test_a_stopped_server_finishes_what_it_has_begun() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_port_0_is_a_free_one(host: str) -> None:
+def test_port_0_is_a_free_one_and_the_log_tells_where_the_seconds_went(host: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "app.py", "--model", "bundled", "--port", "0", "--host", host],
         cwd=ROOT,
@@ -67,11 +67,13 @@ def test_port_0_is_a_free_one(host: str) -> None:
         text=True,
     )
     try:
-        said = ""
-        while "Running on local URL" not in said:
-            said = process.stdout.readline()
-            assert said, "the app ended"
-        address = re.search(r"http://\S+", said)[0]
+        told = ""
+        for awaited in ("Running on local URL", "the page is up", "model loaded"):
+            while awaited not in told:
+                said = process.stdout.readline()
+                assert said, "the app ended"
+                told += said
+        address = re.search(r"Running on local URL: +(http://\S+)", told)[1]
         assert httpx.get(f"{address.rstrip('/')}/v1/models", timeout=PATIENCE_S).status_code == 200
     finally:
         process.kill()

@@ -20,7 +20,6 @@ from qwen_vl.engine.local import preparation
 from qwen_vl.engine.local.constrain import Grammars
 from qwen_vl.engine.local.detokenize import TextStream
 from qwen_vl.engine.local.draft import Drafter
-from qwen_vl.engine.local.laps import Laps
 from qwen_vl.engine.local.logprobs import Logprobs
 from qwen_vl.engine.local.own_texts import read_own_texts
 from qwen_vl.engine.local.prefix import PrefixStore, token_keys
@@ -45,6 +44,7 @@ from qwen_vl.errors import (
 )
 from qwen_vl.families import BUNDLED, DEFAULT
 from qwen_vl.heap import share_heaps
+from qwen_vl.laps import Laps
 from qwen_vl.models import too_large
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import EngineStats, EngineStatus, Message, is_raw

@@ -41,7 +41,7 @@ class Rounding(QuantizationConfigMixin):
     def __init__(
         self, scheme: str, product_dtype: torch.dtype, stored: Path | None = None, **_: Any
     ) -> None:
-        self.quant_method = _METHOD
+        self.quant_method = _METHOD  # type: ignore[assignment]
         self.scheme = scheme
         self.product_dtype = product_dtype
         self.stored = stored
@@ -53,7 +53,7 @@ class Rounding(QuantizationConfigMixin):
 class _Quantizer(HfQuantizer):
     quantization_config: Rounding
 
-    def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
+    def param_needs_quantization(self, model: Any, param_name: str, **more: Any) -> bool:
         """Not for tied ones: only transformers knows in the end what they are tied to."""
         path, _, name = param_name.rpartition(".")
         if self.quantization_config.stored or name != "weight":

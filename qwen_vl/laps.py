@@ -18,7 +18,7 @@ class Laps:
         self._ends_s.append((stage, time.time()))
 
     def __str__(self) -> str:
-        """ "5.9 s after the start: libraries loaded 4.0 s, ..." """
+        """As in: 5.9 s after the start: libraries loaded 4.0 s, model found 1.9 s."""
         told, before_s = [], self._began_s
         for stage, end_s in self._ends_s:
             told.append(f"{stage} {end_s - before_s:.1f} s")
