@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from conftest import opened
-from PIL import Image
 from support import tiny_models
 from support.scripted_engine import READY, ScriptedEngine
 
@@ -18,8 +17,8 @@ from qwen_vl.engine import Engine, open_engine
 from qwen_vl.families import BUNDLED, FAMILIES, TIMELINE_PROMPT, family_by_name, family_of
 from qwen_vl.schema import EngineStatus, Family
 from qwen_vl.ui.answers import Progress, turns_of
-from qwen_vl.ui.drawings import marks_in
 from qwen_vl.ui.grounding import Box
+from qwen_vl.ui.places import marks_in
 
 SWITCHED = "{% if enable_thinking %}<think>{% endif %}"
 SIZE = (560, 280)  # whole visual tokens of 28 px: the processor leaves it as it is
@@ -51,10 +50,10 @@ def test_a_qwen2_5_vl_counts_pixels_whatever_its_folder_is_called(tmp_path: Path
     with running(tiny_models.qwen2_5_vl(tmp_path / "my-7b")) as engine:
         family = engine.status().family
     answer = '{"bbox_2d": [140, 70, 280, 140], "label": "cat"}'
-    (box,) = marks_in(answer, Image.new("RGB", SIZE), family, 1280)
+    ((_, box),) = marks_in(answer, SIZE, family, 1280)
     assert isinstance(box, Box)
     assert (box.x1, box.y1, box.x2, box.y2) == pytest.approx((250, 250, 500, 500))
-    (other,) = marks_in(answer, Image.new("RGB", SIZE), FAMILIES["qwen3_vl"], 1280)
+    ((_, other),) = marks_in(answer, SIZE, FAMILIES["qwen3_vl"], 1280)
     assert isinstance(other, Box)
     assert (other.x1, other.x2) == (140, 280)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import clip_files
+from support.places import places_told
 from support.scripted_engine import READY, SEEING, SPEED, TEXT_ONLY, USAGE, ScriptedEngine, echo
 from support.until import PATIENCE_S, until
 from test_api import serving
@@ -40,7 +41,7 @@ from qwen_vl.ui.markup import from_page, to_page
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import PRESET, SHOWN, Knobs, preset_values
 from qwen_vl.ui.status import Watch, banner_html, header_html
-from qwen_vl.ui.strings import EN, ZH, language_of
+from qwen_vl.ui.strings import EN, SCRIPT_EN, SCRIPT_ZH, ZH, language_of
 from qwen_vl.ui.video import VideoChat
 
 SETTINGS = Settings()
@@ -602,17 +603,18 @@ def test_an_answer_of_blanks_alone_says_so() -> None:
     assert notes(history)[0] == EN["empty_answer"]
 
 
-def test_places_in_an_answer_are_drawn_and_not_sent_back(uploads: Path) -> None:
+def test_places_in_an_answer_are_shown_and_not_sent_back(uploads: Path) -> None:
     answer = '```json\n[{"bbox_2d": [100, 100, 900, 900], "label": "square"}]\n```'
     engine = ScriptedEngine(lambda _: answer)
     chat = chat_with(engine)
     history = send(chat, [], "where?", picture(uploads))
-    drawn = history[-1]
-    assert is_page_turn(drawn)
-    with Image.open(drawn["content"][0]["file"]["path"]) as image:
-        assert image.size == (64, 48)
-        assert image.convert("RGB").getpixel((32, 24)) == pytest.approx((255, 0, 0), abs=12)
-        assert len(image.convert("RGB").getcolors(maxcolors=64 * 48) or []) > 1
+    shown = history[-2]
+    assert is_page_turn(shown)
+    (told,) = places_told(shown)["pictures"]
+    assert told["marks"] == [{"at": [100, 100, 900, 900], "label": "square"}]
+    with Image.open(told["path"]) as image:  # nothing is drawn into it
+        assert image.size == (told["width"], told["height"]) == (64, 48)
+        assert len(image.convert("RGB").getcolors(maxcolors=64 * 48) or []) == 1
     send(chat, history, "thanks")
     assert sum(len(message.images) for message in engine.requests[-1][0]) == 1
     assert engine.requests[-1][0][1].text == answer
@@ -651,13 +653,15 @@ def test_a_webcam_picture_joins_what_is_in_the_box() -> None:
 
 
 def test_both_languages_say_the_same_things() -> None:
-    assert EN.keys() == ZH.keys()
-    for key, text in EN.items():
-        fields = {part.split("}")[0] for part in text.split("{")[1:]}
-        assert fields == {part.split("}")[0] for part in ZH[key].split("{")[1:]}, key
+    for english, chinese in ((EN, ZH), (SCRIPT_EN, SCRIPT_ZH)):
+        assert english.keys() == chinese.keys()
+        for key, text in english.items():
+            fields = {part.split("}")[0] for part in text.split("{")[1:]}
+            assert fields == {part.split("}")[0] for part in chinese[key].split("{")[1:]}, key
     assert language_of(request(language="zh-CN,zh;q=0.9,en;q=0.8")) == "zh"
     assert language_of(request(language="fr,zh;q=0.5")) == "en"
-    assert language_of(request(language="zh-HK")) == "en"  # as Gradio's own labels are then
+    for chinese in ("zh", "zh-HK", "zh-TW", "zh-Hans"):
+        assert language_of(request(language=chinese)) == "zh"
 
 
 def test_the_page_builds_and_exposes_its_two_endpoints_alone() -> None:
@@ -687,10 +691,11 @@ def video_with(engine: ScriptedEngine, **settings: Any) -> VideoChat:
 
 
 def extracted(video: VideoChat, path: str, *how: Any) -> list[Any]:
-    frames, gallery, choices, note = video.extract(
+    frames, strip, choices, note = video.extract(
         path, *how, False, request(), lambda *_, **__: None
     )
-    assert len(gallery) == len(frames)
+    assert strip.count('type="checkbox"') == len(frames)
+    assert all(f'data-at="{frame.time_s}"' in strip for frame in frames)
     assert choices.constructor_args["value"] == list(range(len(frames)))
     assert str(len(frames)) in note
     return list(frames)
@@ -733,7 +738,7 @@ def test_broken_clips_say_so_and_show_no_frames(uploads: Path, toasts: list[str]
     video = video_with(ScriptedEngine())
     (uploads / "empty.mp4").write_bytes(b"")
     result = video.extract(str(uploads / "empty.mp4"), "interval", 5, 8, 16, False, request())
-    assert result[0] == result[1] == []
+    assert (result[0], result[1]) == ([], "")
     assert toasts[0] in result[3]
     assert video.extract(None, "interval", 5, 8, 16, False, request())[3] == EN["no_clip"]
 
@@ -786,21 +791,12 @@ def test_frames_in_pairs_are_told_under_the_answer(uploads: Path) -> None:
     assert EN["compact_used"] not in notes(history)
 
 
-def test_left_out_frames_are_marked_in_the_gallery(uploads: Path) -> None:
-    video = video_with(ScriptedEngine())
-    frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
-    captions = [caption for _, caption in video.show_kept(frames, [0, 2], request())]
-    assert captions == ["0.0 s", "✕ 5.0 s", "10.0 s"]
-
-
 def test_frames_that_the_server_has_lost_are_told(uploads: Path, toasts: list[str]) -> None:
     video = video_with(ScriptedEngine())
-    assert video.show_kept([], [0, 2], request()) == gr.skip()
-    assert video.seek([], event(1), request()) == gr.skip()
     asked = video.retry(user_turns("what?", []), [], [0], event(0), request())
     assert asked[1] == gr.skip()
     assert not video.is_wanted(request())
-    assert toasts == [EN["no_frames"]] * 3
+    assert toasts == [EN["no_frames"]]
 
 
 @pytest.mark.parametrize("how", [(None, 8, 16), (5, None, 16), (5, 8, None)])
@@ -831,8 +827,8 @@ def test_another_clip_ends_the_reading_of_the_old_one(
     )
     reader.start()
     assert begun.wait(PATIENCE_S)
-    *_, frames, gallery, kept, note = video.new_clip(request())
-    assert (frames, gallery, kept.constructor_args["value"], note) == ([], [], [], "")
+    *_, frames, strip, kept, note = video.new_clip(request())
+    assert (frames, strip, kept.constructor_args["value"], note) == ([], "", [], "")
     reader.join(PATIENCE_S)
     assert reads == [(gr.skip(),) * 4]
 
@@ -862,17 +858,27 @@ def test_a_text_only_model_is_not_asked_about_clips(uploads: Path, toasts: list[
 
 
 def test_the_timeline_button_asks_for_a_timeline(uploads: Path) -> None:
-    engine = ScriptedEngine(lambda _: "0.0 s: black\n5.0 s: red\n99.0 s: never")
+    engine = ScriptedEngine(lambda _: "0.0 s: black\n5.0 s: red")
     video = video_with(engine)
     frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
     _, asked, *_ = video.ask_timeline([], frames, [0, 1, 2], request())
     assert text_of(asked[0]).startswith(TIMELINE_PROMPT)
     history = last(video.answer(asked, frames, [0, 1, 2], "never", FRAME_KNOBS, request()))
-    assert [option["value"] for option in history[-1]["options"]] == ["0.0", "5.0"]
-    assert video.seek_named(event(0, "5.0")).playback_position == pytest.approx(5.0, abs=0.01)
-    assert video.seek(frames, event(2), request()).playback_position == pytest.approx(
-        10.0, abs=0.01
-    )
+    assert spoken(history)[-1] == "0.0 s: black\n5.0 s: red"
+
+
+def test_a_question_about_a_clip_is_edited_as_in_chat(uploads: Path, toasts: list[str]) -> None:
+    engine = ScriptedEngine()
+    video = video_with(engine)
+    frames = extracted(video, clip(uploads), "interval", 5, 8, 16)
+    history = ask(video, [], "first", frames, [0, 1])
+    history = ask(video, history, "second", frames, [0, 1])
+    _, asked, *_ = video.edit(history, frames, [0], event(0, "changed", "first"), request())
+    history = last(video.answer(asked, frames, [0], "never", FRAME_KNOBS, request()))
+    assert spoken(history) == ["changed", "You said: changed [1 pictures, 1 messages]"]
+    _, kept, *_ = video.edit(history, frames, [0], event(0, " ", "changed"), request())
+    assert spoken(kept) == spoken(history)
+    assert toasts == [EN["empty_edit"]]
 
 
 def test_too_many_frames_for_a_conversation_are_told(uploads: Path, toasts: list[str]) -> None:

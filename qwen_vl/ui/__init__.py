@@ -5,6 +5,7 @@ Knows the Engine protocol and everything below it; never torch, cv2 or the API.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ from qwen_vl.ui.keeping import Keeping
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import PRESET
 from qwen_vl.ui.status import Watch
-from qwen_vl.ui.strings import I18N, label
+from qwen_vl.ui.strings import I18N, SCRIPT_WORDS, label
 from qwen_vl.ui.uploads import Uploads, own_folder
 from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
 STYLE = Path(__file__).with_name("style.css")
-SCRIPTS = tuple(
-    Path(__file__).with_name(f"{name}.js") for name in ("written", "thoughts", "keeping")
+SCRIPTS = (  # in the order in which they run
+    *("say", "written", "thoughts", "keeping"),
+    *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
+    *("times", "timeline", "strip", "access"),
 )
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
@@ -62,6 +65,8 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         # First: Gradio numbers names that come twice, and handlers of the page are named too.
         endpoints.lay_out(endpoints.Endpoints(engine, settings))
         header, banner = watch.lay_out_head()
+        language = gr.Button("中文 / English", size="sm", elem_id="language")
+        language.click(None, js="() => languages.change()", queue=False, api_visibility="private")
         side = sidebar.lay_out(settings, engine.status().family)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(label("chat_tab"), id="chat", elem_id="chat-tab"):
@@ -88,7 +93,9 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
 def launch_options(settings: Settings) -> dict[str, Any]:
     """Arguments for `demo.launch` that belong to the page: looks, words, limits."""
     uploads = Uploads(own_folder(), int(settings.max_upload_mb * MB))
-    guard = Middleware(PageGuard, settings=settings, uploads=uploads)
+    guard = Middleware(
+        PageGuard, settings=settings, uploads=uploads, early_script=_script("language")
+    )
     return {
         "app_kwargs": {"middleware": [guard]},
         "theme": theme(),
@@ -109,8 +116,13 @@ def launch_options(settings: Settings) -> dict[str, Any]:
 def _head() -> str:
     # As "css" every selector would get a prefix that breaks those for the outermost elements.
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
-    scripts = (script.read_text(encoding="utf-8") for script in SCRIPTS)
+    words = f"window.scriptWords = {json.dumps(SCRIPT_WORDS)};"
+    scripts = (words, *map(_script, SCRIPTS))
     return HEAD + style + "".join(f"<script>{{{script}}}</script>" for script in scripts)
+
+
+def _script(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.js").read_text(encoding="utf-8")
 
 
 def theme() -> gr.themes.Base:
@@ -129,6 +141,10 @@ def theme() -> gr.themes.Base:
         block_title_text_weight="500",
         block_title_padding="0",
         layout_gap="10px",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
         block_label_background_fill="none",

@@ -17,6 +17,7 @@ from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Chunk, EngineStatus, FinishReason, Message, Usage
 from qwen_vl.ui.history import Turn, answer_turn, page_turn, text_block, thought_turn
 from qwen_vl.ui.markup import plain, to_page
+from qwen_vl.ui.refusals import told
 from qwen_vl.ui.runs import Asking, Run
 from qwen_vl.ui.strings import say
 
@@ -190,4 +191,6 @@ def stats_line(now: Progress, model_id: str, lang: str) -> str:
 def error_turn(error: UserError, lang: str) -> Turn:
     """A note that says what happened and what to do."""
     hint = say("retry_hint", lang) if isinstance(error, (EngineFailed, StillLoading)) else ""
-    return page_turn(say("error", lang), [text_block(plain(f"{error} {hint}".rstrip()))])
+    return page_turn(
+        say("error", lang), [text_block(plain(f"{told(error, lang)} {hint}".rstrip()))]
+    )

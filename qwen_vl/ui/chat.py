@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components.chatbot import ExampleMessage
+from gradio.utils import get_upload_folder
+from pydantic import ValidationError
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import ImagePart
+from qwen_vl.schema import Message
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
     LATEX,
@@ -27,10 +30,11 @@ from qwen_vl.ui.conversation import (
     index_of,
     session_of,
 )
-from qwen_vl.ui.drawings import drawn_turn
 from qwen_vl.ui.examples import Example, spoken_in
 from qwen_vl.ui.history import (
     Turn,
+    check_paths,
+    files_of,
     has_files,
     take_back,
     up_to_question,
@@ -39,6 +43,9 @@ from qwen_vl.ui.history import (
     with_text,
 )
 from qwen_vl.ui.markup import toast
+from qwen_vl.ui.places import Places
+from qwen_vl.ui.refusals import told
+from qwen_vl.ui.regions import Region
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import Knobs, Sidebar, preset_values
 from qwen_vl.ui.strings import label, language_of, say
@@ -84,7 +91,7 @@ class Chat(Conversation):
         self, engine: Engine, settings: Settings, runs: Runs, examples: Sequence[Example] = ()
     ) -> None:
         super().__init__(engine, settings, runs, "chat", examples)
-        self.drawn_files: set[str] = set()  # Gradio deletes them with its own, after layout
+        self.shown_files: set[str] = set()  # Gradio deletes them with its own, after layout
 
     def send(
         self, box: Box | None, history: list[Turn], system_prompt: str, request: gr.Request
@@ -116,7 +123,7 @@ class Chat(Conversation):
         try:
             self.messages(asked, system_prompt, session_of(request))
         except UserError as error:
-            gr.Warning(toast(str(error)))
+            gr.Warning(toast(told(error, language_of(request))))
             return False
         return True
 
@@ -174,18 +181,35 @@ class Chat(Conversation):
         for shown, question in self.stream(history, make, knobs, request):
             yield shown, gr.skip() if question is None else box_value(*question)
 
-    def after_answer(
-        self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
-    ) -> list[Turn]:
-        """Boxes and points that the answer names, drawn on the picture."""
-        if last is None:
-            return []
-        family = self.engine.status().family
-        drawn = drawn_turn(last.image, answer, family, params.max_image_tokens, lang)
-        if drawn is None:
-            return []
-        self.drawn_files.add(drawn[1])
-        return [drawn[0]]
+    def places_in(self, messages: Sequence[Message], params: SamplingParams) -> Places:
+        return Places(messages, self.engine.status().family, params.max_image_tokens)
+
+    def shown_places(self, places: Places, answer: str, is_over: bool, lang: str) -> list[Turn]:
+        turns = super().shown_places(places, answer, is_over, lang)
+        self.shown_files.update(places.files.values())
+        return turns
+
+    def ask_about(
+        self, text: str, box: Box | None, history: list[Turn], request: gr.Request
+    ) -> Any:
+        """Puts a region that was drawn on a picture into the box, as this model counts places.
+
+        `text` is the JSON of a Region.
+        """
+        files = [path for turn in history if turn["role"] == "user" for path in files_of(turn)]
+        written, added = (box or {}).get("text") or "", (box or {}).get("files") or []
+        try:
+            region = Region.model_validate_json(text)
+            check_paths([*files, *added], Path(get_upload_folder()))
+            opened = self.opened(session_of(request), Path([*files, *added][region.picture - 1]))
+        except (ValidationError, IndexError):
+            return gr.skip()  # no page sends this
+        except UserError as error:
+            gr.Warning(toast(told(error, language_of(request))))
+            return gr.skip()
+        family, tokens = self.engine.status().family, self.settings.image_tokens
+        words = region.words(opened.size, family, tokens, language_of(request))
+        return box_value(f"{words} {written}", added)
 
     def after(self, request: gr.Request) -> Any:
         """The box when an answer has ended, or was not begun because another one is running."""
@@ -218,7 +242,7 @@ class Chat(Conversation):
             allow_tags=False,
             feedback_options=None,
         )
-        self.drawn_files = chatbot.temp_files
+        self.shown_files = chatbot.temp_files
         box = gr.MultimodalTextbox(
             elem_id="chat-box",
             show_label=False,
@@ -241,6 +265,9 @@ class Chat(Conversation):
                     height=260,
                     elem_id="webcam",
                 )
+            region = gr.Button(label("region"), size="sm", elem_id="region", min_width=140, scale=0)
+            drawn = gr.Textbox(visible=False)
+            use_drawn = gr.Button(elem_id="use-region")  # pressed by regions.js
             new_chat = gr.Button(
                 label("new_chat"), size="sm", elem_id="new-chat", min_width=100, scale=0
             )
@@ -261,6 +288,9 @@ class Chat(Conversation):
         box.stop(self.stop, None, None, **UNQUEUED)
         chatbot.undo(self.undo, chatbot, both, **SOON)
         gr.on([chatbot.clear, new_chat.click], self.reset_clear, None, both, **SOON)
+        region.click(None, js="() => regions.open()", **UNQUEUED)
+        taken = "(_, box, history) => [regions.take(), box, history]"
+        use_drawn.click(self.ask_about, [drawn, box, chatbot], box, js=taken, **SOON)
         camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)
         think = side.controls["enable_thinking"]
         gr.on(

@@ -21,7 +21,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.media.pictures import open_image
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import ImagePart, Message, Undecoded, is_paired
+from qwen_vl.schema import Message, Undecoded, is_paired
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.chatbot import from_chatbot
 from qwen_vl.ui.examples import Example, constraint_of
@@ -36,6 +36,7 @@ from qwen_vl.ui.history import (
     text_of,
 )
 from qwen_vl.ui.markup import from_page, toast
+from qwen_vl.ui.places import Places
 from qwen_vl.ui.runs import Run, Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.sidebar import Knobs
@@ -142,10 +143,10 @@ class Conversation:
         """
         check_files(history, Path(get_upload_folder()))
         turns = [_as_written(turn) for turn in history]
-        opened = partial(self._opened, session)
+        opened = partial(self.opened, session)
         return from_chatbot(turns, system_prompt, self.settings, opened)
 
-    def _opened(self, session: str, path: Path) -> Undecoded:
+    def opened(self, session: str, path: Path) -> Undecoded:
         """The picture in a file, the same object for all turns: so it is decoded once."""
         kept = self.pictures.get(session, path)
         if kept is None:
@@ -181,7 +182,7 @@ class Conversation:
             params = replace(params, constraint=form)
             pictures = [part for message in messages for part in message.images]
             run.uses([part.source for part in pictures if not isinstance(part.source, Image.Image)])
-            last = pictures[-1] if pictures else None
+            places = self.places_in(messages, params)
             in_pairs = any(is_paired(part) for part in pictures)
             status = self.engine.status()
             told = progress(self.engine, messages, params, f"page {session}", run, lang)
@@ -191,11 +192,10 @@ class Conversation:
                     yield UNCHANGED
                     return
                 shown = turns_of(now, status, lang)
-                yield [*history, *shown], None
-            if not run.stopped and (
-                more := self.after_answer(last, _answer_of(shown), params, lang)
-            ):
-                shown += more
+                if places is not None and now.text:
+                    is_over = now.finish_reason is not None
+                    at = len(shown) - 1 if is_over else len(shown)  # before the statistics
+                    shown[at:at] = self.shown_places(places, now.text, is_over, lang)
                 yield [*history, *shown], None
             if in_pairs and not run.stopped:
                 yield [*history, *shown, page_turn(say("compact_used", lang))], None
@@ -205,7 +205,7 @@ class Conversation:
                 return
             if error.status in ASKERS_FAULT:
                 # Not in the chat: Gradio's Retry and Undo under it would be the last answer's.
-                gr.Warning(toast(str(error)), duration=REFUSAL_SHOWN_S)
+                gr.Warning(toast(told(error, lang)), duration=REFUSAL_SHOWN_S)
                 before, text, files = take_back(history)
                 yield before, (text, files)
             else:
@@ -214,11 +214,12 @@ class Conversation:
         finally:
             self.runs.end(session, self.place, run)
 
-    def after_answer(
-        self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
-    ) -> list[Turn]:
-        """What the page adds under a whole answer; `last` is the last picture that was sent."""
-        return []
+    def places_in(self, messages: Sequence[Message], params: SamplingParams) -> Places | None:
+        """What shows the places that the answer will name; None on a tab that shows none."""
+        return None
+
+    def shown_places(self, places: Places, answer: str, is_over: bool, lang: str) -> list[Turn]:
+        return places.turns(answer, is_over, lang)
 
 
 def _as_written(turn: Turn) -> Turn:
@@ -226,10 +227,6 @@ def _as_written(turn: Turn) -> Turn:
     if is_page_turn(turn) or files_of(turn):
         return turn
     return {**turn, "content": [text_block(from_page(text_of(turn)))]}
-
-
-def _answer_of(shown: Sequence[Turn]) -> str:
-    return "".join(from_page(text_of(turn)) for turn in shown if not is_page_turn(turn))
 
 
 def _is_waiting(turn: Turn) -> bool:

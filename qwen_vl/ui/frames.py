@@ -5,18 +5,11 @@ Knows pictures, times and messages; knows nothing of clips on disk, pages or mod
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from PIL import Image
 
 from qwen_vl.media.kept import KeptImage
 from qwen_vl.schema import Compact, ImagePart, Message, as_wished
-
-THUMB_SIDE_PX = 320
-_TIME = re.compile(r"(?<![\d.:])(\d{1,5}(?:\.\d{1,3})?) ?(?:s\b|sec|seconds?\b|秒)")
 
 
 @dataclass(frozen=True)
@@ -35,24 +28,6 @@ def seconds(time_s: float) -> str:
     )
 
 
-def gallery_of(frames: Sequence[Frame], kept: Sequence[int]) -> list[Any]:
-    """(thumbnail, caption) of every frame; those left out are pale and crossed."""
-    pictures = []
-    for index, frame in enumerate(frames):
-        thumb = frame.picture.decode()
-        thumb.thumbnail((THUMB_SIDE_PX, THUMB_SIDE_PX))
-        caption = seconds(frame.time_s)
-        if index not in kept:
-            thumb = Image.blend(thumb.convert("L").convert("RGB"), _grey(thumb), 0.7)
-            caption = f"✕ {caption}"
-        pictures.append((thumb, caption))
-    return pictures
-
-
-def _grey(like: Image.Image) -> Image.Image:
-    return Image.new("RGB", like.size, (128, 128, 128))
-
-
 def with_frames(
     messages: Sequence[Message], frames: Sequence[Frame], compact: Compact = False
 ) -> list[Message]:
@@ -63,9 +38,3 @@ def with_frames(
     first = next(i for i, message in enumerate(messages) if message.role == "user")
     question = replace(messages[first], parts=parts + messages[first].parts)
     return [*messages[:first], question, *messages[first + 1 :]]
-
-
-def times_in(text: str, end_s: float, most: int = 12) -> list[float]:
-    """The times in seconds that an answer names, each once, in its order, none after `end_s`."""
-    times = dict.fromkeys(float(found) for found in _TIME.findall(text))
-    return [time_s for time_s in times if time_s <= end_s][:most]

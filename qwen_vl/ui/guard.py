@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vl.config import Settings
+from qwen_vl.ui.early import with_script
 from qwen_vl.ui.headers import GRADIO, page_policy, with_headers
 from qwen_vl.ui.uploads import Uploads
 
@@ -54,8 +55,11 @@ class Refused(Exception):
 class PageGuard:
     """Middleware around the whole app; the API's own routes get their headers and pass."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, uploads: Uploads) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, uploads: Uploads, early_script: str = ""
+    ) -> None:
         self.app = app
+        self.early_script = early_script
         self.settings = settings
         self.uploads = uploads
         self.policy = page_policy(settings.share)
@@ -76,6 +80,8 @@ class PageGuard:
                 await self._upload(scope, receive, send)
             elif scope["method"] == "POST" and path.startswith(GRADIO):
                 await self._call(scope, receive, send)
+            elif scope["method"] == "GET" and path in ("", "/"):
+                await self.app(scope, receive, with_script(send, self.early_script))
             else:
                 await self.app(scope, receive, send)
         except Refused as refused:

@@ -29,7 +29,7 @@ def header_html(status: EngineStatus, lang: str) -> str:
     facts = " · ".join(escape(fact) for fact in (status.device, status.dtype) if fact)
     reason = f'<span class="reason">{escape(status.reason)}</span>' if status.reason else ""
     return (
-        '<div class="head"><span class="brand">Qwen-VL</span>'
+        '<div class="head"><h1 class="brand">Qwen-VL</h1>'
         f'<span class="model" id="model-name">{escape(status.model_id)}</span>'
         f'<span class="pill {status.state}" id="state-pill">'
         f"{escape(say('state_' + status.state, lang))}{percent}</span>"

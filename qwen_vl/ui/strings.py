@@ -80,6 +80,10 @@ EN = {
     "retry_hint": "Press ↻ to try again.",
     "broken": "Something broke inside the app; the cause is in its log.",
     "drawn": "{n} found in the picture",
+    "places_asked": "{n} found: which picture is it about?",
+    "region": "Mark a region",
+    "region_box": "In picture {n}, the region {numbers}:",
+    "region_point": "In picture {n}, the point {numbers}:",
     # video
     "clip": "Clip",
     "method": "Choose frames by",
@@ -100,13 +104,18 @@ EN = {
     "fast_info": "Only stretches where something changes are read in full",
     "compact_used": "Compact: the frames were read in pairs",
     "extract": "Extract keyframes",
-    "frames": "Keyframes (click one to jump there)",
+    "choose_frames": "How frames are chosen",
+    "frames": "Keyframes: click to jump there, tick what the model sees",
+    "ticks_all": "All",
+    "ticks_none": "None",
+    "frame_jump": "Jump to {time}",
+    "frame_use": "Show the model the frame at {time}",
+    "frames_stale": "These frames are from before the change: extract them anew.",
     "use_frames": "Frames the model sees",
     "question": "Ask about the clip…",
     "ask": "Ask",
     "timeline": "Summarise as a timeline",
     "stop_answer": "Stop",
-    "jump": "Jump to",
     "video_empty": "Upload a clip, then ask about it",
     "no_clip": "Upload a clip first.",
     "no_frames": "Extract keyframes first, and leave at least one of them in.",
@@ -183,6 +192,10 @@ ZH = {
     "retry_hint": "点击 ↻ 重试。",
     "broken": "应用内部出错，原因已写入日志。",
     "drawn": "在图中找到 {n} 处",
+    "places_asked": "找到 {n} 处：指的是哪一张图？",
+    "region": "标出区域",
+    "region_box": "图{n}中的区域 {numbers}：",
+    "region_point": "图{n}中的点 {numbers}：",
     "clip": "视频",
     "method": "选帧方式",
     "method_auto": "自动",
@@ -202,13 +215,18 @@ ZH = {
     "fast_info": "只完整读取有变化的片段",
     "compact_used": "紧凑形式：每两帧一起读取",
     "extract": "提取关键帧",
-    "frames": "关键帧：点击可在视频中定位",
+    "choose_frames": "选帧方式与数量",
+    "frames": "关键帧：点击可定位，勾选的交给模型",
+    "ticks_all": "全选",
+    "ticks_none": "全不选",
+    "frame_jump": "跳到 {time}",
+    "frame_use": "将 {time} 的帧交给模型",
+    "frames_stale": "这些帧是更改之前的：请重新提取。",
     "use_frames": "交给模型的帧",
     "question": "就视频提问…",
     "ask": "提问",
     "timeline": "总结为时间线",
     "stop_answer": "停止",
-    "jump": "跳到",
     "video_empty": "上传视频，然后提问",
     "no_clip": "请先上传视频。",
     "no_frames": "请先提取关键帧，并至少保留一帧。",
@@ -221,8 +239,60 @@ ZH = {
     "clip_examples": "示例视频",
 }
 
+# What the page's own scripts say; there as `say("name")`.
+SCRIPT_EN = {
+    "picture": "Picture {n}",
+    "picture_gone": "The server does not have this picture any more: add it again.",
+    "places": "Places in picture {n}",
+    "which_picture": "Which picture is this about?",
+    "place": "Place {n}",
+    "preview": "Preview of the document",
+    "source": "What the model wrote",
+    "download_png": "Download the picture with its marks",
+    "download_json": "Download the places as JSON",
+    "download_coco": "Download the places in COCO's format",
+    "ask_region": "Ask about a region",
+    "mark_region": "Mark a region to ask about",
+    "mark_hint": "Drag a box or click a point. Arrow keys move the box; with Shift they size it.",
+    "mark_done": "Use it in the question",
+    "mark_none": "Add a picture first.",
+    "cancel": "Cancel",
+    "seek": "Jump to this time",
+    "timeline": "Timeline",
+    "show_subtitles": "Show on the player",
+    "download_srt": "Download the timeline as SRT subtitles",
+    "download_vtt": "Download the timeline as WebVTT subtitles",
+    "download_timeline": "Download the timeline as JSON",
+}
+SCRIPT_ZH = {
+    "picture": "图{n}",
+    "picture_gone": "服务器上已没有这张图片：请重新添加。",
+    "places": "图{n}中的位置",
+    "which_picture": "指的是哪一张图？",
+    "place": "位置 {n}",
+    "preview": "文档预览",
+    "source": "模型写出的原文",
+    "download_png": "下载带标记的图片",
+    "download_json": "以 JSON 下载位置",
+    "download_coco": "以 COCO 格式下载位置",
+    "ask_region": "就某个区域提问",
+    "mark_region": "标出要提问的区域",
+    "mark_hint": "拖出一个框，或点一个点。方向键移动框；按住 Shift 改变大小。",
+    "mark_done": "用于提问",
+    "mark_none": "请先添加图片。",
+    "cancel": "取消",
+    "seek": "跳到这个时间",
+    "timeline": "时间线",
+    "show_subtitles": "在播放器上显示",
+    "download_srt": "以 SRT 字幕下载时间线",
+    "download_vtt": "以 WebVTT 字幕下载时间线",
+    "download_timeline": "以 JSON 下载时间线",
+}
+
 WORDS = {"en": EN, "zh": ZH}
-I18N = gr.I18n(**{"en": EN, "zh-CN": ZH, "zh-TW": ZH})
+SCRIPT_WORDS = {"en": SCRIPT_EN, "zh": SCRIPT_ZH}
+CHINESE = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant")
+I18N = gr.I18n(**{"en": EN, **dict.fromkeys(CHINESE, ZH)})
 
 
 def label(key: str) -> Any:
@@ -238,7 +308,7 @@ def say(key: str, lang: str, **fields: object) -> str:
 def language_of(request: gr.Request) -> str:
     """The language that the browser puts first, out of those spoken here.
 
-    Chinese where Gradio speaks it too, so that labels and sentences are in one language.
+    All Chinese is one; `language.js` does the same for labels, and sends what a visitor chose.
     """
     wanted = str(request.headers.get("accept-language", "")).lower()
-    return "zh" if wanted.startswith(("zh-cn", "zh-tw")) else "en"
+    return "zh" if wanted.startswith("zh") else "en"

@@ -22,33 +22,34 @@ from qwen_vl.errors import UserError
 from qwen_vl.heap import trim_heap
 from qwen_vl.media.clips import LOOKING, Clip, Method, extract_keyframes
 from qwen_vl.media.kept import KeptImage
-from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Compact, ImagePart, Message
+from qwen_vl.schema import Compact, Message
 from qwen_vl.ui.conversation import (
     Conversation,
     index_of,
     session_of,
 )
 from qwen_vl.ui.examples import Example, spoken_in
-from qwen_vl.ui.frames import Frame, gallery_of, seconds, times_in, with_frames
+from qwen_vl.ui.frames import Frame, seconds, with_frames
 from qwen_vl.ui.history import (
     Turn,
     check_paths,
-    page_turn,
     take_back,
     up_to_question,
     user_turns,
+    with_edit,
+    with_text,
 )
 from qwen_vl.ui.markup import plain, toast
+from qwen_vl.ui.refusals import told
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.sidebar import Knobs
 from qwen_vl.ui.strings import language_of, say
+from qwen_vl.ui.strip import strip_html, thumbnails
 
 FRAMES_BYTES = 128 * 1024**2  # of all tabs, compressed
 FRAMES_KEPT_S = 24 * 3600.0
 COMPACT: dict[str, Compact] = {"auto": "auto", "always": True, "never": False}  # as the page says
-SEEK_INTO_S = 0.002  # into a frame: on the edge between two, Chromium may show the one before
 
 _UNCHANGED = (gr.skip(),) * 4
 
@@ -61,6 +62,7 @@ class VideoChat(Conversation):
     ) -> None:
         super().__init__(engine, settings, runs, "video", examples)
         # Gradio keeps the list itself as the session's state; dropped here, it is emptied there.
+        self.shown_files: set[str] = set()  # Gradio deletes them with its own, after layout
         self.frames: Shelf[list[Frame]] = Shelf(FRAMES_BYTES, FRAMES_KEPT_S, list.clear)
 
     def extract(
@@ -74,7 +76,7 @@ class VideoChat(Conversation):
         request: gr.Request,
         bar: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
     ) -> tuple[Any, ...]:
-        """A clip -> (frames, gallery, frames to use, what was found or what went wrong)."""
+        """A clip -> (frames, strip, frames to use, what was found or what went wrong)."""
         lang = language_of(request)
         if clip is None:
             return _no_frames(say("no_clip", lang))
@@ -104,8 +106,8 @@ class VideoChat(Conversation):
                 should_stop=lambda: run.stopped,
             )
         except UserError as error:
-            gr.Warning(toast(str(error)))
-            return _no_frames(f"⚠️ {plain(str(error))}")
+            gr.Warning(toast(told(error, lang)))
+            return _no_frames(f"⚠️ {plain(told(error, lang))}")
         finally:
             stopped = run.stopped
             self.runs.end(session, "extract", run)
@@ -124,7 +126,10 @@ class VideoChat(Conversation):
         if clips[-1].damaged_s:
             stretches = (f"{seconds(start)} – {seconds(end)}" for start, end in clips[-1].damaged_s)
             note += " ⚠️ " + say("clip_damaged", lang, stretches=", ".join(stretches))
-        return frames, gallery_of(frames, range(len(frames))), _choices(frames), note
+        pictures = thumbnails(frames)
+        self.shown_files.update(pictures)
+        strip = strip_html(frames, pictures, clip, lang)
+        return frames, strip, _choices(frames), note
 
     def extract_kept(
         self,
@@ -145,20 +150,6 @@ class VideoChat(Conversation):
     def leave(self, request: gr.Request) -> None:
         super().leave(request)
         self.frames.forget(session_of(request))
-
-    def show_kept(self, frames: list[Frame], kept: list[int], request: gr.Request) -> Any:
-        """Shows which frames are left out."""
-        return gallery_of(frames, kept) if frames else _lost(request)
-
-    def seek(self, frames: list[Frame], event: gr.SelectData, request: gr.Request) -> Any:
-        """A click on a frame moves the player to its time."""
-        if index_of(event) >= len(frames):
-            return _lost(request)
-        return gr.Video(playback_position=frames[index_of(event)].time_s + SEEK_INTO_S)
-
-    def seek_named(self, event: gr.SelectData) -> Any:
-        """A click on a time under an answer moves the player there."""
-        return gr.Video(playback_position=float(event.value) + SEEK_INTO_S)
 
     def ask(
         self,
@@ -210,6 +201,27 @@ class VideoChat(Conversation):
         if problem:
             return self._refused(problem, request)
         asked = up_to_question(history, index_of(event))
+        self.begin(request, asked)
+        return (gr.skip(), asked, *buttons_while(True))
+
+    def edit(
+        self,
+        history: list[Turn],
+        frames: list[Frame],
+        kept: list[int],
+        event: gr.EditData,
+        request: gr.Request,
+    ) -> tuple[Any, ...]:
+        """Asks an earlier question in other words. Drops everything after it."""
+        text = event.value if isinstance(event.value, str) else ""
+        lang = language_of(request)
+        problem = self._problem(frames, kept, lang, request)
+        if not problem and not text.strip():
+            problem = say("empty_edit", lang)
+        if problem:  # the page shows the new text already
+            before = with_text(history, index_of(event), event.previous_value)
+            return (gr.skip(), before, *self._refused(problem, request)[2:])
+        asked = with_edit(history, index_of(event), text)
         self.begin(request, asked)
         return (gr.skip(), asked, *buttons_while(True))
 
@@ -280,24 +292,10 @@ class VideoChat(Conversation):
         self.clear(request)
         return chosen.video, chosen.text, [], *_no_frames()
 
-    def after_answer(
-        self, last: ImagePart | None, answer: str, params: SamplingParams, lang: str
-    ) -> list[Turn]:
-        """Buttons for the times that the answer names: they move the player there."""
-        last_s = (last.time_s if last else None) or 0.0
-        times = [{"label": seconds(at), "value": str(at)} for at in times_in(answer, last_s)]
-        return [{**page_turn(say("jump", lang)), "options": times}] if times else []
-
 
 def _no_frames(note: str = "") -> tuple[Any, ...]:
-    """(frames, gallery, frames to use, note) of no clip."""
-    return [], [], _choices([]), note
-
-
-def _lost(request: gr.Request) -> Any:
-    """The page shows frames that the server does not have any more, as after its restart."""
-    gr.Info(say("no_frames", language_of(request)))
-    return gr.skip()
+    """(frames, strip, frames to use, note) of no clip."""
+    return [], "", _choices([]), note
 
 
 def buttons_while(answering: bool) -> tuple[Any, Any, Any]:

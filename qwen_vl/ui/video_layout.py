@@ -28,52 +28,63 @@ def lay_out(
     """
     most = video.settings.max_frames
     frames = gr.State([])
-    with gr.Row(elem_classes="video-row", equal_height=False):
-        with gr.Column(scale=5, min_width=320):
+    with gr.Row(elem_classes="video-top", equal_height=False):
+        with gr.Column(scale=4, min_width=300):
             clip = gr.Video(
                 sources=["upload"],
                 include_audio=True,
                 label=label("clip"),
                 show_label=False,
-                height=300,
+                height=230,
                 elem_id="clip",
             )
-            method = gr.Radio(
-                [(str(label(f"method_{name}")), name) for name in METHODS],
-                value=METHODS[0],
-                label=label("method"),
-                elem_id="method",
+        with gr.Column(scale=6, min_width=300):
+            strip = gr.HTML("", elem_id="frames")
+            note = gr.Markdown("", elem_id="video-note")
+            kept = gr.CheckboxGroup([], label=label("use_frames"), visible=False, elem_id="kept")
+            clips = gr.Dataset(
+                components=[gr.Video(visible=False), gr.Textbox(visible=False)],
+                samples=[[item.video, item.text] for item in video.examples],
+                type="index",
+                label=label("clip_examples"),
+                visible=bool(video.examples),
+                elem_id="clip-examples",
             )
-            with gr.Row():
-                every_s = gr.Number(
-                    5,
-                    minimum=0.1,
-                    label=label("every_s"),
-                    min_width=130,
-                    visible=False,
-                    elem_id="every-s",
-                )
-                count = gr.Number(
-                    min(8, most),
-                    minimum=1,
-                    maximum=most,
-                    precision=0,
-                    label=label("count"),
-                    min_width=130,
-                    visible=False,
-                    elem_id="count",
-                )
-                max_frames = gr.Number(
-                    min(16, most),
-                    minimum=1,
-                    maximum=most,
-                    precision=0,
-                    label=label("max_frames"),
-                    min_width=130,
-                    elem_id="max-frames",
-                )
-            fast = gr.Checkbox(False, label=label("fast"), info=label("fast_info"), elem_id="fast")
-            extract = gr.Button(label("extract"), variant="primary", elem_id="extract")
+    with gr.Accordion(label("choose_frames"), open=False, elem_id="choose-frames"):
+        method = gr.Radio(
+            [(str(label(f"method_{name}")), name) for name in METHODS],
+            value=METHODS[0],
+            label=label("method"),
+            elem_id="method",
+        )
+        with gr.Row():
+            every_s = gr.Number(
+                5,
+                minimum=0.1,
+                label=label("every_s"),
+                min_width=130,
+                visible=False,
+                elem_id="every-s",
+            )
+            count = gr.Number(
+                min(8, most),
+                minimum=1,
+                maximum=most,
+                precision=0,
+                label=label("count"),
+                min_width=130,
+                visible=False,
+                elem_id="count",
+            )
+            max_frames = gr.Number(
+                min(16, most),
+                minimum=1,
+                maximum=most,
+                precision=0,
+                label=label("max_frames"),
+                min_width=130,
+                elem_id="max-frames",
+            )
             frame_tokens = gr.Slider(
                 32,
                 1024,
@@ -83,6 +94,8 @@ def lay_out(
                 elem_id="frame-tokens",
                 buttons=[],
             )
+        with gr.Row():
+            fast = gr.Checkbox(False, label=label("fast"), info=label("fast_info"), elem_id="fast")
             compact = gr.Radio(
                 [(str(label(f"compact_{name}")), name) for name in COMPACT],
                 value="auto",
@@ -91,64 +104,44 @@ def lay_out(
                 visible=video.engine.status().family.pairs_frames,
                 elem_id="compact",
             )
-            clips = gr.Dataset(
-                components=[gr.Video(visible=False), gr.Textbox(visible=False)],
-                samples=[[item.video, item.text] for item in video.examples],
-                type="index",
-                label=label("clip_examples"),
-                visible=bool(video.examples),
-                elem_id="clip-examples",
-            )
-        with gr.Column(scale=7, min_width=320):
-            gr.Markdown(label("frames"), elem_classes="section-title")
-            gallery = gr.Gallery(
-                show_label=False,
-                columns=5,
-                height=None,
-                allow_preview=False,
-                object_fit="contain",
-                interactive=False,
-                format="jpeg",
-                buttons=[],
-                elem_id="frames",
-            )
-            note = gr.Markdown("", elem_id="video-note")
-            kept = gr.CheckboxGroup([], label=label("use_frames"), visible=False, elem_id="kept")
-            chatbot = gr.Chatbot(
-                elem_id="video-chat",
-                show_label=False,
-                height=340,
-                placeholder=f"### {label('video_empty')}",
-                buttons=["copy"],
-                layout="bubble",
-                group_consecutive_messages=False,
-                latex_delimiters=LATEX,
-                sanitize_html=True,
-                allow_tags=False,
-                feedback_options=None,
-            )
-            question = gr.Textbox(
-                show_label=False,
-                placeholder=label("question"),
-                lines=1,
-                max_lines=6,
-                elem_id="question",
-            )
-            with gr.Row(elem_classes="ask-row"):
-                ask = gr.Button(
-                    label("ask"), variant="primary", scale=2, min_width=80, elem_id="ask"
-                )
-                timeline = gr.Button(label("timeline"), scale=5, min_width=160, elem_id="timeline")
-                stop = gr.Button(
-                    label("stop_answer"),
-                    variant="stop",
-                    scale=2,
-                    min_width=80,
-                    interactive=False,
-                    elem_id="video-stop",
-                )
+        extract = gr.Button(label("extract"), variant="primary", elem_id="extract")
+    chatbot = gr.Chatbot(
+        elem_id="video-chat",
+        show_label=False,
+        height="max(200px, calc(100dvh - 550px))",
+        placeholder=f"### {label('video_empty')}",
+        editable="user",
+        buttons=["copy"],
+        layout="bubble",
+        group_consecutive_messages=False,
+        latex_delimiters=LATEX,
+        sanitize_html=True,
+        allow_tags=False,
+        feedback_options=None,
+    )
+    video.shown_files = chatbot.temp_files
+    with gr.Row(elem_classes="ask-row"):
+        question = gr.Textbox(
+            show_label=False,
+            placeholder=label("question"),
+            lines=1,
+            max_lines=6,
+            scale=6,
+            min_width=240,
+            elem_id="question",
+        )
+        ask = gr.Button(label("ask"), variant="primary", scale=1, min_width=70, elem_id="ask")
+        timeline = gr.Button(label("timeline"), scale=2, min_width=110, elem_id="timeline")
+        stop = gr.Button(
+            label("stop_answer"),
+            variant="stop",
+            scale=1,
+            min_width=70,
+            interactive=False,
+            elem_id="video-stop",
+        )
     buttons = [ask, timeline, stop]
-    found = [frames, gallery, kept, note]
+    found = [frames, strip, kept, note]
     seen = [chatbot, frames, kept]
     questions = [question, chatbot, *buttons]
     method.change(method_controls, method, [every_s, count, max_frames, fast], **SOON)
@@ -159,16 +152,13 @@ def lay_out(
         "concurrency_limit": EXTRACTIONS_AT_ONCE,
         "concurrency_id": "extract",
         "show_progress": "full",
-        "show_progress_on": gallery,
+        "show_progress_on": strip,
         "api_visibility": "private",
         "trigger_mode": "multiple",  # else a new clip would not be read while the old one is
     }
     fresh = gr.on([clip.upload, clip.clear], video.new_clip, None, [*questions, *found], **SOON)
     fresh.then(video.extract, **read)
     extract.click(video.extract, **read)
-    kept.input(video.show_kept, [frames, kept], gallery, **SOON)
-    gallery.select(video.seek, frames, clip, **SOON)
-    chatbot.option_select(video.seek_named, None, clip, **SOON)
     for asked in (
         example.then(video.extract, **read).then(video.ask, [question, *seen], questions, **SOON),
         gr.on(
@@ -180,6 +170,7 @@ def lay_out(
         ),
         timeline.click(video.ask_timeline, seen, questions, **SOON),
         chatbot.retry(video.retry, seen, questions, **SOON),
+        chatbot.edit(video.edit, seen, questions, **SOON),
     ):
         asked.then(
             *side.answering(video.answer, *seen, compact, max_image_tokens=frame_tokens),
