@@ -185,9 +185,9 @@ class Conversation:
             places = self.places_in(messages, params)
             in_pairs = any(is_paired(part) for part in pictures)
             status = self.engine.status()
-            told = progress(self.engine, messages, params, f"page {session}", run, lang)
+            coming = progress(self.engine, messages, params, f"page {session}", run, lang)
             del messages, pictures  # the others are not needed while the answer is written
-            for now in told:
+            for now in coming:
                 if run.discarded:
                     yield UNCHANGED
                     return
