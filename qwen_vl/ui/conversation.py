@@ -37,6 +37,7 @@ from qwen_vl.ui.history import (
 )
 from qwen_vl.ui.markup import from_page, toast
 from qwen_vl.ui.places import Places
+from qwen_vl.ui.refusals import told
 from qwen_vl.ui.runs import Run, Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.sidebar import Knobs
