@@ -519,6 +519,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK):
             found["job_file"] = str(SPACE_STORAGE / "jobs.sqlite")
             found["cache_folder"] = str(SPACE_STORAGE / "qwen_vl")
+        else:
+            found["quantized_cache"] = False  # its disk does not outlive this start
     for item in fields(Settings):
         raw = environ.get(ENV_PREFIX + item.name.upper(), "").strip()
         if not raw:

@@ -73,7 +73,8 @@ def test_a_space_keeps_jobs_and_weights_in_its_storage_if_it_has_any(
     assert load_settings([], {"SPACE_ID": "a/b"}).job_file == kept
     assert load_settings([], {}).job_file == ":memory:"
     rounded = str(folder / "qwen_vl") if has_storage else ""
-    assert load_settings([], {"SPACE_ID": "a/b"}).cache_folder == rounded
+    on_space = load_settings([], {"SPACE_ID": "a/b"})
+    assert (on_space.cache_folder, on_space.quantized_cache) == (rounded, has_storage)
     chosen = {"SPACE_ID": "a/b", "QWEN_VL_JOB_FILE": "elsewhere"}
     assert load_settings([], chosen).job_file == "elsewhere"
 

@@ -81,7 +81,7 @@ def folders(
 ) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("hybrids")
     hybrids = {name: HYBRIDS[name](root / name) for name in ("qwen3_5", "qwen3_5_text")}
-    dense = {name: tiny_checkpoints[name] for name in ("qwen3_vl", "qwen2_5_vl", "qwen_text")}
+    dense = {name: tiny_checkpoints[name] for name in ("qwen3_vl", "qwen2_5_vl")}
     return {**dense, **hybrids, "tied": tied}
 
 
@@ -108,9 +108,12 @@ def entries(cache: StartCache) -> list[Path]:
     return sorted(cache.folder.glob("*.kept"))
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
 @pytest.mark.parametrize(
-    "family", ["qwen3_vl", "qwen2_5_vl", "qwen_text", "qwen3_5", "qwen3_5_text", "tied"]
+    ("family", "scheme"),
+    [
+        *((name, "int8") for name in ("qwen3_vl", "qwen2_5_vl", "qwen3_5", "tied")),
+        *((name, "int4") for name in ("qwen3_vl", "qwen3_5_text", "tied")),
+    ],
 )
 def test_tensor_by_tensor_is_as_all_at_once(
     family: str, scheme: str, folders: dict[str, Path], cache: StartCache
@@ -165,7 +168,7 @@ def test_the_first_start_never_holds_the_checkpoint(tmp_path: Path, cache: Start
         vocab_size=1000,
         hidden_size=1024,
         intermediate_size=1024,
-        num_hidden_layers=16,
+        num_hidden_layers=8,
         num_attention_heads=16,
         num_key_value_heads=16,
     )
@@ -181,8 +184,8 @@ def test_the_first_start_never_holds_the_checkpoint(tmp_path: Path, cache: Start
     before = memory_kb("VmRSS")
     model = loaded(tmp_path / "model", INT8, cache)
     rounded_kb = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1024
-    assert rounded_kb > 100_000
-    libraries_kb = 50_000  # that transformers loads on the way; the checkpoint is 230,000
+    assert rounded_kb > 50_000
+    libraries_kb = 50_000  # that transformers loads on the way; the checkpoint is 115,000
     assert memory_kb("VmHWM") - before < 1.25 * rounded_kb + libraries_kb
 
 
