@@ -19,7 +19,7 @@ from qwen_vl.bench.shapes import Shape
 from qwen_vl.config import Settings
 from qwen_vl.engine.local.engine import LocalEngine
 from qwen_vl.engine.model import checkpoint, machine
-from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
+from qwen_vl.engine.model.load import LoadedModel, choose_for, load
 from qwen_vl.engine.model.machine import release_memory
 from qwen_vl.engine.model.prompt import PromptBuilder
 from qwen_vl.engine.model.quantize import quantize
@@ -51,9 +51,7 @@ def plain_settings(settings: Settings) -> Settings:
 def named(settings: Settings) -> Subject:
     """The model that `settings` names. Raises ModelUnavailable."""
     found = checkpoint.find(settings, lambda *_: None)
-    choice = machine.choose(
-        settings, tiny=is_tiny(found.folder), has_experts=has_experts(found.folder)
-    )
+    choice = choose_for(found, settings)
     start_s = time.perf_counter()
     loaded = load(found, choice, lambda *_: None)
     return Subject(loaded, found.model_id, _name(choice), time.perf_counter() - start_s)

@@ -31,7 +31,7 @@ from qwen_vl.engine.local.thought import Thought, budget_tokens
 from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, delta_rule, machine
-from qwen_vl.engine.model.load import LoadedModel, has_experts, is_tiny, load
+from qwen_vl.engine.model.load import LoadedModel, choose_for, load
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.engine.model.tool_turns import constraint_of
 from qwen_vl.engine.thoughts import ThoughtSplitter
@@ -220,12 +220,7 @@ class LocalEngine:
         notice = " ".join(told for told in (found.notice, self._status.notice) if told)
         self._status = replace(self._status, model_id=found.model_id, notice=notice)
         laps.end("model found")
-        choice = machine.choose(
-            self._settings,
-            tiny=is_tiny(found.folder),
-            has_experts=has_experts(found.folder),
-            cache=cache,
-        )
+        choice = choose_for(found, self._settings, cache)
         laps.end("precision chosen")
         self._report("Reading the model", None)
         loaded = load(found, choice, self._report, cache)

@@ -23,10 +23,11 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
+from qwen_vl.config import Settings
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
 from qwen_vl.engine.model.layers import LayerKind, layer_kinds, state_values, token_values
-from qwen_vl.engine.model.machine import Choice, is_out_of_memory
+from qwen_vl.engine.model.machine import Choice, choose, is_out_of_memory
 from qwen_vl.engine.model.progress import reporting
 from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
 from qwen_vl.engine.model.rounded import load_rounded
@@ -247,6 +248,14 @@ def _out_of_memory(checkpoint: Checkpoint) -> ModelUnavailable:
         f"There is not enough memory for {checkpoint.model_id}: close other programs, or choose a "
         "smaller model with --model."
     )
+
+
+def choose_for(
+    checkpoint: Checkpoint, settings: Settings, cache: StartCache | None = None
+) -> Choice:
+    """What suits this machine and this checkpoint. Raises ModelUnavailable."""
+    folder = checkpoint.folder
+    return choose(settings, tiny=is_tiny(folder), has_experts=has_experts(folder), cache=cache)
 
 
 def is_tiny(folder: Path) -> bool:
