@@ -8,9 +8,16 @@
 	// The arrow of a folded block is a button inside a button: the outer one does the same.
 	watching(".thought-group > .title", (title) => {
 		const arrow = title.querySelector("button");
-		if (arrow) arrow.disabled = true;
+		if (arrow) {
+			arrow.disabled = true;
+			arrow.setAttribute("aria-hidden", "true");
+		}
 		title.setAttribute("aria-expanded", String(title.classList.contains("expanded")));
 	});
+
+	// Lists that are none: their children are buttons, or they have no list around them.
+	for (const [part, role] of Object.entries({ ".examples": "group", ".thumbnail-wrapper": "group" }))
+		watching(part, (element) => element.setAttribute("role", role));
 
 	// An error looks like one, and is read out.
 	watching(".thought-group, #video-note", (note) => {
