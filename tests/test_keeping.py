@@ -122,6 +122,7 @@ def test_nothing_is_lost_by_a_reload(tmp_path: Path) -> None:
             page.fill("#chat-box textarea", "half a thou")
             page.fill("#system-prompt textarea", "be brief")
             page.get_by_role("tab", name="Video").click()
+            page.click("#choose-frames .label-wrap")
             page.get_by_label("Every N seconds").check()
             page.fill("#question textarea", "and then?")
             tab.open()  # a reload
@@ -131,6 +132,7 @@ def test_nothing_is_lost_by_a_reload(tmp_path: Path) -> None:
             assert page.input_value("#chat-box textarea") == "half a thou"
             assert page.input_value("#system-prompt textarea") == "be brief"
             page.get_by_role("tab", name="Video").click()
+            page.click("#choose-frames .label-wrap")
             assert page.get_by_label("Every N seconds").is_checked()
             assert page.input_value("#question textarea") == "and then?"
             page.get_by_role("tab", name="Chat").click()
