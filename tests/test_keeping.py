@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.utils import get_upload_folder
 from PIL import Image
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine
@@ -18,6 +19,8 @@ from qwen_vl.ui.history import answer_turn, is_page_turn, page_turn, text_of, us
 from qwen_vl.ui.keeping import Keeping
 from qwen_vl.ui.markup import as_typed, from_page, to_page
 
+OFFLINE_MS = 20_000
+SETTLES_MS = 5_000
 REQUEST: Any = SimpleNamespace(session_hash="a", headers={"accept-language": "en"})
 
 
@@ -144,4 +147,50 @@ def test_nothing_is_lost_by_a_reload(tmp_path: Path) -> None:
             tab.open()
             page.wait_for_function("document.querySelectorAll('#chat .example').length > 0")
             assert page.locator("#chat .bot").count() == 0
+        page.context.close()
+
+
+def test_a_tab_that_was_offline_comes_back_with_everything() -> None:
+    with chromium() as browser, running_page(ScriptedEngine()) as url:
+        page = browser.new_context(locale="en-GB").new_page()
+        tab = Tab(page, url).open()
+        tab.ask_whole("what is it?")
+        page.fill("#chat-box textarea", "half a thou")
+        page.fill("#system-prompt textarea", "be brief")
+        network = page.context.new_cdp_session(page)
+        cut = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        network.send("Network.emulateNetworkConditions", cut)
+        page.wait_for_timeout(OFFLINE_MS)
+        back = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        network.send("Network.emulateNetworkConditions", back)
+        page.wait_for_timeout(SETTLES_MS)  # Gradio may reload the page by itself
+        page.wait_for_selector("#chat-box textarea")
+        tab.wait_text("#chat .bot", "You said: what is it?")
+        assert page.input_value("#chat-box textarea") == "half a thou"
+        assert page.input_value("#system-prompt textarea") == "be brief"
+        tab.ask("and now?")
+        tab.wait_text("#chat .bot", "You said: and now? [0 pictures, 4 messages]")
+        page.context.close()
+
+
+def test_a_restarted_server_gets_the_chat_back_and_pictures_that_are_gone_are_named(
+    tmp_path: Path,
+) -> None:
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    with chromium() as browser:
+        page = browser.new_context(locale="en-GB").new_page()
+        with running_page(ScriptedEngine()) as url:
+            tab = Tab(page, url).open()
+            page.set_input_files("#chat-box input[type=file]", picture)
+            page.wait_for_selector("#chat-box img")
+            tab.ask_whole("what is it?")
+            page.wait_for_timeout(1000)  # it is kept a moment after it is shown
+        for upload in Path(get_upload_folder()).glob("*/p.png"):
+            upload.unlink()
+        with running_page(ScriptedEngine(), port=int(url.strip("/").rpartition(":")[2])):
+            tab.open()
+            tab.wait_text("#chat .bot", "any more: 1")
+            tab.ask("and now?")
+            tab.wait_text("#chat .bot", "You said: and now? [0 pictures, 3 messages]")
         page.context.close()

@@ -28,6 +28,11 @@ class KeptImage:
         return hashlib.blake2b(self._jpeg, digest_size=16).hexdigest()
 
     @property
+    def jpeg(self) -> bytes:
+        """The picture as a file."""
+        return self._jpeg
+
+    @property
     def held_bytes(self) -> int:
         return len(self._jpeg)
 

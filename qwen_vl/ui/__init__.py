@@ -14,8 +14,9 @@ from starlette.middleware import Middleware
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
-from qwen_vl.ui import endpoints, sidebar, video_layout
+from qwen_vl.ui import chat_file, chats, endpoints, sidebar, video_file, video_layout
 from qwen_vl.ui.chat import Chat
+from qwen_vl.ui.chat_strings import CHAT_WORDS
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.examples import files_of_examples, load_examples
 from qwen_vl.ui.guard import MB, PageGuard
@@ -29,9 +30,11 @@ from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
-STYLE = Path(__file__).with_name("style.css")
+STYLES = ("style", "chats", "reading")
 SCRIPTS = (  # in the order in which they run
-    *("say", "written", "thoughts", "keeping"),
+    *("say", "icons", "written", "thoughts", "keeping"),
+    *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
+    *("chat_file", "report", "video_chat"),
     *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
     *("times", "timeline", "strip", "access"),
 )
@@ -73,12 +76,20 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
                 chatbot, box, webcam = chat.lay_out(side)
             with gr.Tab(label("video_tab"), id="video", elem_id="video-tab"):
                 clips, reading, clip_parts = video_layout.lay_out(video, side)
+                talk: Any = clip_parts.pop("video_chat")
+                carried = video_file.VideoFile(video)
+                video_file.lay_out(carried, side, talk, reading["outputs"])
         gr.Markdown(label("keeps_nothing"), elem_id="keeps-nothing")
         keeping = Keeping(settings)
-        keeping.keep({"chat": chatbot, "chat_box": box, **clip_parts})
+        keeping.keep({"chat": chatbot}, keeper="chats")
+        keeping.keep({"video_chat": talk}, keeper="videoChat")
+        keeping.keep({"chat_box": box, **clip_parts})
         keeping.keep({"system_prompt": side.system_prompt, **side.controls})
         for trigger in (side.reset.click, side.controls["enable_thinking"].input):  # type: ignore
             keeping.forget_on(trigger, PRESET)
+        chats.wire_opening(chats.Chats(chat, keeping), chatbot, chat.after, box)
+        video_file.wire_opening(carried, talk, reading["outputs"])
+        chat_file.wire(chat_file.ChatFile(engine), side)
         first_look = watch.wire(demo, header, banner, box, webcam, side)
         keeping.wire(first_look).then(video.extract_kept, **reading)
         demo.load(chat.show_examples, None, chatbot, **SOON)
@@ -115,14 +126,18 @@ def launch_options(settings: Settings) -> dict[str, Any]:
 
 def _head() -> str:
     # As "css" every selector would get a prefix that breaks those for the outermost elements.
-    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
-    words = f"window.scriptWords = {json.dumps(SCRIPT_WORDS)};"
-    scripts = (words, *map(_script, SCRIPTS))
+    style = f"<style>{''.join(_read(f'{name}.css') for name in STYLES)}</style>"
+    words = {name: {**SCRIPT_WORDS[name], **CHAT_WORDS[name]} for name in SCRIPT_WORDS}
+    scripts = (f"window.scriptWords = {json.dumps(words)};", *map(_script, SCRIPTS))
     return HEAD + style + "".join(f"<script>{{{script}}}</script>" for script in scripts)
 
 
 def _script(name: str) -> str:
-    return Path(__file__).with_name(f"{name}.js").read_text(encoding="utf-8")
+    return _read(f"{name}.js")
+
+
+def _read(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def theme() -> gr.themes.Base:

@@ -20,6 +20,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
+from qwen_vl.ui import chats
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
     LATEX,
@@ -236,6 +237,7 @@ class Chat(Conversation):
             editable="user",
             buttons=["copy"],
             layout="bubble",
+            autoscroll=False,  # reading.js follows, and lets a reader stay where he is
             group_consecutive_messages=False,  # in a group, Gradio's editor fails on pictures
             latex_delimiters=LATEX,
             sanitize_html=True,
@@ -268,14 +270,21 @@ class Chat(Conversation):
             region = gr.Button(label("region"), size="sm", elem_id="region", min_width=140, scale=0)
             drawn = gr.Textbox(visible=False)
             use_drawn = gr.Button(elem_id="use-region")  # pressed by regions.js
+            chats.lay_out_button()
             new_chat = gr.Button(
                 label("new_chat"), size="sm", elem_id="new-chat", min_width=100, scale=0
             )
         both = [box, chatbot]
+        cut = chats.before_cut
+        retried = chatbot.retry(self.retry, chatbot, both, js=cut("retry"), **SOON)
+        edited = chatbot.edit(self.edit, chatbot, both, js=cut("edit"), **SOON)
+        undone = chatbot.undo(self.undo, chatbot, both, js=cut("undo"), **SOON)
+        for handled in (retried, edited, undone):
+            chats.after(handled, chatbot, chats.RELEASED)
         for asked in (
             box.submit(self.send, [box, chatbot, side.system_prompt], both, **SOON),
-            chatbot.retry(self.retry, chatbot, both, **SOON),
-            chatbot.edit(self.edit, chatbot, both, **SOON),
+            retried,
+            edited,
             chatbot.example_select(self.example, None, both, **SOON),
         ):
             asked.then(
@@ -286,8 +295,9 @@ class Chat(Conversation):
                 **QUIET,
             ).then(self.after, None, box, **SOON)
         box.stop(self.stop, None, None, **UNQUEUED)
-        chatbot.undo(self.undo, chatbot, both, **SOON)
-        gr.on([chatbot.clear, new_chat.click], self.reset_clear, None, both, **SOON)
+        anew: list[Any] = [chatbot.clear, new_chat.click]
+        cleared = gr.on(anew, self.reset_clear, None, both, js=chats.LEAVE, **SOON)
+        chats.after(cleared, chatbot, chats.ARRIVED)
         region.click(None, js="() => regions.open()", **UNQUEUED)
         taken = "(_, box, history) => [regions.take(), box, history]"
         use_drawn.click(self.ask_about, [drawn, box, chatbot], box, js=taken, **SOON)

@@ -35,7 +35,7 @@ from qwen_vl.ui.history import (
     text_block,
     text_of,
 )
-from qwen_vl.ui.markup import from_page, toast
+from qwen_vl.ui.markup import FORMULA, from_page, toast
 from qwen_vl.ui.places import Places
 from qwen_vl.ui.refusals import told
 from qwen_vl.ui.runs import Run, Runs
@@ -58,6 +58,7 @@ LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
+    {"left": f"${FORMULA}", "right": f"{FORMULA}$", "display": False},  # as `to_page` marks it
 ]
 
 Question = tuple[str, list[str]]  # text and file paths

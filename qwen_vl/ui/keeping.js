@@ -1,5 +1,5 @@
-// What a visitor made stays in this browser, and nowhere else: the conversations, what is being
-// written, and the settings. A tab finds its own again; a new tab goes on with the newest.
+// What a visitor made stays in this browser, and nowhere else: what is being written, and the
+// settings; chats.js has the chats. A tab finds its own again; a new tab goes on with the newest.
 const keeping = (() => {
 	const KEY = "qwen-vl";
 	const WRITE_AFTER_MS = 300; // an answer changes many times a second
@@ -31,7 +31,7 @@ const keeping = (() => {
 			try {
 				const text = sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "{}";
 				kept = JSON.parse(text) ?? {};
-				return text;
+				return JSON.stringify({ ...kept, chat: chats.begin(kept.chat_id) });
 			} catch {
 				isBlocked(true);
 				return "{}";
@@ -39,6 +39,7 @@ const keeping = (() => {
 		},
 		begin() {
 			begun = true;
+			chats.begun();
 			write();
 		},
 		put(name, value) {

@@ -9,7 +9,7 @@ Knows components and turns; knows nothing of engines.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,12 +71,15 @@ class Keeping:
         self.settings = settings
         self.components: dict[str, Component] = {}
 
-    def keep(self, components: Mapping[str, Component]) -> None:
-        """From now on the browser keeps their values. Call it inside the Blocks."""
+    def keep(self, components: Mapping[str, Component], keeper: str = "keeping") -> None:
+        """From now on the browser keeps their values. Call it inside the Blocks.
+
+        `keeper` is the script that takes them.
+        """
         self.components |= components
         for name, component in components.items():
             event = "change" if isinstance(component, FOLLOWED) else "input"
-            put = f"(value) => keeping.put({json.dumps(name)}, value)"
+            put = f"(value) => {keeper}.put({json.dumps(name)}, value)"
             getattr(component, event)(None, component, None, js=put, **BROWSER)
 
     def forget_on(self, trigger: Any, names: Sequence[str]) -> None:
@@ -102,16 +105,22 @@ class Keeping:
             kept = None
         if not isinstance(kept, dict):
             kept = {}
+        return self.values(kept, self.components, request)
+
+    def values(
+        self, kept: Mapping[str, Any], names: Iterable[str], request: gr.Request
+    ) -> list[Any]:
+        """A value for each of these components, where a kept one fits it; else a skip."""
         lang = language_of(request)
         return [
-            self._value(component, kept[name], lang) if name in kept else gr.skip()
-            for name, component in self.components.items()
+            self._value(self.components[name], kept[name], lang) if name in kept else gr.skip()
+            for name in names
         ]
 
     def _value(self, component: Component, value: Any, lang: str) -> Any:
         try:
             if isinstance(component, gr.Chatbot):
-                return _turns(KeptChat(turns=value).turns, lang) or gr.skip()
+                return kept_turns(value, lang) or gr.skip()
             if isinstance(component, gr.MultimodalTextbox):
                 return _box(KeptBox.model_validate(value), lang)
             if isinstance(component, gr.Video):
@@ -143,10 +152,17 @@ def _is_here(path: str) -> bool:
         return False
 
 
-def _turns(kept: Sequence[KeptTurn], lang: str) -> list[Turn]:
-    """The conversation. In the place of pictures that are gone stands a note."""
+def kept_turns(value: Any, lang: str) -> list[Turn] | None:
+    """A conversation as a browser keeps it -> as the page shows it; None for anything else.
+
+    In the place of pictures that are gone stands a note.
+    """
+    try:
+        kept = KeptChat(turns=value)
+    except ValidationError:  # kept by another version of the page, or altered
+        return None
     turns: list[Turn] = []
-    for turn in kept:
+    for turn in kept.turns:
         text = from_page("".join(block.text for block in turn.content))
         files = [block.file.path for block in turn.content if block.file]
         here = [path for path in files if _is_here(path)]

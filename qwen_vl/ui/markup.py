@@ -13,6 +13,11 @@ import re
 from html import escape
 
 INVISIBLE = "\ufeff"  # takes no room; Markdown's rules for * and _ count it as a space
+FORMULA = 2 * INVISIBLE  # inside of both `$` of a formula: a price has none
+# A formula in one line: no blank inside of its `$`, and no letter or digit outside; no amounts.
+_DOLLARS = re.compile(
+    r"(?<![\\$\w])\$(?!\$|\s|[\d.,]+\s+[^\W\d_]{2})((?:[^$\\\n]|\\.)+?)(?<![\s\\])\$(?![$\w])"
+)
 # Tags; code and formulas keep the harmless "<" (a < b, <=). Links and pictures, and definitions of
 # either, that lead anywhere but to a web address, a mail address or a place in the text.
 _TAG = re.compile(r"(?<=<)(?![ \n\d<=|-])|(?<=\])(?=[(:](?! ?(?:https?://|mailto:|#)))")
@@ -23,7 +28,8 @@ _MARKDOWN = re.compile(r"[\\`*_\[\]<>&!~$|#]")
 
 def to_page(text: str) -> str:
     """A model's Markdown; its tags and odd links are shown, not rendered."""
-    return _TAG.sub(INVISIBLE, from_page(text))
+    marked = _DOLLARS.sub(rf"${FORMULA}\1{FORMULA}$", from_page(text))
+    return _TAG.sub(INVISIBLE, marked)
 
 
 def as_typed(text: str) -> str:

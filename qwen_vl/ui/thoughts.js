@@ -1,11 +1,9 @@
 // A thought is copied apart from its answer: its block has a button of its own while it is open.
-const copyLabel = navigator.language.startsWith("zh") ? "复制思考" : "Copy the thought";
-
 const addCopyButton = (content) => {
 	if (content.querySelector(":scope > .copy-thought")) return;
 	const button = document.createElement("button");
 	button.className = "copy-thought";
-	button.textContent = copyLabel;
+	button.textContent = say("thought_copy");
 	button.addEventListener("click", () => {
 		const shown = content.querySelector(".message-content") ?? content;
 		navigator.clipboard?.writeText(shown.innerText.trim());

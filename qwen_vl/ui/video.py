@@ -114,10 +114,7 @@ class VideoChat(Conversation):
         if stopped:
             return _UNCHANGED
         frames = [Frame(frame.time_s, KeptImage(frame.image)) for frame in found]
-        size_bytes = sum(frame.picture.held_bytes for frame in frames)
-        self.frames.put(session, "frames", frames, size_bytes)
         del found
-        trim_heap()  # the pixels leave holes that nothing else fills
         facts = {"length": seconds(clips[-1].duration_s), "width": clips[-1].width}
         facts |= {"height": clips[-1].height, "last": seconds(frames[-1].time_s)}
         note = say("frames_found", lang, n=len(frames), **facts)
@@ -126,9 +123,21 @@ class VideoChat(Conversation):
         if clips[-1].damaged_s:
             stretches = (f"{seconds(start)} – {seconds(end)}" for start, end in clips[-1].damaged_s)
             note += " ⚠️ " + say("clip_damaged", lang, stretches=", ".join(stretches))
+        return self.shown(frames, note, clip, request)
+
+    def shown(
+        self, frames: list[Frame], note: str, clip: str, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """Keeps these frames for the session. -> (frames, strip, frames to use, note).
+
+        `clip` is the file that they come from; "" without one.
+        """
+        size_bytes = sum(frame.picture.held_bytes for frame in frames)
+        self.frames.put(session_of(request), "frames", frames, size_bytes)
+        trim_heap()  # the pixels leave holes that nothing else fills
         pictures = thumbnails(frames)
         self.shown_files.update(pictures)
-        strip = strip_html(frames, pictures, clip, lang)
+        strip = strip_html(frames, pictures, clip, language_of(request))
         return frames, strip, _choices(frames), note
 
     def extract_kept(

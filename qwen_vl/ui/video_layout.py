@@ -113,6 +113,7 @@ def lay_out(
         editable="user",
         buttons=["copy"],
         layout="bubble",
+        autoscroll=False,
         group_consecutive_messages=False,
         latex_delimiters=LATEX,
         sanitize_html=True,

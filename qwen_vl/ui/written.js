@@ -2,6 +2,10 @@
 // has made its mind up: out of what is shown, and out of all that is copied.
 const written = (text) => text.replaceAll("\ufeff", "");
 
+// Two of them inside of a dollar sign mark a formula, which Gradio draws a moment later.
+const shownText = (text) =>
+	text.replace(/(\$\ufeff{2}[^]*?\ufeff{2}\$)|\ufeff/g, (_, formula) => formula ?? "");
+
 const clean = (root) => {
 	const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
 	while (texts.nextNode()) {
@@ -10,13 +14,18 @@ const clean = (root) => {
 		const parent = text.parentElement;
 		// A drawing's source is read and parsed once more, by the script that draws it.
 		if (parent?.closest(".message") && !parent.closest(".mermaid, .language-mermaid"))
-			text.data = written(text.data);
+			text.data = shownText(text.data);
 	}
 };
 
 // What is written from right to left is typed so, too.
 const direct = (root) => {
-	for (const box of root.querySelectorAll?.("textarea") ?? []) box.dir = "auto";
+	if (!(root instanceof Element)) return;
+	const within = root.querySelectorAll("textarea");
+	for (const box of root.matches("textarea") ? [root] : within) {
+		box.dir = "auto";
+		if (box.matches(".edit-textarea")) setTimeout(() => box.focus()); // it has its text by then
+	}
 };
 
 new MutationObserver((changes) => {

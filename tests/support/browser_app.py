@@ -26,12 +26,16 @@ WAIT_MS = 60_000  # what a person waits for takes a moment; this only ends a tes
 
 
 @contextmanager
-def running_page(engine: Engine) -> Iterator[str]:
-    """Serves the page for `engine` on a free port; gives its address."""
+def running_page(engine: Engine, port: int | None = None) -> Iterator[str]:
+    """Serves the page for `engine` on a free port, or this one; gives its address."""
     settings = Settings(port=0)
     demo: gr.Blocks = build(engine, settings)
     _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options(settings)
+        server_name="127.0.0.1",
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        **launch_options(settings),
     )
     try:
         yield url

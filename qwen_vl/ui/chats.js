@@ -1,0 +1,226 @@
+// The chats of this browser: each a record of its own in its storage, and nowhere else. The oldest
+// make room for new ones. A tab shows one of them; the server is asked to show another, and checks it.
+// Knows storage and the moment when the page shows what; the list is drawn by chat_list.js.
+const chats = (() => {
+	const PREFIX = "qwen-vl chat ";
+	const MOST = 200;
+	const MOST_CHARS = 4_000_000; // of the five million that a browser gives a site
+	const WRITE_AFTER_MS = 300; // an answer changes many times a second
+
+	const sizes = new Map(); // id -> how many characters, and when it was written
+	const listeners = [];
+	const newChat = () => ({ id: crypto.randomUUID?.() ?? `${Math.random()}`, mark: null });
+	// `mark` is how the record began when this tab read or wrote it: when, and by whom.
+	let now = { ...newChat(), title: "", tree: branches.empty() };
+	let next = null; // what the page will show as soon as the server has checked it
+	let begun = false; // before the page has got back what is kept, its empty chat says nothing
+	let held = false; // while the server cuts the conversation, what is shown is none of these
+	let again = false;
+	let latest = null; // shown and not yet written
+	let waiting = 0;
+
+	const tell = (dropped = 0) => listeners.forEach((listener) => listener(dropped));
+	const clone = (value) => JSON.parse(JSON.stringify(value));
+
+	const look = (key, text) => {
+		if (!key?.startsWith(PREFIX)) return;
+		const id = key.slice(PREFIX.length);
+		if (text === null) sizes.delete(id);
+		else sizes.set(id, { chars: key.length + text.length, saved: parseInt(text, 10) || 0 });
+	};
+
+	const read = (id) => {
+		try {
+			const text = localStorage.getItem(PREFIX + id);
+			const end = text.indexOf("\n");
+			const { title, tree } = JSON.parse(text.slice(end + 1));
+			return { id, mark: text.slice(0, end), title, tree, saved: parseInt(text, 10) };
+		} catch {
+			return null; // gone, not allowed, or of another version
+		}
+	};
+
+	const forget = (id) => {
+		localStorage.removeItem(PREFIX + id);
+		sizes.delete(id);
+	};
+
+	const dropOldest = () => {
+		const others = [...sizes].filter(([id]) => id !== now.id);
+		if (!others.length) return false;
+		forget(others.reduce((a, b) => (a[1].saved <= b[1].saved ? a : b))[0]);
+		return true;
+	};
+
+	const isFull = () => {
+		let chars = 0;
+		for (const size of sizes.values()) chars += size.chars;
+		return sizes.size > MOST || chars > MOST_CHARS;
+	};
+
+	const takeIn = () => {
+		const isNew = latest !== null && branches.take(now.tree, latest, again);
+		latest = null;
+		again = false;
+		return isNew;
+	};
+
+	const store = () => {
+		// Another tab went on with this chat: what this tab shows becomes a chat of its own.
+		const text = localStorage.getItem(PREFIX + now.id);
+		if (text !== null && !text.startsWith(`${now.mark}\n`)) {
+			now = { ...now, ...newChat() };
+			keeping.put("chat_id", now.id);
+		}
+		now.mark = `${Date.now()} ${Math.random().toString(36).slice(2)}`;
+		const written = `${now.mark}\n${JSON.stringify({ title: now.title, tree: now.tree })}`;
+		look(PREFIX + now.id, written);
+		let dropped = 0;
+		while (isFull() && dropOldest()) dropped++;
+		for (;;) {
+			try {
+				localStorage.setItem(PREFIX + now.id, written);
+				break;
+			} catch (error) {
+				if (!dropOldest()) throw error;
+				dropped++;
+			}
+		}
+		tell(dropped);
+	};
+
+	const write = (force = false) => {
+		clearTimeout(waiting);
+		waiting = 0;
+		if (!(takeIn() || force)) return;
+		try {
+			if (now.tree.next.length) store();
+			else forget(now.id);
+		} catch {
+			document.documentElement.classList.add("keeps-nothing"); // not allowed here, or full
+		}
+	};
+
+	addEventListener("pagehide", () => waiting && write());
+	addEventListener("storage", ({ key, newValue }) => {
+		look(key, newValue);
+		tell();
+	});
+
+	const move = (chat) => {
+		write();
+		held = true;
+		next = chat.id === now.id ? { ...chat, mark: now.mark } : chat;
+	};
+
+	const show = (chat) => {
+		move(chat);
+		document.querySelector("#open-chat").click();
+	};
+
+	return {
+		// For the start of the page: the turns of the chat that this tab showed.
+		begin(id) {
+			try {
+				for (const key of Object.keys(localStorage)) look(key, localStorage.getItem(key));
+			} catch {} // keeping.js says so
+			now = (id && read(id)) || now;
+			return branches.path(now.tree);
+		},
+		begun() {
+			begun = true;
+			keeping.put("chat_id", now.id);
+			write(); // somebody may have asked already
+			tell();
+		},
+		put(_, turns) {
+			if (held || (!begun && !turns?.length)) return;
+			latest = turns;
+			if (begun) waiting ||= setTimeout(write, WRITE_AFTER_MS);
+		},
+		// The server is about to cut the conversation.
+		hold(why) {
+			write();
+			held = true;
+			again = why === "retry";
+		},
+		release(turns) {
+			held = false;
+			latest = turns;
+			write();
+		},
+
+		// A new chat begins; this one stays in the list.
+		leave() {
+			const left = now;
+			move({ ...newChat(), title: "", tree: branches.empty() });
+			if (left.tree.next.length) undo.offer(say("chats_left"), () => chats.open(left.id));
+		},
+		open(id) {
+			const chat = read(id);
+			if (!chat) return;
+			if (chat.tree.at < 0) chat.tree.at = chat.tree.next.length - 1; // its question was taken back
+			show(chat);
+		},
+		// For a changed copy of the chat that is shown, or one from a file.
+		show,
+		handed: () => JSON.stringify({ turns: branches.path(next.tree), ...next.more }),
+		arrived(turns) {
+			held = false;
+			// The server may not have answered: then the page shows what it showed.
+			const seen = branches.asked(turns ?? []);
+			const isUnmoved = seen === branches.asked(branches.path(now.tree));
+			if (next && (!isUnmoved || seen === branches.asked(branches.path(next.tree)))) {
+				now = { id: next.id, mark: next.mark, title: next.title, tree: next.tree };
+				keeping.put("chat_id", now.id);
+				latest = turns;
+				write(next.isChanged);
+				tell();
+			}
+			next = null;
+		},
+
+		// How many exchanges are shown, and which places have several versions.
+		places: () => ({ count: branches.shown(now.tree).length, forks: branches.forks(now.tree) }),
+		// What is shown, to be changed and then given to `show`.
+		copy() {
+			write();
+			return { ...clone(now), isChanged: true };
+		},
+		newChat,
+		onChange: (listener) => listeners.push(listener),
+		isShown: (id) => id === now.id,
+		list() {
+			write();
+			const found = [...sizes.keys()].map(read).filter(Boolean);
+			return found.sort((a, b) => b.saved - a.saved);
+		},
+		rename(id, title) {
+			const chat = id === now.id ? now : read(id);
+			chat.title = title;
+			if (chat === now) return write(true);
+			const text = `${chat.mark}\n${JSON.stringify({ title, tree: chat.tree })}`;
+			localStorage.setItem(PREFIX + id, text);
+			tell();
+		},
+		remove(id) {
+			const wasShown = id === now.id;
+			write();
+			const text = localStorage.getItem(PREFIX + id);
+			const back = () => {
+				localStorage.setItem(PREFIX + id, text);
+				look(PREFIX + id, text);
+				if (wasShown) chats.open(id);
+				else tell();
+			};
+			forget(id);
+			if (wasShown) {
+				now = { ...newChat(), title: "", tree: branches.empty() };
+				show({ ...newChat(), title: "", tree: branches.empty() });
+			}
+			tell();
+			undo.offer(say("chats_deleted"), back);
+		},
+	};
+})();
+window.chats = chats;
