@@ -158,6 +158,9 @@ def test_the_picture_that_is_named_or_chosen(chat: Tab, tmp_path: Path) -> None:
     assert page.locator(".places figure").count() == 0
     page.click(".places .choice button >> nth=1")
     assert shown_picture(page) == "blue"
+    canvas = edges(page, ".places .canvas")
+    assert edges(page, ".places .canvas img") == pytest.approx(canvas, abs=1)
+    assert edges(page, ".places .list")[0] >= canvas[2]  # beside it
     page.click(".places .choice button >> nth=0")
     assert shown_picture(page) == "red"
     assert page.get_attribute(".places .choice button >> nth=0", "aria-pressed") == "true"
