@@ -337,6 +337,7 @@ def test_a_conversation_about_a_clip_comes_back_and_goes_on_from_a_file(
 ) -> None:
     page = tab.page
     page.get_by_role("tab", name="Video").click()
+    page.click("#choose-frames .label-wrap")
     page.get_by_label("Every N seconds").check()
     page.wait_for_selector("#every-s")
     page.fill("#every-s input", "2")

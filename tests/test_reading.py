@@ -32,7 +32,7 @@ def script(messages: Sequence[Message]) -> str:
     if messages[-1].text == "rich":
         return RICH
     if messages[-1].text == "long":
-        return " ".join(f"w{i}\n\n" if i % 5 == 0 else f"w{i}" for i in range(900))
+        return " ".join(f"w{i}\n\n" if i % 5 == 0 else f"w{i}" for i in range(4000))
     return echo(messages)
 
 
@@ -127,7 +127,10 @@ def test_a_reader_who_scrolls_up_stays_there_and_follows_again_at_the_end(tab: T
     page.hover("#chat [role=log]")
     page.mouse.wheel(0, -500)
     page.wait_for_function(f"{TO_END} > 200")
-    page.wait_for_timeout(300)  # the wheel comes to rest
+    rests = (
+        f"() => {{ const was = window.was; window.was = {SCROLLED}; return was === window.was }}"
+    )
+    page.wait_for_function(rests, polling=500)
     place = page.evaluate(SCROLLED)
     tab.wait_text("#chat .bot", "w300")
     assert page.evaluate(SCROLLED) == place

@@ -8,7 +8,8 @@ const branches = (() => {
 	const isWaiting = (turn) => turn.metadata?.title && turn.metadata.status === "pending";
 	const isAnswered = (turns) => turns.some((turn) => !isAsked(turn) && !isWaiting(turn));
 	const textOf = (turn) => turn.content.map((block) => block.text ?? "").join("");
-	const question = (turns) => turns.filter(isAsked).map(textOf).join("");
+	const written = (turn) => textOf(turn).replaceAll("\ufeff", ""); // files have no such letters
+	const question = (turns) => turns.filter(isAsked).map(written).join("");
 	const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
 	const exchanges = (turns) => {
@@ -45,7 +46,7 @@ const branches = (() => {
 		exchanges,
 		shown,
 		textOf,
-		asked: (turns) => JSON.stringify(turns.filter(isAsked).map(textOf)),
+		asked: (turns) => JSON.stringify(turns.filter(isAsked).map(written)),
 		empty: () => ({ next: [], at: -1 }),
 		path: (root) => shown(root).flatMap((node) => node.turns),
 

@@ -129,7 +129,6 @@ const chatFile = (() => {
 			const { tree, frames, settings, title } = await read(blob);
 			if (frames.length) return videoChat.show(branches.path(tree), frames);
 			chats.show({ ...chats.newChat(), title, tree, isChanged: true, more: { settings } });
-			for (const [name, value] of Object.entries(settings)) keeping.put(name, value);
 		} catch (error) {
 			undo.tell(error.isTold ? error.message : say("file_upload", { why: error.message }));
 		}

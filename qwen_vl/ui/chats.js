@@ -13,6 +13,7 @@ const chats = (() => {
 	// `mark` is how the record began when this tab read or wrote it: when, and by whom.
 	let now = { ...newChat(), title: "", tree: branches.empty() };
 	let next = null; // what the page will show as soon as the server has checked it
+	let early = null; // what is to be shown as soon as the page has begun
 	let begun = false; // before the page has got back what is kept, its empty chat says nothing
 	let held = false; // while the server cuts the conversation, what is shown is none of these
 	let again = false;
@@ -114,6 +115,10 @@ const chats = (() => {
 	};
 
 	const show = (chat) => {
+		if (!begun) {
+			early = chat; // Gradio may not hear the click yet
+			return;
+		}
 		move(chat);
 		document.querySelector("#open-chat").click();
 	};
@@ -132,6 +137,7 @@ const chats = (() => {
 			keeping.put("chat_id", now.id);
 			write(); // somebody may have asked already
 			tell();
+			if (early) show(early);
 		},
 		put(_, turns) {
 			if (held || (!begun && !turns?.length)) return;
@@ -173,6 +179,7 @@ const chats = (() => {
 			if (next && (!isUnmoved || seen === branches.asked(branches.path(next.tree)))) {
 				now = { id: next.id, mark: next.mark, title: next.title, tree: next.tree };
 				keeping.put("chat_id", now.id);
+				for (const setting of Object.entries(next.more?.settings ?? {})) keeping.put(...setting);
 				latest = turns;
 				write(next.isChanged);
 				tell();

@@ -4,17 +4,30 @@ const reading = (() => {
 	const END_PX = 60; // this near to the end counts as there
 	const away = new WeakSet(); // conversations whose reader has scrolled up
 
-	const isAtEnd = (log) => log.scrollHeight - log.scrollTop - log.clientHeight < END_PX;
-	const toEnd = (log) => (log.scrollTop = log.scrollHeight);
+	const toGo = (log) => log.scrollHeight - log.scrollTop - log.clientHeight;
+	const toEnd = (log) => {
+		log.scrollTop = log.scrollHeight;
+		log.lastTop = log.scrollTop;
+	};
 	const logOf = (node) => node.closest?.('[role="log"]') ?? node.parentElement?.closest('[role="log"]');
 
 	document.addEventListener(
 		"scroll",
 		({ target }) => {
 			if (!target.matches?.('[role="log"]')) return;
-			if (isAtEnd(target)) away.delete(target);
-			else if (target.scrollTop < (target.lastTop ?? 0)) away.add(target);
+			// Only a reader moves it up, or less text, and that leaves it at its end.
+			if (target.scrollTop < (target.lastTop ?? 0) && toGo(target) > 2) away.add(target);
+			else if (toGo(target) < END_PX) away.delete(target);
 			target.lastTop = target.scrollTop;
+		},
+		{ capture: true, passive: true },
+	);
+	// A wheel moves it little by little: the first step counts, before the next word comes.
+	document.addEventListener(
+		"wheel",
+		({ target, deltaY }) => {
+			const log = logOf(target);
+			if (log && deltaY < 0 && log.scrollTop > 0) away.add(log);
 		},
 		{ capture: true, passive: true },
 	);
