@@ -14,6 +14,7 @@ import math
 import pydoc_data.topics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from qwen_vl.engine.model.both_sides import Int8Product, is_exact, round_both_sides
 from qwen_vl.engine.model.quantize import Int8Linear, quantize
 
 WINDOW = 512  # tokens that are read in one go
@@ -54,6 +56,11 @@ def sample_text() -> str:
     return "\n".join([*(topics[name] for name in TOPICS), inspect.getsource(json.decoder)])
 
 
+def other_text() -> str:
+    """What the inputs of layers are judged by: not the text to compare on."""
+    return str(pydoc_data.topics.topics["strings"] + pydoc_data.topics.topics["class"])
+
+
 def measure(weights: Path, tokens: int) -> list[Agreement]:
     """float32 first, then each way of rounding."""
     ids = tokenizer(weights)(sample_text(), return_tensors="pt").input_ids[0, :tokens]
@@ -75,6 +82,16 @@ def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
         model = read(weights)
         quantize(model, "int8", dtype)
         yield f"int8, prefill in {str(dtype).removeprefix('torch.')}", model
+    if is_exact():
+        for name, most_fine_rows in (("decode", WINDOW), ("prefill", 0)):
+            model = read(weights)
+            quantize(model, "int8", torch.float32)
+            seen = tokenizer(weights)(other_text(), return_tensors="pt").input_ids[:, :WINDOW]
+            round_both_sides(model, partial(model, seen))
+            for layer in model.modules():
+                if isinstance(layer, Int8Product):
+                    layer.most_fine_rows = most_fine_rows
+            yield f"int8 on both sides, {name}", model
     for scheme in ("int8", "int4"):
         model = read(weights)
         quantize(model, scheme, torch.float32)

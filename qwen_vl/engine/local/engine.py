@@ -33,6 +33,7 @@ from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, delta_rule, machine
 from qwen_vl.engine.model.load import LoadedModel, choose_for, load
 from qwen_vl.engine.model.prompt import Prompt
+from qwen_vl.engine.model.samples import round_inputs
 from qwen_vl.engine.model.tool_turns import constraint_of
 from qwen_vl.engine.thoughts import ThoughtSplitter
 from qwen_vl.engine.tool_calls import CallSplitter
@@ -224,6 +225,7 @@ class LocalEngine:
         laps.end("precision chosen")
         self._report("Reading the model", None)
         loaded = load(found, choice, self._report, cache)
+        round_inputs(loaded, choice)
         self._use(loaded)
         laps.end("model loaded")
         threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""

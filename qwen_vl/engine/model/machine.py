@@ -25,6 +25,7 @@ from torch import Tensor
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.model.cpu import cpu_name
+from qwen_vl.engine.model.both_sides import OUTLIER_SHARE, Int8Product, is_exact
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.heap import trim_heap
@@ -46,6 +47,7 @@ class Choice:
     reason: str
     quantize: str = "none"  # "int8" or "int4" on a CPU, "4bit" on a GPU
     product_dtype: torch.dtype = torch.float32  # what quantized weights are widened to for prefill
+    both_sides: bool = False  # whether int8 weights are multiplied with int8 inputs
 
     @property
     def precision(self) -> str:
@@ -80,7 +82,7 @@ def choose(
             )
         speeds = measured(threads, cache)
         reason = f"chosen by --quantize; {speeds.said(settings.quantize)}"
-        return Choice(device, torch.float32, threads, reason, settings.quantize, speeds.product)
+        return _rounded(threads, reason, settings.quantize, speeds)
     if settings.quantize == "4bit":
         return _four_bit(device, threads)
     if settings.dtype != "auto":
@@ -183,19 +185,29 @@ def _has_bfloat16() -> bool:
 
 def _fastest_on_cpu(speeds: Speeds, threads: int, may_round: bool) -> Choice:
     if may_round and speeds.decode["int8"] > 1.2 * max(1.0, speeds.decode["bfloat16"]):
-        reason = speeds.said("int8")
-        return Choice("cpu", torch.float32, threads, reason, "int8", speeds.product)
+        return _rounded(threads, speeds.said("int8"), "int8", speeds)
     gains = speeds.prefill["bfloat16"], speeds.decode["bfloat16"]
     dtype = torch.bfloat16 if min(gains) >= 1 and max(gains) > 1.1 else torch.float32
     return Choice("cpu", dtype, threads, speeds.said("bfloat16"))
 
 
+def _rounded(threads: int, reason: str, scheme: str, speeds: Speeds) -> Choice:
+    return Choice(
+        *("cpu", torch.float32, threads, reason, scheme, speeds.product),
+        both_sides=speeds.both_sides,
+    )
+
+
 @dataclass(frozen=True)
 class Speeds:
-    """Measured speeds of linear layers as multiples of float32's, by name."""
+    """Measured speeds of linear layers as multiples of float32's, by name.
+
+    `both_sides`: int8 is faster with int8 inputs, and its figures are those.
+    """
 
     prefill: dict[str, float]
     decode: dict[str, float]
+    both_sides: bool = False
 
     @property
     def product(self) -> torch.dtype:
@@ -234,13 +246,22 @@ def measure(threads: int) -> Speeds:
     product = torch.bfloat16 if gain > 1.1 else torch.float32
     coded = [Int8Linear(weight, None, product) for weight in weights]
     times_s["int8"] = _time(coded, torch.float32)
+    both_sides = False
+    if is_exact():
+        outliers = torch.arange(int(_PROBE_WIDTH * OUTLIER_SHARE))
+        times = _time([Int8Product([one], outliers) for one in coded], torch.float32)
+        # Several answers at a time gain most, which is not measured here.
+        both_sides = times[0] < times_s["int8"][0] and times[1] < 1.1 * times_s["int8"][1]
+        if both_sides:
+            times_s["int8"] = times
+    del coded
     packed = [Int4Linear(weight, None) for weight in weights]
     times_s["int4"] = _time(packed, torch.float32)
     prefill, decode = (
         {name: times_s["float32"][i] / spent_s[i] for name, spent_s in times_s.items()}
         for i in (0, 1)
     )
-    return Speeds(prefill, decode)
+    return Speeds(prefill, decode, both_sides)
 
 
 def _time(layers: Sequence[Callable[[Tensor], Tensor]], dtype: torch.dtype) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Linear layers with 8- or 4-bit weights for the CPU, put in the place of a model's own.
 
-Only weights are rounded, never activations: rounding those ruins language models (docs/speed.md).
+Only weights are rounded here, never activations (for those, see `both_sides`).
 The same stored weights serve two kernels. Decoding spends its time on reading weights, so its
 kernel unpacks while it multiplies. Prefill widens the weights of one layer at a time and runs an
 ordinary matrix product in the type that is fastest on this machine. Knows nothing of families,
@@ -30,6 +30,7 @@ class Int8Linear(nn.Module):
 
     codes: Tensor
     scales: Tensor
+    bias: Tensor | None
     most_decode_rows = 16  # with more, widening the weights first is faster
 
     def __init__(self, weight: Tensor, bias: Tensor | None, product_dtype: torch.dtype) -> None:

@@ -1,0 +1,258 @@
+"""Linear layers with int8 on both sides, for CPUs that multiply bytes (VNNI, AMX).
+
+Rounding what goes into a layer to 8 bits ruins language models, for two reasons. A few input
+columns hold values many times as large as the others', so that these are left with a handful of
+steps; and some layers have large values anywhere. So there are two forms, over one packed weight:
+
+- fine: an input is two bytes, a coarse one and a rest, and stands in two rows of one product. That
+  is as good as float32. While few rows are multiplied, the time goes into reading weights, and the
+  second row costs little.
+- coarse: an input is one byte, and the columns of outliers are multiplied in bfloat16 beside it.
+  With many rows, this takes half of the time. Layers for which it is too coarse stay fine.
+
+Each row has a scale of its own, so a row's result does not depend on the rows beside it. Which
+columns and layers those are is told by the inputs of a few passes. Layers that read the same input
+are one product. Knows nothing of families, prompts or files.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qwen_vl.engine.model.quantize import Int8Linear
+
+MOST_FINE_ROWS = 64  # with more, the second row costs more than reading the weights
+OUTLIER_SHARE = 1 / 32  # of the input columns
+COARSEST = 8.0  # largest: root mean square of what is rounded to 8 bits, in the median row
+_MIDDLE = 128  # the byte that stands for 0
+_LARGEST = 127 * 256  # of two bytes: the coarse one stays within 127, for the kernel's sums
+_SEEN_ROWS = 64  # of each layer's inputs, kept to judge it by
+
+_middle = torch.full((), _MIDDLE + 0.5)  # conversion to a byte cuts off
+_middles = torch.full((), _MIDDLE * 256 + _MIDDLE + 0.5)  # of both bytes
+
+
+class Int8Product(nn.Module):
+    """y = x W^T + b for layers that read one input: their outputs, one after the other.
+
+    `outliers` are columns of the input; None: all rows are fine.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    zeros: Tensor
+    bias: Tensor | None
+    outliers: Tensor | None
+    columns: Tensor | None
+    kept: Tensor
+    most_fine_rows = MOST_FINE_ROWS
+
+    def __init__(self, layers: Sequence[Int8Linear], outliers: Tensor | None) -> None:
+        super().__init__()
+        codes = torch.cat([layer.codes for layer in layers])
+        scales = torch.cat([layer.scales for layer in layers]).float()
+        self.out_features, self.in_features = codes.shape
+        # As buffers, so that they count as the model's memory.
+        self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(codes, None))
+        self.register_buffer("scales", scales)
+        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64))
+        self.register_buffer("bias", _joined(layers))
+        self.register_buffer("outliers", outliers)
+        self.register_buffer("columns", None)  # of the weights
+        if outliers is not None:
+            self.columns = (codes[:, outliers].float() * scales[:, None]).bfloat16()
+            self.register_buffer("kept", torch.ones(self.in_features).index_fill_(0, outliers, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features).float()
+        is_fine = self.columns is None or len(rows) <= self.most_fine_rows
+        y = self._fine(rows) if is_fine else self._coarse(rows)
+        if self.bias is not None:
+            y += self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def _fine(self, x: Tensor) -> Tensor:
+        largest = _largest(x)
+        codes = torch.addcmul(_middles, x, _LARGEST / largest).to(torch.uint16)
+        # Little-endian: the rest comes first. [rests, then coarse ones; columns]
+        both = codes.view(torch.uint8).view(*x.shape, 2).permute(2, 0, 1).reshape(-1, x.shape[1])
+        rest, coarse = self._multiplied(both).chunk(2)
+        return torch.add(rest, coarse, alpha=256).mul_(largest / _LARGEST)
+
+    def _coarse(self, x: Tensor) -> Tensor:
+        assert self.columns is not None
+        assert self.outliers is not None
+        beside = F.linear(x[:, self.outliers].bfloat16(), self.columns).float()
+        x = x * self.kept
+        largest = _largest(x)
+        codes = torch.addcmul(_middle, x, 127 / largest).to(torch.uint8)
+        return beside.addcmul_(self._multiplied(codes), largest / 127)
+
+    def _multiplied(self, codes: Tensor) -> Tensor:
+        """Bytes [rows, in] -> float32 [rows, out]; the sums inside are exact."""
+        return torch.ops.onednn.qlinear_pointwise(
+            *(codes, 1.0, _MIDDLE, self.packed, self.scales, self.zeros, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+
+
+class Int8Part(nn.Module):
+    """One layer's share of a product. The first part that is asked computes all of them."""
+
+    def __init__(self, product: SharedProduct, start: int, layer: Int8Linear) -> None:
+        super().__init__()
+        self.product = product
+        self._outputs = slice(start, start + layer.out_features)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x)[..., self._outputs]
+
+
+class SharedProduct(Int8Product):
+    """Keeps its last result for as long as parts of it are still to be asked for."""
+
+    def __init__(self, layers: Sequence[Int8Linear], outliers: Tensor | None) -> None:
+        super().__init__(layers, outliers)
+        self._parts = len(layers)
+        self._input: weakref.ref[Tensor] | None = None
+        self._result: Tensor | None = None
+        self._left = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._result is None or self._input is None or self._input() is not x:
+            result = super().forward(x)
+            self._input, self._result, self._left = weakref.ref(x), result, self._parts
+        result = self._result
+        self._left -= 1
+        if not self._left:
+            self._input = self._result = None
+        return result
+
+
+def is_exact() -> bool:
+    """Whether this machine has the kernel, and its sums hold the largest bytes.
+
+    Without VNNI, sums of two products are kept in 16 bits, and are cut off there in silence.
+    """
+    if sys.byteorder != "little" or not torch.backends.mkldnn.is_available():
+        return False
+    codes = torch.full((16, 256), 127, dtype=torch.int8)
+    bytes_ = torch.full((2, 256), 255, dtype=torch.uint8)
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(codes, None)
+        scales, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
+        sums = torch.ops.onednn.qlinear_pointwise(
+            *(bytes_, 1.0, _MIDDLE, packed, scales, zeros, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((sums == 127 * 127 * 256).all())
+
+
+def _joined(layers: Sequence[Int8Linear]) -> Tensor | None:
+    """Their biases, one after the other."""
+    if all(layer.bias is None for layer in layers):
+        return None
+    nothing = (torch.zeros(layer.out_features) for layer in layers)
+    return torch.cat(
+        [
+            zeros if layer.bias is None else layer.bias
+            for layer, zeros in zip(layers, nothing, strict=True)
+        ]
+    )
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.abs().amax(1, keepdim=True).clamp_(min=1e-30)
+
+
+class _Seen:
+    """What a layer's inputs were like."""
+
+    def __init__(self) -> None:
+        self.inputs: list[int] = []  # which tensor each call read
+        self.largest: Tensor | None = None  # of each column
+        self.rows: Tensor | None = None  # some of them
+
+
+@torch.inference_mode()
+def round_both_sides(model: nn.Module, run: Callable[[], None]) -> None:
+    """Puts products in the place of the model's `Int8Linear` layers, one by one, in place.
+
+    `run` has the model read something like what it is going to read; which inputs are outliers, and
+    which layers read the same, is told by that. A layer that does not run stays as it is.
+    """
+    seen = {
+        (parent, name): _Seen()
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is Int8Linear
+    }
+    hooks = [getattr(*place).register_forward_pre_hook(_see(seen[place])) for place in seen]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    groups: dict[tuple[nn.Module, tuple[int, ...]], list[str]] = {}
+    for (parent, name), what in seen.items():
+        if what.inputs:
+            groups.setdefault((parent, tuple(what.inputs)), []).append(name)
+    for (parent, _), names in groups.items():
+        layers = [getattr(parent, name) for name in names]
+        outliers = _outliers(seen[parent, names[0]])
+        if len(names) == 1:
+            setattr(parent, names[0], Int8Product(layers, outliers))
+            continue
+        product, start = SharedProduct(layers, outliers), 0
+        for name, layer in zip(names, layers, strict=True):
+            setattr(parent, name, Int8Part(product, start, layer))
+            start += layer.out_features
+
+
+_calls = 0  # of hooks
+
+
+def _see(seen: _Seen) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0]
+        seen.inputs.append(_number_of(x))
+        rows = x.reshape(-1, x.shape[-1]).float()
+        largest = rows.abs().amax(0)
+        seen.largest = largest if seen.largest is None else torch.maximum(seen.largest, largest)
+        few = rows[:: max(1, len(rows) // _SEEN_ROWS)]
+        seen.rows = few if seen.rows is None else torch.cat([seen.rows, few])
+
+    return hook
+
+
+def _number_of(x: Tensor) -> int:
+    """The same for the same tensor: it is kept in mind as long as it lives."""
+    global _calls
+    if not hasattr(x, "_number"):
+        _calls += 1
+        x._number = _calls  # type: ignore[attr-defined]
+    return int(x._number)  # type: ignore[attr-defined]
+
+
+def _outliers(seen: _Seen) -> Tensor | None:
+    """The columns to multiply apart; None where the others would still be too coarse."""
+    assert seen.largest is not None
+    assert seen.rows is not None
+    count = max(16, round(len(seen.largest) * OUTLIER_SHARE / 16) * 16)
+    if count >= len(seen.largest):
+        return None
+    outliers = seen.largest.topk(count).indices.sort().values
+    rest = seen.rows.clone()
+    rest[:, outliers] = 0
+    size = rest.pow(2).mean(1).sqrt().clamp(min=1e-30)
+    coarseness = (rest.abs().amax(1) / size).median()
+    return outliers if float(coarseness) <= COARSEST else None
