@@ -16,6 +16,7 @@ from qwen_vl.engine.model.both_sides import (
     Int8Part,
     Int8Product,
     is_exact,
+    judge,
     round_both_sides,
 )
 from qwen_vl.engine.model.checkpoint import Checkpoint
@@ -117,7 +118,8 @@ class Block(nn.Module):
 def test_layers_that_read_the_same_are_one_product() -> None:
     block, x = Block(), inputs(3)
     expected = block(x)
-    round_both_sides(block, lambda: [block(inputs(100)) for _ in range(2)])
+    judged = judge(block, lambda: [block(inputs(100)) for _ in range(2)])
+    round_both_sides(block, judged)
     assert isinstance(block.a, Int8Part)
     assert block.a.product is block.b.product
     assert isinstance(block.c, Int8Product)
@@ -138,7 +140,7 @@ def test_large_values_anywhere_keep_a_layer_fine() -> None:
         return x
 
     block = Block()
-    round_both_sides(block, lambda: block(spiky(200)))
+    round_both_sides(block, judge(block, lambda: block(spiky(200))))
     assert block.c.outliers is None
     x = spiky(MOST_FINE_ROWS * 2)
     assert error(block.c(x * 2), x * 2, layer(3)) < 1e-3

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from qwen_vl.engine.model.both_sides import Int8Product, is_exact, round_both_sides
+from qwen_vl.engine.model.both_sides import Int8Product, is_exact, judge, round_both_sides
 from qwen_vl.engine.model.quantize import Int8Linear, quantize
 
 WINDOW = 512  # tokens that are read in one go
@@ -87,7 +87,7 @@ def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
             model = read(weights)
             quantize(model, "int8", torch.float32)
             seen = tokenizer(weights)(other_text(), return_tensors="pt").input_ids[:, :WINDOW]
-            round_both_sides(model, partial(model, seen))
+            round_both_sides(model, judge(model, partial(model, seen)))
             for layer in model.modules():
                 if isinstance(layer, Int8Product):
                     layer.most_fine_rows = most_fine_rows

@@ -183,38 +183,45 @@ class _Seen:
         self.rows: Tensor | None = None  # some of them
 
 
-@torch.inference_mode()
-def round_both_sides(model: nn.Module, run: Callable[[], None]) -> None:
-    """Puts products in the place of the model's `Int8Linear` layers, one by one, in place.
+# The paths of layers that read the same, joined by commas -> the columns of outliers, int64; none
+# where the layers are to stay fine.
+Judgement = dict[str, Tensor]
 
-    `run` has the model read something like what it is going to read; which inputs are outliers, and
-    which layers read the same, is told by that. A layer that does not run stays as it is.
+
+@torch.inference_mode()
+def judge(model: nn.Module, run: Callable[[], None]) -> Judgement:
+    """What the inputs of the model's `Int8Linear` layers are like.
+
+    `run` has the model read something like what it is going to read. A layer that does not run is
+    left out.
     """
-    seen = {
-        (parent, name): _Seen()
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is Int8Linear
-    }
-    hooks = [getattr(*place).register_forward_pre_hook(_see(seen[place])) for place in seen]
+    seen = {path: _Seen() for path, layer in model.named_modules() if type(layer) is Int8Linear}
+    hooks = [model.get_submodule(path).register_forward_pre_hook(_see(seen[path])) for path in seen]
     try:
         run()
     finally:
         for hook in hooks:
             hook.remove()
-    groups: dict[tuple[nn.Module, tuple[int, ...]], list[str]] = {}
-    for (parent, name), what in seen.items():
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for path, what in seen.items():
         if what.inputs:
-            groups.setdefault((parent, tuple(what.inputs)), []).append(name)
-    for (parent, _), names in groups.items():
-        layers = [getattr(parent, name) for name in names]
-        outliers = _outliers(seen[parent, names[0]])
-        if len(names) == 1:
-            setattr(parent, names[0], Int8Product(layers, outliers))
+            groups.setdefault(tuple(what.inputs), []).append(path)
+    return {",".join(paths): _outliers(seen[paths[0]]) for paths in groups.values()}
+
+
+@torch.inference_mode()
+def round_both_sides(model: nn.Module, judgement: Judgement) -> None:
+    """Puts products in the place of the judged layers, one by one, in place."""
+    for joined, outliers in judgement.items():
+        paths = joined.split(",")
+        layers = [model.get_submodule(path) for path in paths]
+        apart = outliers if len(outliers) else None
+        if len(paths) == 1:
+            model.set_submodule(paths[0], Int8Product(layers, apart))
             continue
-        product, start = SharedProduct(layers, outliers), 0
-        for name, layer in zip(names, layers, strict=True):
-            setattr(parent, name, Int8Part(product, start, layer))
+        product, start = SharedProduct(layers, apart), 0
+        for path, layer in zip(paths, layers, strict=True):
+            model.set_submodule(path, Int8Part(product, start, layer))
             start += layer.out_features
 
 
@@ -243,16 +250,16 @@ def _number_of(x: Tensor) -> int:
     return int(x._number)  # type: ignore[attr-defined]
 
 
-def _outliers(seen: _Seen) -> Tensor | None:
-    """The columns to multiply apart; None where the others would still be too coarse."""
+def _outliers(seen: _Seen) -> Tensor:
+    """The columns to multiply apart; none where the others would still be too coarse."""
     assert seen.largest is not None
     assert seen.rows is not None
     count = max(16, round(len(seen.largest) * OUTLIER_SHARE / 16) * 16)
     if count >= len(seen.largest):
-        return None
+        return torch.empty(0, dtype=torch.int64)
     outliers = seen.largest.topk(count).indices.sort().values
     rest = seen.rows.clone()
     rest[:, outliers] = 0
     size = rest.pow(2).mean(1).sqrt().clamp(min=1e-30)
     coarseness = (rest.abs().amax(1) / size).median()
-    return outliers if float(coarseness) <= COARSEST else None
+    return outliers[: count if float(coarseness) <= COARSEST else 0]

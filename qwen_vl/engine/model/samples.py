@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from qwen_vl.engine.model.both_sides import round_both_sides
+from qwen_vl.engine.model.both_sides import judge, round_both_sides
 from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.engine.model.machine import Choice, release_memory
 from qwen_vl.sampling import SamplingParams
@@ -31,7 +31,8 @@ def area(width: float, height: float) -> float:
 def round_inputs(loaded: LoadedModel, choice: Choice) -> None:
     """Where this machine gains by it, has int8 layers round what goes into them, too."""
     if choice.both_sides:
-        round_both_sides(loaded.model, lambda: read_samples(loaded))
+        judged = judge(loaded.model, lambda: read_samples(loaded))
+        round_both_sides(loaded.model, judged)
         release_memory()  # what the codes took before they were packed
 
 
