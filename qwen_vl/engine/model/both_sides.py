@@ -20,6 +20,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -214,7 +215,7 @@ def round_both_sides(model: nn.Module, judgement: Judgement) -> None:
     """Puts products in the place of the judged layers, one by one, in place."""
     for joined, outliers in judgement.items():
         paths = joined.split(",")
-        layers = [model.get_submodule(path) for path in paths]
+        layers = [cast(Int8Linear, model.get_submodule(path)) for path in paths]
         apart = outliers if len(outliers) else None
         if len(paths) == 1:
             model.set_submodule(paths[0], Int8Product(layers, apart))
