@@ -23,6 +23,7 @@ from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.load import load
 from qwen_vl.engine.model.quantize import Int8Linear
 from qwen_vl.engine.model.samples import round_inputs
+from qwen_vl.start_cache import StartCache
 
 IN, OUT = 256, 128
 OUTLIERS = torch.tensor([3, 77])
@@ -149,13 +150,17 @@ def test_large_values_anywhere_keep_a_layer_fine() -> None:
 @exactly
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "qwen_text"])
 def test_a_model_computes_what_it_did_before(
-    family: str, tiny_checkpoints: dict[str, Path]
+    family: str, tiny_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     found = Checkpoint(tiny_checkpoints[family], family)
     choice = machine.Choice("cpu", torch.float32, 1, "", "int8", both_sides=True)
     with torch.inference_mode():
         plain, rounded = (load(found, choice, lambda *_: None) for _ in range(2))
-        round_inputs(rounded, choice)
+        cache = StartCache(tmp_path)
+        round_inputs(rounded, choice, found, cache)
+        again = load(found, choice, lambda *_: None)
+        again.model.register_forward_pre_hook(lambda *_: pytest.fail("it is judged again"))
+        round_inputs(again, choice, found, cache)
         kinds = {type(module) for module in rounded.model.modules()}
         assert {Int8Part, Int8Product} < kinds
         assert rounded.weight_bytes > 0.5 * plain.weight_bytes

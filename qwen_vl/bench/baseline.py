@@ -55,7 +55,7 @@ def named(settings: Settings) -> Subject:
     choice = choose_for(found, settings)
     start_s = time.perf_counter()
     loaded = load(found, choice, lambda *_: None)
-    round_inputs(loaded, choice)
+    round_inputs(loaded, choice, None, None)
     return Subject(loaded, found.model_id, _name(choice), time.perf_counter() - start_s)
 
 
@@ -101,7 +101,7 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
         end_ids=frozenset(),
         device=device,
     )
-    round_inputs(loaded, choice)
+    round_inputs(loaded, choice, None, None)
     return Subject(loaded, f"{shape.name} shape, random weights", _name(choice), load_s)
 
 

@@ -225,7 +225,8 @@ class LocalEngine:
         laps.end("precision chosen")
         self._report("Reading the model", None)
         loaded = load(found, choice, self._report, cache)
-        round_inputs(loaded, choice)
+        self._report("Judging what the layers are given", None)
+        round_inputs(loaded, choice, found, cache)
         self._use(loaded)
         laps.end("model loaded")
         threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen_vl.config import Settings
-from qwen_vl.engine.model.cpu import cpu_name
 from qwen_vl.engine.model.both_sides import OUTLIER_SHARE, Int8Product, is_exact
+from qwen_vl.engine.model.cpu import cpu_name
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.heap import trim_heap
@@ -34,7 +34,7 @@ from qwen_vl.start_cache import StartCache
 _PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
 _PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
 _PREFILL_ROWS = 256  # one small picture
-MEASURED = "1"  # another one whenever other things are measured: earlier figures are void then
+MEASURED = "2"  # another one whenever other things are measured: earlier figures are void then
 
 
 @dataclass(frozen=True)

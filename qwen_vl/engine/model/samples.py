@@ -1,6 +1,6 @@
 """Has a model read words, code and a picture, to judge what its layers are given.
 
-Few of them, for they are read at every start. Knows prompts; knows nothing of layers.
+Few of them, for they are read at a start. Knows prompts; knows nothing of layers.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from qwen_vl.engine.model.both_sides import judge, round_both_sides
+from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.engine.model.machine import Choice, release_memory
+from qwen_vl.engine.model.rounded import entry_name
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
+from qwen_vl.start_cache import StartCache
 
+FORMAT = "1"  # of what is judged; a new one where it changes
 _SIDE_PX = 320  # about a hundred visual tokens
 _WORDS = """The ferry leaves at 7:45 and costs 12.50 per person; children under six travel free.
 Twice a day it passes the old lighthouse, which was built in 1873 and still works.
@@ -28,12 +32,30 @@ def area(width: float, height: float) -> float:
 """
 
 
-def round_inputs(loaded: LoadedModel, choice: Choice) -> None:
-    """Where this machine gains by it, has int8 layers round what goes into them, too."""
-    if choice.both_sides:
+def round_inputs(
+    loaded: LoadedModel, choice: Choice, checkpoint: Checkpoint | None, cache: StartCache | None
+) -> None:
+    """Where this machine gains by it, has int8 layers round what goes into them, too.
+
+    What an earlier start has found out about this checkpoint's inputs is taken from `cache`.
+    """
+    if not choice.both_sides:
+        return
+
+    def found() -> dict[str, list[int]]:
         judged = judge(loaded.model, lambda: read_samples(loaded))
-        round_both_sides(loaded.model, judged)
-        release_memory()  # what the codes took before they were packed
+        return {paths: outliers.tolist() for paths, outliers in judged.items()}
+
+    if cache is None or checkpoint is None:
+        outliers = found()
+    else:
+        key = f"inputs {FORMAT} of {entry_name(checkpoint, choice.quantize)}"
+        outliers = cache.recalled(key, found)
+    judgement = {
+        paths: torch.tensor(columns, dtype=torch.int64) for paths, columns in outliers.items()
+    }
+    round_both_sides(loaded.model, judgement)
+    release_memory()  # what the codes took before they were packed
 
 
 def read_samples(loaded: LoadedModel) -> None:
