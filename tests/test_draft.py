@@ -246,22 +246,23 @@ def test_recurrent_layers_go_back_to_before_what_was_wrong(family: str, tmp_path
     engine = opened(Settings(model=str(folder), max_batch=4))
     oracle = Oracle(folder, NO_THOUGHT if family == "qwen3_5" else "")
     messages, others = [user("ab ab cd")], [user("dcba " * 4)]
+    params = replace(GREEDY, max_new_tokens=32)
     usages = []
     for question in ("Again?", "And again, please"):
-        chunks = run(engine, messages, GREEDY)
-        expected = oracle.text(messages, GREEDY.max_new_tokens, GREEDY.logit_bias)
+        chunks = run(engine, messages, params)
+        expected = oracle.text(messages, params.max_new_tokens, params.logit_bias)
         assert text_of(chunks) == expected
         usages.append(usage_of(chunks))
         messages = [*messages, assistant(text_of(chunks)), user(question)]
     assert sum(usage.accepted_tokens for usage in usages) > 0
     assert sum(usage.rejected_tokens for usage in usages) > 0
     with ThreadPoolExecutor(2) as pool:  # side by side, and then the longer one alone
-        lengths = (20, GREEDY.max_new_tokens)
-        params = [replace(GREEDY, max_new_tokens=length) for length in lengths]
-        told = list(pool.map(lambda *asked: run(engine, *asked), (others, messages), params))
+        lengths = (10, 32)
+        limited = [replace(params, max_new_tokens=length) for length in lengths]
+        told = list(pool.map(lambda *asked: run(engine, *asked), (others, messages), limited))
     engine.close()
     for asked, chunks, length in zip((others, messages), told, lengths, strict=True):
-        assert text_of(chunks) == oracle.text(asked, length, GREEDY.logit_bias)
+        assert text_of(chunks) == oracle.text(asked, length, params.logit_bias)
 
 
 def test_off_drafts_nothing_and_says_the_same(
@@ -382,7 +383,7 @@ def test_sampling_follows_the_models_distribution(
         told = list(
             pool.map(
                 lambda seed: run(engines["qwen_text"], messages, replace(params, seed=seed)),
-                range(120),
+                range(100),
             )
         )
     assert sum(usage_of(chunks).accepted_tokens for chunks in told) > 100
