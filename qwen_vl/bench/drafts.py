@@ -24,8 +24,7 @@ REPEATS = 3  # of each, in turns, so that both see the same machine; the middle 
 AT_ONCE = 4
 
 PAGE = """\
-North Harbour Boat Club
-Minutes of the meeting of 14 March, held in the sail loft
+North Harbour Boat Club: minutes of the meeting of 14 March, held in the sail loft
 Present: Ada Brandt (chair), Tomas Ek, Lin Okafor, Marie Duval, Peter Voss
 1. The minutes of the last meeting were read and approved without changes.
 2. The treasurer reported a balance of 4,812.60 after the winter repairs to the slipway.
@@ -93,8 +92,8 @@ def share_of_copies(prompt: Sequence[int], answer: Sequence[int]) -> float:
 
 def _as_json(page: str) -> str:
     lines = page.splitlines()
-    rows = [f'  {{"no": {i}, "text": "{line}"}}' for i, line in enumerate(lines, 1)]
-    return "```json\n[\n" + ",\n".join(rows) + "\n]\n```"
+    rows = [f'{{"no":{i},"text":"{line}"}}' for i, line in enumerate(lines, 1)]
+    return "[\n" + ",\n".join(rows) + "\n]"
 
 
 def _compared(
