@@ -50,7 +50,9 @@ class Watch:
 
 @pytest.fixture
 def engine(tiny_checkpoints: dict[str, Path]) -> Iterator[Engine]:
-    engine = opened(Settings(model=str(tiny_checkpoints["qwen3_vl"]), prefix_cache_mb=0))
+    engine = opened(
+        Settings(model=str(tiny_checkpoints["qwen3_vl"]), prefix_cache_mb=0, draft="off")
+    )
     yield engine
     engine.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from test_clip_kinds import FPS, FRAMES, SECOND_IS_SHOWN, shows_second, two_stre
 
 from qwen_vl.config import Settings
 from qwen_vl.media.clips import extract_keyframes
-from qwen_vl.ui.video import SEEK_INTO_S
 
+_TIMES = (Path(__file__).parent.parent / "qwen_vl" / "ui" / "times.js").read_text(encoding="utf-8")
+SEEK_INTO_S = float(re.search(r"INTO_S = ([\d.]+)", _TIMES)[1])  # as the page seeks
 LATE_S = [4 + i / FPS for i in range(FRAMES)]
 CLOCK_S = [30 + i / FPS for i in range(FRAMES)]
 # One for each container that Chromium plays, and each way for a clip to begin.

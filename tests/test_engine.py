@@ -454,7 +454,7 @@ def test_stats_count_what_is_reused(fresh: Engine) -> None:
     stats = fresh.stats()
     assert (stats.vision_misses, stats.vision_hits) == (1, 1)
     assert stats.vision_bytes > 0
-    assert (stats.waiting, stats.running) == (0, 0)
+    until(lambda: (fresh.stats().waiting, fresh.stats().running) == (0, 0))
 
 
 def test_loading_and_failed_engines_refuse(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_code_and_formulas_are_rendered_and_copies_are_what_was_written(seen: Se
     assert "<p>x</p>" in shown
     assert "bold <i>" in shown
     assert seen.page.locator("#chat .bot .katex").count() == 1
-    seen.page.get_by_label("Copy message").nth(1).click()  # under the answer
+    seen.page.get_by_label("Copy the answer").click()
     assert seen.page.evaluate("navigator.clipboard.readText()") == answer
 
 

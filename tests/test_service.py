@@ -496,6 +496,7 @@ def test_docs_and_schema_name_every_route() -> None:
     assert set(document["paths"]) == {
         *("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{name}"),
         *("/stream_chat", "/inference"),
+        *("/v1/responses", "/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel"),
         *("/result/{task_id}", "/health", "/metrics"),
     }
     for path in document["paths"]:

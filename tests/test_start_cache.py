@@ -185,7 +185,7 @@ def test_the_first_start_never_holds_the_checkpoint(tmp_path: Path, cache: Start
     model = loaded(tmp_path / "model", INT8, cache)
     rounded_kb = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1024
     assert rounded_kb > 50_000
-    libraries_kb = 50_000  # that transformers loads on the way; the checkpoint is 115,000
+    libraries_kb = 75_000  # that transformers loads on the way; the checkpoint is 115,000 more
     assert memory_kb("VmHWM") - before < 1.25 * rounded_kb + libraries_kb
 
 

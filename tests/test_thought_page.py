@@ -42,7 +42,7 @@ def test_a_thought_streams_in_a_block_that_folds_when_the_answer_begins() -> Non
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.click("#chat .copy-thought")
         assert page.evaluate("navigator.clipboard.readText()") == "Looking at it."
-        page.click("#chat [title='Copy message']:visible >> nth=-1")
+        page.get_by_label("Copy the answer").click()
         assert page.evaluate("navigator.clipboard.readText()") == "It is red."
         assert engine.requests[0][1].enable_thinking is True
         assert tab.error_overlays() == 0
