@@ -23,9 +23,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from qwen_vl.config import Settings
 from qwen_vl.constraint import json_schema
 from qwen_vl.engine import Engine
-from qwen_vl.engine.local import batch
+from qwen_vl.engine.local import batch, scheduler
 from qwen_vl.engine.local.draft import FIRST_ODDS, Drafter
-from qwen_vl.engine.local.pace import FORGOTTEN_AFTER, SURE_AFTER, WIDTHS, Pace
+from qwen_vl.engine.local.pace import DOUBTED_AFTER, SURE_AFTER, WIDTHS, Pace
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Chunk, Message, Usage
 
@@ -117,9 +117,9 @@ def paced(seconds: dict[int, float], rows: int = 1) -> Pace:
 def test_the_first_passes_are_plain() -> None:
     pace = Pace()
     assert pace.width([SURE]) == 1
-    pace.measure(1, 1, 0.1)
-    assert pace.width([SURE]) == 1  # one measurement is none
-    pace.measure(1, 1, 0.1)
+    for _ in range(SURE_AFTER):
+        assert pace.width([SURE]) == 1
+        pace.measure(1, 1, 0.1)
     assert pace.width([SURE]) == 2
     assert pace.width([SURE] * 2) == 1  # of two rows nothing is known
 
@@ -151,10 +151,20 @@ def test_widths_are_tried_one_after_the_other_until_one_does_not_pay() -> None:
 def test_a_width_is_tried_again_some_day() -> None:
     """Something else may have been running when it was slow."""
     pace = paced({1: 0.1, 2: 0.2})
-    for _ in range(FORGOTTEN_AFTER + 1):
+    for _ in range(DOUBTED_AFTER + 1):
         assert pace.width([[0.5]]) == 1
         pace.measure(1, 1, 0.1)
     assert pace.width([[0.5]]) == 2
+    pace.measure(1, 2, 0.2)
+    assert pace.width([[0.5]]) == 1
+
+
+def test_wide_passes_that_pay_go_on_where_narrow_ones_were_long_ago() -> None:
+    pace, widths = paced(dict.fromkeys(WIDTHS, 0.1)), []
+    for _ in range(3 * DOUBTED_AFTER):
+        widths.append(pace.width([SURE]))
+        pace.measure(1, widths[-1], 0.1)
+    assert set(widths) == {16}
 
 
 def test_rows_without_a_draft_count() -> None:
@@ -165,6 +175,20 @@ def test_rows_without_a_draft_count() -> None:
 
 
 # --- answers: those of plain generate ---
+
+
+class EvenPace(Pace):
+    """Every pass counts as fast as any other, so what is drafted never depends on the machine."""
+
+    def measure(self, rows: int, width: int, seconds: float) -> None:
+        super().measure(rows, width, 1.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def even_pace() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler, "Pace", EvenPace)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +307,16 @@ def test_off_drafts_nothing_and_says_the_same(
 
 
 @pytest.fixture(scope="module")
-def without(bundled_engine: Engine) -> Iterator[Engine]:
-    """The bundled model, which answers in words, without drafts."""
+def bundled() -> Iterator[Engine]:
+    """It answers in words."""
+    engine = opened(Settings(model="bundled"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def without() -> Iterator[Engine]:
+    """The same without drafts."""
     engine = opened(Settings(model="bundled", draft="off"))
     yield engine
     engine.close()
@@ -311,10 +343,10 @@ LIST = json_schema(
     ids=lambda fields: "+".join(fields),
 )
 def test_masks_stops_limits_and_penalties_hold(
-    fields: dict[str, object], bundled_engine: Engine, without: Engine
+    fields: dict[str, object], bundled: Engine, without: Engine
 ) -> None:
     params = replace(GREEDY, logit_bias=(), **{"max_new_tokens": 200, **fields})
-    with_drafts, plain = run(bundled_engine, ASKED, params), run(without, ASKED, params)
+    with_drafts, plain = run(bundled, ASKED, params), run(without, ASKED, params)
     assert text_of(with_drafts) == text_of(plain)
     assert with_drafts[-1].finish_reason == plain[-1].finish_reason
     assert usage_of(with_drafts).completion_tokens == usage_of(plain).completion_tokens
@@ -383,7 +415,7 @@ def test_sampling_follows_the_models_distribution(
         told = list(
             pool.map(
                 lambda seed: run(engines["qwen_text"], messages, replace(params, seed=seed)),
-                range(100),
+                range(60),
             )
         )
     assert sum(usage_of(chunks).accepted_tokens for chunks in told) > 100
@@ -417,8 +449,8 @@ def test_the_same_seed_says_the_same(engines: dict[str, Engine]) -> None:
 # --- what is told ---
 
 
-def test_usage_and_metrics_tell_the_drafts(bundled_engine: Engine) -> None:
-    with serving(bundled_engine, Settings(), closes_engine=False) as http:
+def test_usage_and_metrics_tell_the_drafts(bundled: Engine) -> None:
+    with serving(bundled, Settings(), closes_engine=False) as http:
         client = OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0)
         told = client.chat.completions.create(
             model="m",

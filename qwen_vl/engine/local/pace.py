@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # tokens of each row in one pass
 MOST_DRAFTED = WIDTHS[-1] - 1
-SURE_AFTER = 2  # passes: the first one of a width may set something up
+SURE_AFTER = 3  # passes: the first one of a width may set something up, or meet a busy machine
 LEARNING_RATE = 0.2
-FORGOTTEN_AFTER = 512  # passes: a width may have looked slow because something else ran
+DOUBTED_AFTER = 128  # passes: a width may have looked slow because something else ran
 
 
 class _Measured:
@@ -23,6 +23,10 @@ class _Measured:
         self.passes = 0
         self.seconds = 0.0
         self.last_pass = 0  # of all kinds
+
+    @property
+    def is_known(self) -> bool:
+        return self.passes >= SURE_AFTER
 
 
 class Pace:
@@ -36,11 +40,9 @@ class Pace:
         """Takes in what a pass took."""
         self._passes += 1
         one = self._measured.setdefault((rows, width), _Measured())
-        if self._passes - one.last_pass > FORGOTTEN_AFTER:
-            one.passes = 0
-        if one.passes == 0:
+        if one.passes == 0 or self._is_doubted(one):
             one.seconds = seconds
-        elif one.passes < SURE_AFTER:
+        elif not one.is_known:
             one.seconds = min(one.seconds, seconds)
         else:
             one.seconds += (seconds - one.seconds) * LEARNING_RATE
@@ -56,21 +58,20 @@ class Pace:
         rows, longest = len(chances), max(map(len, chances))
         best, best_speed, seconds = 1, 0.0, None
         for width in WIDTHS[: bisect_right(WIDTHS, longest + 1)]:
-            known = self._seconds(rows, width)
-            # What is not known yet takes at least as long as the next narrower one.
-            seconds = seconds if known is None else known
+            one = self._measured.get((rows, width), _Measured())
+            if one.is_known and (seconds is None or not self._is_doubted(one)):
+                seconds = one.seconds
+            elif one.is_known and seconds is not None:
+                seconds = min(seconds, one.seconds)
+            # What is not known takes at least as long as the next narrower one.
             if seconds is None:
                 break
             tokens = rows + sum(sum(row[: width - 1]) for row in chances)
             if tokens / seconds > best_speed:
                 best, best_speed = width, tokens / seconds
-            if known is None:
+            if not one.is_known:
                 break  # step by step: much wider passes may be very slow
         return best
 
-    def _seconds(self, rows: int, width: int) -> float | None:
-        """As measured; None if that was not done often enough, or is long ago."""
-        one = self._measured.get((rows, width))
-        if one is None or one.passes < SURE_AFTER:
-            return None
-        return None if self._passes - one.last_pass > FORGOTTEN_AFTER else one.seconds
+    def _is_doubted(self, one: _Measured) -> bool:
+        return self._passes - one.last_pass > DOUBTED_AFTER
