@@ -210,7 +210,8 @@ def test_a_worker_that_dies_is_replaced():
 def test_so_many_may_wait_and_no_more():
     slow = [open_image(SLOW, SETTINGS) for _ in range(MAX_WAITING + 6)]
     calls = [Call(picture.decode) for picture in slow]
-    wait_for(lambda: sum(isinstance(call.error, Busy) for call in calls) == 5)  # one is at work
+    # One is at work, or will be: when all come at once, it still stands in the line.
+    wait_for(lambda: sum(isinstance(call.error, Busy) for call in calls) in (5, 6))
     wait_for(decoding)  # the worker may still have been starting
     assert len(decoding()) == 1  # large ones one by one
     for picture in slow:
