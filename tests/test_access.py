@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine
 
@@ -77,7 +77,7 @@ def test_axe_finds_nothing_serious(browser: Browser, url: str, theme: str, tmp_p
 def test_keyboard_names_and_focus(browser: Browser, url: str) -> None:
     tab = opened(browser, url)
     page = tab.page
-    assert page.locator("h1").all_inner_texts() == ["Qwen-VL"]
+    expect(page.locator("h1")).to_have_text(["Qwen-VL"])
     focus = "document.activeElement"
     page.wait_for_function(f"{focus}.matches('#chat-box textarea')")  # one can type at once
     page.keyboard.type("hello")

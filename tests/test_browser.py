@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine, echo
 
@@ -72,7 +72,7 @@ def test_a_question_is_answered_with_its_statistics(tab: Tab) -> None:
     tab.wait_text("#chat .bot", "You said: hello there [0 pictures, 1 messages]")
     tab.wait_text("#chat .bot", "12.5 tokens/s")
     tab.wait_idle()
-    assert tab.page.locator("#chat .bot strong").count() == 1  # Markdown
+    expect(tab.page.locator("#chat .bot strong")).to_have_count(1)  # Markdown
     tab.ask("again")
     tab.wait_text("#chat .bot", "You said: again [0 pictures, 3 messages]")
 
@@ -82,7 +82,7 @@ def test_an_uploaded_picture_stays_in_the_conversation(tab: Tab, red: Path) -> N
     tab.page.wait_for_function("document.querySelectorAll('#chat-box img').length === 2")
     tab.ask("what is it?")
     tab.wait_text("#chat .bot", "You said: what is it? [2 pictures, 1 messages]")
-    assert tab.page.locator("#chat .user img").count() == 2
+    expect(tab.page.locator("#chat .user img")).to_have_count(2)
     tab.wait_idle()
     tab.ask("and now?")
     tab.wait_text("#chat .bot", "You said: and now? [2 pictures, 3 messages]")
@@ -143,7 +143,7 @@ def test_enter_while_an_answer_is_written_loses_neither(tab: Tab) -> None:
     tab.wait_text("#chat .bot", "c5")
     tab.ask("too early")
     tab.wait_text(".toast-body", "press Stop")
-    assert tab.page.input_value("#chat-box textarea") == "too early"
+    expect(tab.page.locator("#chat-box textarea")).to_have_value("too early")
     tab.stop()
     tab.wait_text("#chat .bot", "stopped")
     tab.wait_idle()
@@ -183,7 +183,7 @@ def test_the_editor_holds_what_was_typed(tab: Tab) -> None:
     tab.ask_whole("is x_y <b>?")
     tab.page.click("#chat button[aria-label='Edit']")
     tab.page.focus("#chat .user textarea")
-    assert tab.page.input_value("#chat .user textarea") == "is x_y <b>?"
+    expect(tab.page.locator("#chat .user textarea")).to_have_value("is x_y <b>?")
 
 
 def test_right_to_left_text_and_a_long_paste_are_shown_as_typed(tab: Tab) -> None:
@@ -212,7 +212,7 @@ def test_right_to_left_text_and_a_long_paste_are_shown_as_typed(tab: Tab) -> Non
     )
     tab.page.press("#chat-box textarea", "Enter")
     tab.wait_text(".toast-body", f"{Settings().max_prompt_chars:,}")
-    assert tab.page.input_value("#chat-box textarea") == pasted
+    expect(tab.page.locator("#chat-box textarea")).to_have_value(pasted)
 
 
 def test_sending_nothing_leaves_the_chat_as_it_is(tab: Tab) -> None:
@@ -232,7 +232,7 @@ def test_retry_is_there_in_every_language(
     tab = Tab(context.new_page(), url).open()
     for text in ("first", "second"):
         tab.ask_whole(text)
-    assert tab.page.locator(f"#chat button[aria-label='{again}']:visible").count() == 1
+    expect(tab.page.locator(f"#chat button[aria-label='{again}']:visible")).to_have_count(1)
     tab.page.click(f"#chat button[aria-label='{again}']")
     tab.page.wait_for_selector("#chat-box .stop-button")
     tab.wait_idle()
@@ -301,7 +301,7 @@ def test_html_in_an_answer_is_text(tab: Tab) -> None:
     tab.ask("html please")
     tab.wait_text("#chat .bot", "<script>")
     tab.wait_text("#chat .bot", "new tokens")
-    assert tab.page.locator("#chat .bot img, #chat .bot script").count() == 0
+    expect(tab.page.locator("#chat .bot img, #chat .bot script")).to_have_count(0)
     assert tab.page.title() == "Qwen-VL"
 
 
@@ -322,8 +322,8 @@ def test_a_file_that_is_no_picture_is_refused_in_words(tab: Tab, tmp_path: Path)
     tab.page.wait_for_selector("#chat-box img")
     tab.ask("what is it?")
     tab.wait_text(".toast-body", "damaged")
-    assert tab.page.input_value("#chat-box textarea") == "what is it?"
-    assert tab.page.locator("#chat .user").count() == 0
+    expect(tab.page.locator("#chat-box textarea")).to_have_value("what is it?")
+    expect(tab.page.locator("#chat .user")).to_have_count(0)
 
 
 @pytest.mark.parametrize("locale", ["zh", "zh-CN", "zh-HK", "zh-TW", "zh-Hans"])

@@ -16,7 +16,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Download
+from playwright.sync_api import Browser, Download, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine, echo
 
@@ -244,8 +244,8 @@ def test_a_chat_goes_from_one_browser_to_another_as_a_file(
     opened(other, file, tmp_path)
     until_shown(other, "a red __one")
     other.page.wait_for_function("document.querySelector('#chat .user img')?.naturalWidth === 48")
-    assert other.page.input_value("#seed input") == "7"
-    assert other.page.input_value("#system-prompt textarea") == "be brief"
+    expect(other.page.locator("#seed input")).to_have_value("7")
+    expect(other.page.locator("#system-prompt textarea")).to_have_value("be brief")
     other.ask("and now?")
     other.wait_text("#chat .bot", "You said: and now? [1 pictures, 4 messages]")
     other.wait_idle()
@@ -287,11 +287,11 @@ def test_a_hostile_file_can_neither_run_nor_read_anything(tab: Tab, tmp_path: Pa
     opened(tab, {**file, "sampling": {"temperature": 99}}, tmp_path)
     tab.wait_text("#chat .bot", "any more: 1")
     tab.wait_text("#chat .user", HOSTILE)
-    assert tab.page.locator("#chat .message img").count() == 0
+    expect(tab.page.locator("#chat .message img")).to_have_count(0)
     tab.page.click("#show-chats")
     assert titles(tab) == [HOSTILE]
     assert tab.page.title() == "Qwen-VL"
-    assert tab.page.input_value("#temperature input[type=number]") != "99"
+    expect(tab.page.locator("#temperature input[type=number]")).not_to_have_value("99")
 
 
 def test_a_conversation_is_shared_as_a_page_that_needs_nothing(
@@ -310,13 +310,15 @@ def test_a_conversation_is_shared_as_a_page_that_needs_nothing(
     page.on("request", lambda request: asked.append(request.url))
     page.goto(report.as_uri())
     assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
-    assert page.locator("script, iframe, object, form, [onerror], [href^=javascript]").count() == 0
+    expect(
+        page.locator("script, iframe, object, form, [onerror], [href^=javascript]")
+    ).to_have_count(0)
     assert page.title().startswith("hostile <script>")
     assert page.locator(".asked").inner_text().startswith("hostile <script>document")
     assert page.evaluate("[...document.images].map((image) => image.naturalWidth)") == [48]
-    assert page.locator(".said strong").inner_text() == "bold"
-    assert page.locator(".said math").count() == 1
-    assert "☑ done" in page.inner_text(".said")
+    expect(page.locator(".said strong")).to_have_text("bold")
+    expect(page.locator(".said math")).to_have_count(1)
+    expect(page.locator(".said")).to_contain_text("☑ done")
     assert page.evaluate("getComputedStyle(document.querySelector('td')).textAlign") == "right"
     context.close()
 

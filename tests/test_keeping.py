@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 from gradio.utils import get_upload_folder
 from PIL import Image
+from playwright.sync_api import expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine
 
@@ -131,13 +132,13 @@ def test_nothing_is_lost_by_a_reload(tmp_path: Path) -> None:
             tab.open()  # a reload
             tab.wait_text("#chat .bot", "You said: what is it? [1 pictures, 1 messages]")
             tab.wait_text("#chat .user", "what is it?")
-            assert page.locator("#chat .user img").count() == 1
-            assert page.input_value("#chat-box textarea") == "half a thou"
-            assert page.input_value("#system-prompt textarea") == "be brief"
+            expect(page.locator("#chat .user img")).to_have_count(1)
+            expect(page.locator("#chat-box textarea")).to_have_value("half a thou")
+            expect(page.locator("#system-prompt textarea")).to_have_value("be brief")
             page.get_by_role("tab", name="Video").click()
             page.click("#choose-frames .label-wrap")
-            assert page.get_by_label("Every N seconds").is_checked()
-            assert page.input_value("#question textarea") == "and then?"
+            expect(page.get_by_label("Every N seconds")).to_be_checked()
+            expect(page.locator("#question textarea")).to_have_value("and then?")
             page.get_by_role("tab", name="Chat").click()
             tab.ask("and now?")  # the server has the picture and the system prompt, too
             tab.wait_text("#chat .bot", "You said: and now? [1 pictures, 4 messages]")
@@ -146,7 +147,7 @@ def test_nothing_is_lost_by_a_reload(tmp_path: Path) -> None:
             page.wait_for_function("document.querySelectorAll('#chat .bot').length === 0")
             tab.open()
             page.wait_for_function("document.querySelectorAll('#chat .example').length > 0")
-            assert page.locator("#chat .bot").count() == 0
+            expect(page.locator("#chat .bot")).to_have_count(0)
         page.context.close()
 
 
@@ -166,8 +167,8 @@ def test_a_tab_that_was_offline_comes_back_with_everything() -> None:
         page.wait_for_timeout(SETTLES_MS)  # Gradio may reload the page by itself
         page.wait_for_selector("#chat-box textarea")
         tab.wait_text("#chat .bot", "You said: what is it?")
-        assert page.input_value("#chat-box textarea") == "half a thou"
-        assert page.input_value("#system-prompt textarea") == "be brief"
+        expect(page.locator("#chat-box textarea")).to_have_value("half a thou")
+        expect(page.locator("#system-prompt textarea")).to_have_value("be brief")
         tab.ask("and now?")
         tab.wait_text("#chat .bot", "You said: and now? [0 pictures, 4 messages]")
         page.context.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Page, Route, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import READY, ScriptedEngine
 
@@ -149,16 +149,16 @@ def test_code_and_formulas_are_rendered_and_copies_are_what_was_written(seen: Se
     _, shown = seen.shown("q", answer)
     assert "<p>x</p>" in shown
     assert "bold <i>" in shown
-    assert seen.page.locator("#chat .bot .katex").count() == 1
+    expect(seen.page.locator("#chat .bot .katex")).to_have_count(1)
     seen.page.get_by_label("Copy the answer").click()
-    assert seen.page.evaluate("navigator.clipboard.readText()") == answer
+    seen.tab.wait_clipboard(answer)
 
 
 def test_a_models_name_is_a_name_everywhere(seen: Seen) -> None:
     seen.shown("q", "ok")
-    assert EVIL_ID in seen.page.inner_text("#header")
-    assert EVIL_ID in seen.page.inner_text("#chat")
-    assert seen.page.locator("#header img, #chat .bot img").count() == 0
+    expect(seen.page.locator("#header")).to_contain_text(EVIL_ID)
+    expect(seen.page.locator("#chat")).to_contain_text(EVIL_ID)
+    expect(seen.page.locator("#header img, #chat .bot img")).to_have_count(0)
 
 
 def test_an_error_of_another_server_is_shown_as_text(seen: Seen) -> None:
@@ -167,7 +167,7 @@ def test_an_error_of_another_server_is_shown_as_text(seen: Seen) -> None:
     seen.tab.ask("q")
     seen.tab.wait_text("[data-testid=toast-body]", words)
     seen.engine.refusal = None
-    assert seen.page.locator("[data-testid=toast-text] :is(img, b, form)").count() == 0
+    expect(seen.page.locator("[data-testid=toast-text] :is(img, b, form)")).to_have_count(0)
     assert not seen.page.evaluate("window.ran")
     seen.page.click("[data-testid=toast-close]")
 

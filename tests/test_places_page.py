@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine
 
@@ -90,18 +90,18 @@ def test_boxes_lie_over_the_picture_and_light_up_with_their_list(chat: Tab, tmp_
     expected = [left + 0.1 * (right - left), top + 0.2 * (bottom - top)]
     expected += [left + 0.3 * (right - left), top + 0.4 * (bottom - top)]
     assert edges(page, ".marks rect") == pytest.approx(expected, abs=4)
-    assert page.locator(".marks text").first.text_content() == "红色 car"
+    expect(page.locator(".marks text").first).to_have_text("红色 car")
     size = page.evaluate(
         "parseFloat(getComputedStyle(document.querySelector('.marks text')).fontSize)"
     )
     assert size >= 12
-    assert page.locator(".places .place .name").all_inner_texts() == ["红色 car", "dot"]
+    expect(page.locator(".places .place .name")).to_have_text(["红色 car", "dot"])
     page.hover(".places .place >> nth=1")
-    assert page.locator(".mark.is-lit text").all_text_contents() == ["dot"]
+    expect(page.locator(".mark.is-lit text")).to_have_text(["dot"])
     page.hover(".marks rect")
-    assert page.locator(".place.is-lit .name").all_inner_texts() == ["红色 car"]
+    expect(page.locator(".place.is-lit .name")).to_have_text(["红色 car"])
     # The model's JSON is folded: it stands nowhere else, and its words around it stay.
-    assert not page.locator("text=bbox_2d").first.is_visible()
+    expect(page.locator("text=bbox_2d").first).to_be_hidden()
     chat.wait_text("#chat .bot", "Two of them.")
     page.click(".places summary")
     assert '"bbox_2d": [100, 200, 300, 400]' in page.inner_text(".places details pre")
@@ -155,7 +155,7 @@ def test_the_picture_that_is_named_or_chosen(chat: Tab, tmp_path: Path) -> None:
     new_chat(chat)
     ask(chat, "half", *again(tmp_path / "red.png", tmp_path / "blue.png"))
     chat.wait_text("#chat .bot", "which picture")
-    assert page.locator(".places figure").count() == 0
+    expect(page.locator(".places figure")).to_have_count(0)
     page.click(".places .choice button >> nth=1")
     assert shown_picture(page) == "blue"
     canvas = edges(page, ".places .canvas")
@@ -189,19 +189,22 @@ def test_a_region_drawn_by_hand_goes_into_the_question(chat: Tab, tmp_path: Path
     assert numbers == pytest.approx([250, 500, 750, 900], abs=8)
     page.fill("#chat-box textarea", "")
     page.click("#region")
+    page.wait_for_selector("dialog[open]")
     page.mouse.click(left + (right - left) * 0.5, top + (bottom - top) * 0.5)
     page.click("dialog .use")
     page.wait_for_function(f"{value}.includes('In picture 1, the point [')")
     page.fill("#chat-box textarea", "")
     page.click("#region")  # by keyboard alone
+    page.wait_for_selector("dialog[open]")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Shift+ArrowDown")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_function(f"{value}.includes('[355, 375, 605, 645]')")
     page.click("#region")
+    page.wait_for_selector("dialog[open]")
     page.keyboard.press("Escape")
-    assert page.locator("dialog").count() == 0
+    expect(page.locator("dialog")).to_have_count(0)
 
 
 def test_documents_have_a_safe_preview(chat: Tab, tmp_path: Path) -> None:
@@ -209,17 +212,17 @@ def test_documents_have_a_safe_preview(chat: Tab, tmp_path: Path) -> None:
     asked_elsewhere = []
     page.on("request", lambda it: asked_elsewhere.append(it.url) if ":9/" in it.url else None)
     ask(chat, "html", tmp_path / "red.png")
-    assert page.inner_text(".preview h1") == "Invoice J-67"
-    assert page.locator(".marks rect").count() == 3
+    expect(page.locator(".preview h1")).to_have_text("Invoice J-67")
+    expect(page.locator(".marks rect")).to_have_count(3)
     inside = page.inner_html(".preview")
     assert not any(bad in inside for bad in ("<script", "onclick", "href", ":9/"))
-    assert page.locator(".preview .cut img").count() == 1
+    expect(page.locator(".preview .cut img")).to_have_count(1)
     page.hover(".preview p")
-    assert page.locator(".mark.is-lit text").all_text_contents() == ["p"]
+    expect(page.locator(".mark.is-lit text")).to_have_text(["p"])
     assert page.title() == "Qwen-VL"
     assert asked_elsewhere == []
     new_chat(chat)
     ask(chat, "markdown", *again(tmp_path / "red.png"))
-    assert page.inner_text(".preview h1") == "Report"
-    assert page.locator(".preview .cut").count() == 1
-    assert "Image (" not in page.inner_text(".preview")
+    expect(page.locator(".preview h1")).to_have_text("Report")
+    expect(page.locator(".preview .cut")).to_have_count(1)
+    expect(page.locator(".preview")).not_to_contain_text("Image (")

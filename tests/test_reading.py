@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine, echo
 
@@ -56,10 +56,6 @@ def styles(tab: Tab, selector: str, name: str) -> list[str]:
     )
 
 
-def clipboard(tab: Tab) -> str:
-    return tab.page.evaluate("navigator.clipboard.readText()")
-
-
 def test_an_answer_keeps_its_ticks_columns_and_formulas(tab: Tab) -> None:
     page = tab.page
     tab.ask("rich")
@@ -75,7 +71,7 @@ def test_an_answer_keeps_its_ticks_columns_and_formulas(tab: Tab) -> None:
     assert "a price of $5 or $6." in tab.text()
     assert "echo $A $B$\n- [x] no" in from_page(page.inner_text("#chat pre"))
     page.get_by_label("Copy the answer").click()
-    assert clipboard(tab) == RICH
+    tab.wait_clipboard(RICH)
 
 
 def test_what_was_typed_is_shown_copied_and_edited_as_typed(tab: Tab) -> None:
@@ -87,10 +83,10 @@ def test_what_was_typed_is_shown_copied_and_edited_as_typed(tab: Tab) -> None:
     page.locator(
         "#chat .user-row + .message-buttons button[aria-label='Copy message']"
     ).last.click()
-    assert clipboard(tab) == TYPED
+    tab.wait_clipboard(TYPED)
     page.get_by_label("Edit the question").last.click()
     page.wait_for_function("document.activeElement.matches('.edit-textarea')")
-    assert page.input_value("#chat .edit-textarea") == TYPED
+    expect(page.locator("#chat .edit-textarea")).to_have_value(TYPED)
     page.fill("#chat .edit-textarea", "something else")
     page.press("#chat .edit-textarea", "Escape")
     page.wait_for_function("document.querySelector('.edit-textarea') === null")

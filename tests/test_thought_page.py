@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+from playwright.sync_api import expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import READY, SEEING, ScriptedEngine
 
@@ -41,9 +42,9 @@ def test_a_thought_streams_in_a_block_that_folds_when_the_answer_begins() -> Non
         tab.wait_text("#chat", "Looking at it.")
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.click("#chat .copy-thought")
-        assert page.evaluate("navigator.clipboard.readText()") == "Looking at it."
+        tab.wait_clipboard("Looking at it.")
         page.get_by_label("Copy the answer").click()
-        assert page.evaluate("navigator.clipboard.readText()") == "It is red."
+        tab.wait_clipboard("It is red.")
         assert engine.requests[0][1].enable_thinking is True
         assert tab.error_overlays() == 0
 
@@ -52,6 +53,6 @@ def test_there_is_no_switch_where_a_model_has_none() -> None:
     with running_page(ScriptedEngine("Yes.")) as url, chromium() as browser:
         tab = Tab(browser.new_context(locale="en-GB").new_page(), url).open()
         tab.page.wait_for_selector("#temperature input:visible")
-        assert not tab.page.locator("#enable-thinking").is_visible()
+        expect(tab.page.locator("#enable-thinking")).to_be_hidden()
         tab.ask("Hi")
         tab.wait_text("#chat .bot", "Yes.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine, echo
 
@@ -158,7 +158,7 @@ def test_frames_are_ticked_on_their_pictures_and_stay_so(tab: Tab, clip: Path) -
         f"JSON.stringify({left_out.format('#kept')}) === '{json.dumps(expected).replace(' ', '')}'"
     )
     assert page.evaluate(left_out.format("#frames .strip")) == expected
-    assert page.locator("#frames.is-stale").count() == 0
+    expect(page.locator("#frames.is-stale")).to_have_count(0)
     page.click("#frames [data-ticks=none]")
     page.wait_for_function("document.querySelectorAll('#kept input:checked').length === 0")
     ask(tab, "and now?")
@@ -175,7 +175,7 @@ def test_times_in_answers_are_links(tab: Tab, clip: Path) -> None:
     ask(tab, "when?")
     wait_idle(tab)
     links = page.locator("#video-chat .time")
-    assert links.all_inner_texts() == ["4.0 s", "00:06", "7", "8 s", "9 秒"]
+    expect(links).to_have_text(["4.0 s", "00:06", "7", "8 s", "9 秒"])
     for index, at in enumerate([4, 6, 7, 8, 9]):
         links.nth(index).click()
         wait_played_to(page, at)
@@ -241,4 +241,4 @@ def test_a_broken_clip_is_refused_in_words(tab: Tab, tmp_path: Path) -> None:
     broken.write_bytes(b"\x00\x00\x00\x18ftypmp42" + b"\x00" * 100)
     tab.page.set_input_files("#clip input[type=file]", broken)
     tab.wait_text("#video-note", "⚠️")
-    assert tab.page.locator("#frames .frame").count() == 0
+    expect(tab.page.locator("#frames .frame")).to_have_count(0)

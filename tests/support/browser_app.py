@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import gradio as gr
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
@@ -23,6 +23,7 @@ CHROMIUM_FLAGS = [
     "--disable-features=LocalNetworkAccessChecks",  # this machine stands for a public one
 ]
 WAIT_MS = 60_000  # what a person waits for takes a moment; this only ends a test that fails
+expect.set_options(timeout=WAIT_MS)
 
 
 @contextmanager
@@ -88,6 +89,12 @@ class Tab:
     def wait_idle(self) -> None:
         """Until nothing is being answered: Send is back in the box."""
         self.page.wait_for_selector("#chat-box .submit-button")
+
+    def wait_clipboard(self, text: str) -> None:
+        """Until the clipboard holds `text`: a page writes it a moment after the click."""
+        self.page.wait_for_function(
+            "async (text) => await navigator.clipboard.readText() === text", arg=text
+        )
 
     def text(self, selector: str = "#chat") -> str:
         return self.page.inner_text(selector)
