@@ -50,6 +50,10 @@ class Constraint:
     name: str = "answer"  # of a schema, for servers that want one
     tags: tuple[str, ...] = ()  # of a grammar: tokens that are no text elsewhere
 
+    @property
+    def is_json(self) -> bool:
+        return self.kind in ("json_object", "json_schema")
+
 
 def json_schema(
     schema: Mapping[str, Any], *, strict: bool = True, place: str = "", name: str = "answer"

@@ -5,7 +5,7 @@ Knows nothing of Gradio, HTTP, files or torch. All values are immutable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Literal, Protocol, TypeAlias
@@ -173,6 +173,25 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class CallPiece:
+    """A delta of a call: the first of each has its name and id, and all add to its arguments."""
+
+    index: int  # which of the answer's calls
+    arguments: str = ""
+    name: str = ""
+    id: str = ""
+
+
+def joined_calls(pieces: Iterable[CallPiece]) -> tuple[ToolCall, ...]:
+    """Whole calls, in the order in which they began; of an answer cut short, what there is."""
+    calls: dict[int, ToolCall] = {}
+    for piece in pieces:
+        call = calls.get(piece.index) or ToolCall(piece.name, "", piece.id)
+        calls[piece.index] = replace(call, arguments=call.arguments + piece.arguments)
+    return tuple(calls.values())
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn. Pictures stay where they stand among the texts."""
 
@@ -293,8 +312,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A delta of text, of the thought before it, or whole calls of tools. Only the last chunk of
-    an answer carries `finish_reason` and `usage`. `logprobs` are of the text's tokens, where they
+    """A delta of text, of the thought before it, or of calls of tools. Only the last chunk of an
+    answer carries `finish_reason` and `usage`. `logprobs` are of the text's tokens, where they
     were asked for."""
 
     text: str = ""
@@ -302,7 +321,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[CallPiece, ...] = ()
     choice: int = 0  # which of several answers to one request
 
 

@@ -180,16 +180,23 @@ def arguments_object(text: str) -> dict[str, Any]:
 # --- what a call must look like ---
 
 
-def call_constraint(tools: Tools, written_as: Format) -> Constraint:
-    """The grammar of an answer that is one call, or several."""
-    wanted = [tool for tool in tools.tools if tools.must_call in (True, tool.name)]
+def call_constraint(
+    tools: Tools, written_as: Format, answer: Constraint | None = None
+) -> Constraint:
+    """The grammar of an answer that is one call, or several; or else `answer`, which is JSON."""
+    wanted = [tool for tool in tools.tools if tools.must_call in (False, True, tool.name)]
     rules: list[str] = []
     for number, tool in enumerate(wanted):
         rules += (_json_call if written_as == "json" else _xml_call)(tool, f"c{number}")
     names = " | ".join(f"c{number}" for number in range(len(wanted)))
     more = ' ("\\n" one)*' if tools.repeats else ""
-    head = [f"start: one{more}", f'one: <tool_call> "\\n" ({names}) "\\n" </tool_call>']
-    return Constraint("grammar", "\n".join([*head, *rules]), place="tools", tags=TAGS)
+    head = ["start: calls" if answer is None else "start: calls | answer", f"calls: one{more}"]
+    head.append(f'one: <tool_call> "\\n" ({names}) "\\n" </tool_call>')
+    if answer is not None:
+        schema = json.loads(answer.source or '{"type": "object"}')
+        head.append(f"answer: %json {json.dumps(schema | _options(lenient=not answer.strict))}")
+    place = "tools" if answer is None else answer.place
+    return Constraint("grammar", "\n".join([*head, *rules]), place=place, tags=TAGS)
 
 
 def _json_call(tool: Tool, rule: str) -> list[str]:
@@ -244,6 +251,9 @@ def _inline(tool: Tool, schema: Any) -> str:
     shared = {
         key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
     }
-    lenient = not tool.function.get("strict")
-    options = {**_COMPACT, "lenient": lenient, "coerce_one_of": lenient}
-    return "%json " + json.dumps({**shared, **schema, "x-guidance": options})
+    options = _options(lenient=not tool.function.get("strict"))
+    return "%json " + json.dumps({**shared, **schema, **options})
+
+
+def _options(*, lenient: bool) -> dict[str, Any]:
+    return {"x-guidance": {**_COMPACT, "lenient": lenient, "coerce_one_of": lenient}}

@@ -24,7 +24,7 @@ from qwen_vl.api import sessions
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import EngineFailed
-from qwen_vl.schema import Chunk, ToolCall
+from qwen_vl.schema import CallPiece, Chunk, ToolCall
 
 PATH = "/v1/responses"
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -35,6 +35,11 @@ WEATHER = {
     "strict": False,
 }
 CALL = ToolCall("weather", '{"city": "Oslo"}', "call_1")
+PIECES = (
+    CallPiece(0, name=CALL.name, id=CALL.id),
+    CallPiece(0, CALL.arguments[:5]),
+    CallPiece(0, CALL.arguments[5:]),
+)
 KEYS = Settings(api_key=("alice", "mallory"))
 
 
@@ -105,7 +110,7 @@ def test_a_stream_tells_every_step_in_order(engine: ScriptedEngine, client: http
         Chunk(thought="rain."),
         "It ",
         "rains.",
-        Chunk(calls=(CALL,)),
+        Chunk(calls=PIECES),
     )
     engine.finish_reason = "tool_calls"
     events = streamed(client, tools=[WEATHER])
@@ -115,7 +120,8 @@ def test_a_stream_tells_every_step_in_order(engine: ScriptedEngine, client: http
         *("reasoning_text.delta", "reasoning_text.done", "content_part.done", "output_item.done"),
         *("output_item.added", "content_part.added", "output_text.delta", "output_text.delta"),
         *("output_text.done", "content_part.done", "output_item.done"),
-        *("output_item.added", "function_call_arguments.delta", "function_call_arguments.done"),
+        *("output_item.added", "function_call_arguments.delta", "function_call_arguments.delta"),
+        "function_call_arguments.done",
         *("output_item.done", "completed"),
     ]
     final = events[-1]["response"]
@@ -389,7 +395,7 @@ def test_a_conversation_goes_on_without_its_instructions(
 def test_calls_and_their_results_are_part_of_it(
     engine: ScriptedEngine, client: httpx.Client
 ) -> None:
-    engine.steps, engine.finish_reason = (Chunk(thought="Hm."), Chunk(calls=(CALL,))), "tool_calls"
+    engine.steps, engine.finish_reason = (Chunk(thought="Hm."), Chunk(calls=PIECES)), "tool_calls"
     first = create(client, "Weather?", tools=[WEATHER])
     thought, call = first["output"]
     result = {"type": "function_call_output", "call_id": CALL.id, "output": "sunny"}

@@ -24,7 +24,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.engine.tool_calls import CallSplitter
 from qwen_vl.errors import BadRequest
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Chunk, Message, TextPart, ToolCall
+from qwen_vl.schema import CallPiece, Chunk, Message, TextPart, ToolCall, joined_calls
 from qwen_vl.tools import tools_from
 
 PARAMETERS = {
@@ -40,6 +40,9 @@ PARAMETERS = {
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 BOTH = {"tools": [WEATHER, CLOCK]}
+TEXT = {"type": "object", "properties": {"text": {"type": "string"}}}
+NOTE = {"type": "function", "function": {"name": "note", "parameters": TEXT}}
+NOTED = 'a "b"\n\n</tool_ < \\ 你'
 CALL = ToolCall("weather", '{"city": "Oslo", "days": 2}', "c1")
 JSON_CALL = (
     '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}\n</tool_call>'
@@ -55,16 +58,16 @@ BROKEN = '<tool_call>\n{"name": "weather", "argum'
 
 
 def split(text: str, seed: int, **fields: Any) -> tuple[str, list[tuple[str, Any]]]:
-    tools = tools_from({**BOTH, **fields})
+    tools = tools_from({"tools": [WEATHER, CLOCK, NOTE], **fields})
     assert tools is not None
     splitter, cuts = CallSplitter(tools), random.Random(seed)
-    said, calls = "", []
+    said, pieces = "", []
     while text:
         size = cuts.randint(1, 7)
         piece, text = splitter.push(text[:size]), text[size:]
-        said, calls = said + piece.text, [*calls, *piece.calls]
+        said, pieces = said + piece.text, [*pieces, *piece.calls]
     piece = splitter.flush()
-    calls += piece.calls
+    calls = joined_calls([*pieces, *piece.calls])
     assert len({call.id for call in calls}) == len(calls)
     return said + piece.text, [(call.name, json.loads(call.arguments)) for call in calls]
 
@@ -87,6 +90,13 @@ OSLO = ("weather", {"city": "Oslo", "days": 2})
         (JSON_CALL.replace("weather", "unknown"), JSON_CALL.replace("weather", "unknown"), []),
         ('<tool_call>{"name": "clock"}</tool_call>', "", [("clock", {})]),
         ("1 < 2 <tool", "1 < 2 <tool", []),
+        (XML_CALL.replace("\n</function>", ""), "", [OSLO]),
+        ("<tool_call>\n<function=clock>\n</function>\n</tool_call>", "", [("clock", {})]),
+        (
+            f"<tool_call><function=note><parameter=text>\n{NOTED}\n</parameter>\n</function></tool_call>",
+            "",
+            [("note", {"text": NOTED})],
+        ),
     ],
 )
 def test_calls_are_told_from_text(text: str, said: str, calls: list[Any]) -> None:
@@ -102,6 +112,18 @@ def test_a_tag_in_an_argument_ends_no_call_that_had_to_be_made() -> None:
     text = '<tool_call>{"name": "clock", "arguments": {"a": "</tool_call>"}}</tool_call>'
     for seed in range(20):
         assert split(text, seed, tool_choice="required") == ("", [("clock", {"a": "</tool_call>"})])
+
+
+@pytest.mark.parametrize("whole", [JSON_CALL, XML_CALL])
+def test_a_call_that_is_cut_off_is_told_as_far_as_it_came(whole: str) -> None:
+    tools = tools_from(BOTH)
+    assert tools is not None
+    splitter = CallSplitter(tools)
+    said = splitter.push(whole[: whole.index("Oslo") + 4])
+    pieces = [*said.calls, *splitter.flush().calls]
+    (call,) = joined_calls(pieces)
+    assert (said.text, call.name) == ("", "weather")
+    assert call.arguments.startswith('{"city": "Os')
 
 
 # --- what a request may say ---
@@ -181,11 +203,29 @@ def test_calls_that_must_be_made_always_parse(engine: Engine) -> None:
             with api.chat.completions.stream(
                 messages=turn, tool_choice="required", parallel_tool_calls=False, **fields
             ) as stream:
+                told = [event.type for event in stream]
                 streamed = stream.get_final_completion().choices[0]
+            assert told.count("tool_calls.function.arguments.delta") > 2
             assert streamed.finish_reason == "tool_calls"
             assert streamed.message.tool_calls is not None
             (call,) = streamed.message.tool_calls
             jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)
+
+
+def test_a_form_beside_tools_binds_what_is_no_call(engine: Engine) -> None:
+    form = {"type": "json_schema", "json_schema": {"schema": {"enum": ["yes", "no"]}}}
+    fields: Any = {"response_format": form, "max_tokens": 200, "temperature": 1.5, "top_k": 0}
+    with serving(engine, Settings(), closes_engine=False) as client:
+        for choice in ("auto", NAMED):
+            body = asking(**fields, tools=[WEATHER], tool_choice=choice, seed=1)
+            told = client.post(CHAT, json=body)
+            assert told.status_code == 200, told.text
+            message = told.json()["choices"][0]["message"]
+            calls = message.get("tool_calls", [])
+            for call in calls:
+                jsonschema.validate(json.loads(call["function"]["arguments"]), PARAMETERS)
+            assert bool(calls) or json.loads(message["content"]) in ("yes", "no")
+            assert calls or choice == "auto"
 
 
 def test_the_limit_may_cut_a_call_and_says_so(engine: Engine) -> None:
@@ -257,9 +297,7 @@ def test_a_model_without_tools_says_so(bundled_engine: Engine) -> None:
         assert (told.status_code, "results" in told.text) == (400, True)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"response_format": {"type": "json_object"}}, {"logprobs": True}]
-)
+@pytest.mark.parametrize("fields", [{"guided_choice": ["yes", "no"]}, {"logprobs": True}])
 def test_what_does_not_go_with_tools_is_refused(fields: dict[str, Any]) -> None:
     with serving(ScriptedEngine("a"), Settings()) as client:
         told = client.post(CHAT, json=asking(**BOTH, **fields))
@@ -270,8 +308,9 @@ def test_what_does_not_go_with_tools_is_refused(fields: dict[str, Any]) -> None:
 
 
 def test_several_calls_are_numbered_in_a_stream() -> None:
-    other = ToolCall("clock", "{}", "c2")
-    steps = (Chunk("Well."), Chunk(calls=(CALL,)), Chunk(calls=(other,)))
+    pieces = [CallPiece(0, name="weather", id="c1"), CallPiece(0, CALL.arguments[:9])]
+    pieces += [CallPiece(0, CALL.arguments[9:]), CallPiece(1, "{}", "clock", "c2")]
+    steps = (Chunk("Well."), *(Chunk(calls=(piece,)) for piece in pieces))
     with serving(ScriptedEngine(*steps, finish_reason="tool_calls"), Settings()) as client:
         api = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="-")
         tools: Any = [WEATHER, CLOCK]
@@ -309,5 +348,7 @@ def test_tools_go_to_another_server_and_calls_come_back() -> None:
     params = SamplingParams(tools=tools_from({**BOTH, "tool_choice": "required"}))
     with strange(answer) as url, remote(url) as engine:
         chunks = list(engine.stream(messages, params))
-    assert [call for chunk in chunks for call in chunk.calls] == [CALL]
+    pieces = [piece for chunk in chunks for piece in chunk.calls]
+    assert joined_calls(pieces) == (CALL,)
+    assert len(pieces) > 2  # they are passed on as they come
     assert chunks[-1].finish_reason == "tool_calls"

@@ -17,13 +17,14 @@ from fastapi import Request
 from qwen_vl.api.clips import ClipReader
 from qwen_vl.api.completions import fields_of, logprobs_of, prompts_of
 from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
+from qwen_vl.api.forms import with_form_told
 from qwen_vl.api.logprobs import asked_logprobs
 from qwen_vl.api.messages import from_openai, parts_in, with_one_system
 from qwen_vl.api.payloads import Payloads, flag, hold, media_type
 from qwen_vl.api.places import Places
 from qwen_vl.api.spellings import in_openai_form, with_template_arguments
 from qwen_vl.config import Settings
-from qwen_vl.constraint import Constraint, constraint_from
+from qwen_vl.constraint import constraint_from
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
 from qwen_vl.errors import BadRequest, TooLarge, Unsupported
@@ -39,8 +40,6 @@ from qwen_vl.schema import ImagePart, Message, Part, TextPart, frames_of, is_pai
 from qwen_vl.tools import tools_from
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
-JSON_WANTED = "Answer with one JSON object and nothing else."
-SCHEMA_WANTED = "Answer in JSON that fits this JSON schema, and say nothing else:"
 MAX_NAME_CHARS = 200  # of a session's id, and of a salt
 _WEB = ("http://", "https://")
 
@@ -189,7 +188,7 @@ class Reader:
             check_conversation(messages, self.settings)
         params = self.params(raw, messages)
         if raw.get("response_format") is not None and params.constraint is not None:
-            messages = _with_system(messages, _told(params.constraint))
+            messages = with_form_told(messages, params.constraint, params.tools is not None)
         salt, damaged_s = _name(raw, "cache_salt"), tuple(clips.damaged_s)
         call = Call(messages, params, stream, usage, salt=salt, damaged_s=damaged_s, added=added)
         return replace(call, n=self._n(raw))
@@ -259,7 +258,7 @@ class Reader:
         defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
         params = params_from(raw, defaults, self.settings)
         constraint, tools, logprobs = constraint_from(raw), tools_from(raw), asked_logprobs(raw)
-        if tools is not None and constraint is not None:
+        if tools is not None and constraint is not None and not constraint.is_json:
             raise Unsupported(
                 f"'tools' and '{constraint.place.partition('.')[0]}' cannot be asked for together "
                 "here: leave one of them out."
@@ -309,17 +308,3 @@ def _one_text(call: Call) -> Call:
     if call.params.tools is not None:
         raise Unsupported("'tools' are for /v1/chat/completions: leave them out here.")
     return call
-
-
-def _told(constraint: Constraint) -> str:
-    """The constraint in words: masks alone would force a model that knows nothing of it."""
-    if constraint.kind == "json_object":
-        return JSON_WANTED
-    return f"{SCHEMA_WANTED}\n{constraint.source}"
-
-
-def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
-    if messages[0].role == "system":
-        joined = f"{messages[0].text}\n{text}"
-        return [Message("system", (TextPart(joined),)), *messages[1:]]
-    return [Message("system", (TextPart(text),)), *messages]

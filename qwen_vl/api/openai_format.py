@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_vl.api.logprobs import logprobs_object
-from qwen_vl.schema import Chunk, ToolCall, Usage
+from qwen_vl.schema import CallPiece, Chunk, ToolCall, Usage, joined_calls
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class Completion:
     choices: int = 1
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))  # Unix time in seconds
-    _calls: Counter[int] = field(default_factory=Counter)  # told so far, of each answer
 
     def whole(self, chunks: Sequence[Chunk]) -> dict[str, Any]:
         """All chunks of all answers -> a `chat.completion`."""
@@ -52,7 +50,7 @@ class Completion:
         chunks = [chunk for chunk in all_chunks if chunk.choice == number]
         thought = _thought("".join(chunk.thought for chunk in chunks))
         text = "".join(chunk.text for chunk in chunks)
-        calls = [call for chunk in chunks for call in chunk.calls]
+        calls = joined_calls(piece for chunk in chunks for piece in chunk.calls)
         message: dict[str, Any] = {"role": "assistant", "content": text, **thought}
         if calls:
             message["content"] = text or None
@@ -74,17 +72,21 @@ class Completion:
         if chunk.text:
             told = {"logprobs": logprobs_object(chunk.logprobs)} if self.tells_logprobs else {}
             yield self._piece(chunk.choice, {"content": chunk.text}, **told)
-        for call in chunk.calls:  # its name first, then its arguments, as OpenAI sends them
-            index = self._calls[chunk.choice]
-            self._calls[chunk.choice] += 1
-            named = _call(replace(call, arguments=""))
-            yield self._piece(chunk.choice, {"tool_calls": [{"index": index, **named}]})
-            arguments = {"index": index, "function": {"arguments": call.arguments}}
-            yield self._piece(chunk.choice, {"tool_calls": [arguments]})
+        for piece in chunk.calls:
+            yield from self._call_pieces(chunk.choice, piece)
         if chunk.finish_reason:
             yield self._piece(chunk.choice, {}, **finish_of(chunk))
             if self.include_usage and chunk.usage is not None:
                 yield self._object("chat.completion.chunk", [], usage=self._usage(chunk))
+
+    def _call_pieces(self, number: int, piece: CallPiece) -> Iterator[dict[str, Any]]:
+        """A call's name first, then its arguments, as OpenAI sends them."""
+        if piece.name:
+            named = _call(ToolCall(piece.name, "", piece.id))
+            yield self._piece(number, {"tool_calls": [{"index": piece.index, **named}]})
+        if piece.arguments:
+            told = {"index": piece.index, "function": {"arguments": piece.arguments}}
+            yield self._piece(number, {"tool_calls": [told]})
 
     def _usage(self, chunk: Chunk) -> dict[str, Any] | None:
         usage = usage_object(chunk.usage)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from qwen_vl.errors import Bug, EngineFailed, UserError
-from qwen_vl.schema import Chunk, FinishReason, TokenLogprob, ToolCall, Usage
+from qwen_vl.schema import CallPiece, Chunk, FinishReason, TokenLogprob, Usage
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Answer:
         text: str,
         thought: str = "",
         logprobs: tuple[TokenLogprob, ...] = (),
-        calls: tuple[ToolCall, ...] = (),
+        calls: tuple[CallPiece, ...] = (),
     ) -> None:
         if text or thought or calls:
             with self._changed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from qwen_vl.schema import ToolCall
+from qwen_vl.schema import CallPiece
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -18,7 +18,7 @@ class Piece(NamedTuple):
 
     thought: str = ""
     text: str = ""
-    calls: tuple[ToolCall, ...] = ()  # where the answer may call tools
+    calls: tuple[CallPiece, ...] = ()  # where the answer may call tools
 
 
 class ThoughtSplitter:

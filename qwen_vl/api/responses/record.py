@@ -41,6 +41,7 @@ class Record:
         self._clips, self._when_ended, self._tells_summary = clips, when_ended, tells_summary
         self._number = 0  # of events so far
         self._items: list[Item] = []
+        self._calls: list[Called] = []  # of the items
         self._fields: dict[str, Any] = {
             "id": self.id,
             "object": "response",
@@ -65,11 +66,7 @@ class Record:
         """The turn of the model in the conversation."""
         said = "".join(item.text for item in self._items if isinstance(item, Said))
         thought = "".join(item.text for item in self._items if isinstance(item, Thought))
-        calls = tuple(
-            ToolCall(item.name, item.text, item.call_id)
-            for item in self._items
-            if isinstance(item, Called)
-        )
+        calls = tuple(ToolCall(one.name, one.text, one.call_id) for one in self._calls)
         return Message("assistant", (TextPart(said),) if said else (), thought, calls)
 
     @property
@@ -112,10 +109,11 @@ class Record:
             yield from self._under_way.grow(chunk.thought)
         if chunk.text:
             yield from self._say(chunk)
-        for call in chunk.calls:
-            called = Called(len(self._items), call.name, call.id)
-            yield from self._begin(called)
-            yield from called.grow(call.arguments)
+        for piece in chunk.calls:
+            if piece.name:
+                self._calls.append(Called(len(self._items), piece.name, piece.id))
+                yield from self._begin(self._calls[-1])
+            yield from self._calls[piece.index].grow(piece.arguments)
         if chunk.finish_reason:
             yield from self._end(chunk.finish_reason, chunk.usage)
 

@@ -25,12 +25,14 @@ def definitions_for(tools: Tools, family: Family) -> list[dict[str, Any]]:
 
 
 def constraint_of(params: SamplingParams, family: Family) -> Constraint | None:
-    """What binds an answer: a wish of its own, or the form of the calls that it has to make."""
-    if params.tools is None or not params.tools.must_call:
-        return params.constraint
+    """What binds an answer: a wish of its own, the form of the calls that it has to make, or either
+    of them where it may call or answer."""
+    tools, wish = params.tools, params.constraint
+    if tools is None or not (tools.must_call or wish):
+        return wish
     if family.tool_format == "none":
         raise _knows_none()
-    return call_constraint(params.tools, family.tool_format)
+    return call_constraint(tools, family.tool_format, None if tools.must_call else wish)
 
 
 def as_known(messages: Sequence[Message], family: Family) -> Sequence[Message]:

@@ -167,18 +167,16 @@ class RemoteEngine:
                     usage, reason = piece.usage or usage, piece.reason or reason
                     told = transcript.add(piece.thought, piece.text)
                     beside = logprobs.told(told, piece.logprobs)
-                    if piece.calls and "tools" in request:
-                        calls.add(list(piece.calls))
-                        begun = True
-                        answer.count_token()
-                    if any(told):
+                    called = calls.add(list(piece.calls)) if "tools" in request else ()
+                    if any(told) or called:
                         begun = True
                         answer.count_token(bool(told.thought))
-                        answer.emit(told.text, told.thought, beside)
+                        answer.emit(told.text, told.thought, beside, called)
                     if transcript.is_full:  # it goes on after what it was asked for
                         reason = "length"
                         break
-            made = calls.whole() if reason in ("stop", "tool_calls") else ()
+            is_whole = reason in ("stop", "tool_calls")
+            last = calls.end() if is_whole else ()
             if reason is None and not begun:
                 await self._ask_why(up, request)
         except _WIRE_ERRORS as error:
@@ -186,12 +184,12 @@ class RemoteEngine:
         if reason is None:  # the connection ended, the answer did not
             raise self._broken(up, None, begun, request)
         rest = transcript.finish()
-        answer.emit(rest.text, rest.thought, logprobs.told(rest, ()), made)
+        answer.emit(rest.text, rest.thought, logprobs.told(rest, ()), last)
         if logprobs.are_missing:
             raise Unsupported(
                 "The server behind this one tells no log probabilities: leave out 'logprobs'."
             )
-        answer.finish("tool_calls" if made else reason, usage)
+        answer.finish("tool_calls" if calls and is_whole else reason, usage)
 
     async def _open(self, up: Upstream, request: dict[str, Any], stack: AsyncExitStack) -> Any:
         """The response with an answer, without the fields that this server refuses.
