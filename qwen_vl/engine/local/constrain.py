@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -40,10 +41,14 @@ _MANY_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dep
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _ONE_SCHEMA = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 _SAID_CHARS = 200
+_AHEAD = ThreadPoolExecutor(1, "masks")  # beside the model's passes
 
 
 class Matcher:
-    """Follows one answer. Starts where the answer starts, after any thought."""
+    """Follows one answer. Starts where the answer starts, after any thought.
+
+    What may follow a token is worked out while the model's next pass runs.
+    """
 
     def __init__(
         self,
@@ -52,15 +57,24 @@ class Matcher:
         controls: np.ndarray,
         end_ids: Collection[int],
     ) -> None:
-        """`controls` [vocabulary] of bool: tokens that are no text, which no grammar gets."""
+        """`controls` [vocabulary] of bool: tokens that are no text, which no grammar gets.
+
+        Raises what `allowed` raises.
+        """
         self._matcher, self._place, self._controls = matcher, place, controls
         self._end_ids = sorted(end_ids)
+        self._is_complete = False
+        first = self._work_out()  # the caller's thread takes this one
+        self._next = lambda: first
 
     def allowed(self) -> np.ndarray:
         """[vocabulary] of bool: the tokens that may come next, end tokens where it is complete.
 
         Raises BadRequest where the constraint leads nowhere, or takes too much work.
         """
+        return self._next()
+
+    def _work_out(self) -> np.ndarray:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, count=len(self._controls), bitorder="little").view(bool)
         allowed &= ~self._controls
@@ -76,11 +90,13 @@ class Matcher:
         """Goes on after a token that was allowed."""
         if token not in self._end_ids:
             self._matcher.consume_token(token)
+            self._is_complete = self._matcher.is_stopped() and self._matcher.is_accepting()
+            self._next = _AHEAD.submit(self._work_out).result
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing can follow."""
-        return self._matcher.is_stopped() and self._matcher.is_accepting()
+        return self._is_complete
 
 
 class Grammars:
@@ -112,9 +128,7 @@ class Grammars:
             )
         controls = self._controls.copy()
         controls[[id_ for tag in constraint.tags if (id_ := self._id(tag)) is not None]] = False
-        made = Matcher(matcher, constraint.place, controls, self._end_ids)
-        made.allowed()
-        return made
+        return Matcher(matcher, constraint.place, controls, self._end_ids)
 
     def _spelled(self, constraint: Constraint) -> Constraint:
         """Tags that are no tokens of this tokenizer are texts of the grammar."""
