@@ -123,13 +123,10 @@ def test_a_reader_who_scrolls_up_stays_there_and_follows_again_at_the_end(tab: T
     page.hover("#chat [role=log]")
     page.mouse.wheel(0, -500)
     page.wait_for_function(f"{TO_END} > 200")
-    rests = (
-        f"() => {{ const was = window.was; window.was = {SCROLLED}; return was === window.was }}"
-    )
-    page.wait_for_function(rests, polling=500)
     place = page.evaluate(SCROLLED)
     tab.wait_text("#chat .bot", "w300")
-    assert page.evaluate(SCROLLED) == place
+    # Following would move it down; a wheel that still turns moves it up.
+    assert page.evaluate(SCROLLED) <= place
     page.mouse.wheel(0, 100_000)
     page.wait_for_function(f"{TO_END} < 5")
     tab.wait_text("#chat .bot", "w400")
