@@ -9,11 +9,16 @@ import torch
 from conftest import opened
 from PIL import Image
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from qwen_vl.bench import accuracy
 from qwen_vl.config import Settings
-from qwen_vl.engine.model.quantize import GROUP, Int4Linear, Int8Linear, quantize, round_to_int4
+from qwen_vl.engine.model.checkpoint import Checkpoint
+from qwen_vl.engine.model.int4 import GROUP, mean_squares, round_to_int4
+from qwen_vl.engine.model.load import load
+from qwen_vl.engine.model.machine import Choice
+from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear, is_rounded, quantize
+from qwen_vl.engine.model.samples import importance
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
 
@@ -60,14 +65,58 @@ def test_int4_computes_what_its_codes_say(weight: torch.Tensor, rows: int) -> No
     assert codes.min() >= 0
     assert codes.max() <= 15
     scales, zeros = scales_and_zeros.float().transpose(0, 1).repeat_interleave(GROUP, 1).unbind(-1)
-    meant = (codes - 8) * scales + zeros
-    # Half a step, and what bfloat16 takes from scale and zero.
-    assert ((meant - weight).abs() <= 0.6 * scales + 0.01 * zeros.abs()).all()
+    meant = meant_by(codes, scales_and_zeros)
+    # Half a step, what bfloat16 takes from scale and zero, and what lies beyond the codes' reach.
+    inside = (codes > 0) & (codes < 15)
+    assert ((meant - weight).abs() <= 0.6 * scales + 0.01 * zeros.abs())[inside].all()
+    assert inside.float().mean() > 0.8
     x = torch.randn(rows, 256)
     expected = x @ meant.T
     assert (Int4Linear(weight, None)(x) - expected).abs().max() <= (
         BFLOAT16_SHARE * expected.abs().max()
     )
+
+
+def meant_by(codes: torch.Tensor, scales_and_zeros: torch.Tensor) -> torch.Tensor:
+    scales, zeros = scales_and_zeros.float().transpose(0, 1).repeat_interleave(GROUP, 1).unbind(-1)
+    return (codes - 8) * scales + zeros
+
+
+def test_int4_keeps_what_16_values_can_say(weight: torch.Tensor) -> None:
+    levels = torch.arange(16) * 0.25 - 2  # in bfloat16 without loss
+    weight = levels[torch.randint(16, (128, 256), generator=torch.Generator().manual_seed(1))]
+    weight[:, ::GROUP], weight[:, 1::GROUP] = levels[0], levels[-1]
+    torch.testing.assert_close(meant_by(*round_to_int4(weight)), weight, rtol=0, atol=0.02)
+    same = torch.full((64, 64), 0.5)
+    assert torch.equal(meant_by(*round_to_int4(same)), same)
+
+
+def test_int4_is_finer_where_inputs_are_large(weight: torch.Tensor) -> None:
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(512, 256, generator=random) * torch.rand(256, generator=random) ** 4
+    layer = nn.Linear(256, 128)
+    seen = mean_squares({"it": layer}, lambda: layer(x[:256]))  # and judged by the other half
+
+    def error(importance: torch.Tensor | None) -> float:
+        wrong = meant_by(*round_to_int4(weight, importance)) - weight
+        return float((x[256:] @ wrong.T).square().mean())
+
+    assert error(seen["it"]) < 0.7 * error(None)
+
+
+def test_int4_goes_by_what_each_layer_is_given(tiny_checkpoints: dict[str, Path]) -> None:
+    found = Checkpoint(tiny_checkpoints["qwen3_vl"], "tiny")
+    choice = Choice("cpu", torch.float32, 1, "", "int4")
+    seen = importance(found, choice, lambda *_: None)
+    judged = load(found, choice, lambda *_: None, None, lambda: seen).model
+    whole = AutoModelForImageTextToText.from_pretrained(found.folder, dtype="auto")
+    assert seen.keys() == {path for path, one in whole.named_modules() if is_rounded(path, one)}
+    quantize(whole, "int4", torch.float32, seen)
+    blind = load(found, choice, lambda *_: None).model
+    layer = next(path for path, one in judged.named_modules() if isinstance(one, Int4Linear))
+    packed = [model.get_submodule(layer).packed for model in (judged, whole, blind)]
+    assert torch.equal(packed[0], packed[1])
+    assert not torch.equal(packed[0], packed[2])
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from qwen_vl.engine.model.both_sides import Int8Product, is_exact, judge, round_both_sides
-from qwen_vl.engine.model.quantize import Int8Linear, quantize
+from qwen_vl.engine.model.int4 import mean_squares
+from qwen_vl.engine.model.quantize import Int8Linear, is_rounded, quantize
 
 WINDOW = 512  # tokens that are read in one go
 TOPICS = ("assignment", "exceptions", "naming", "with", "typesmapping", "formatstrings")
@@ -75,6 +76,7 @@ def measure(weights: Path, tokens: int) -> list[Agreement]:
 
 def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
     """The model in every form that is compared with float32, one at a time."""
+    seen = tokenizer(weights)(other_text(), return_tensors="pt").input_ids[:, :WINDOW]
     model = read(weights)
     _replace(model, lambda layer: Int8Linear(layer.weight.data, None, torch.float32).dequantised())
     yield "int8 weights, multiplied in float32", model
@@ -86,15 +88,17 @@ def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
         for name, most_fine_rows in (("decode", WINDOW), ("prefill", 0)):
             model = read(weights)
             quantize(model, "int8", torch.float32)
-            seen = tokenizer(weights)(other_text(), return_tensors="pt").input_ids[:, :WINDOW]
             round_both_sides(model, judge(model, partial(model, seen)))
             for layer in model.modules():
                 if isinstance(layer, Int8Product):
                     layer.most_fine_rows = most_fine_rows
             yield f"int8 on both sides, {name}", model
+    model = read(weights)
+    linear = {path: one for path, one in model.named_modules() if is_rounded(path, one)}
+    importance = mean_squares(linear, partial(model, seen))
     for scheme in ("int8", "int4"):
         model = read(weights)
-        quantize(model, scheme, torch.float32)
+        quantize(model, scheme, torch.float32, importance)
         for layer in model.modules():
             if isinstance(layer, Int8Linear):
                 layer.most_decode_rows = WINDOW

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -33,7 +34,7 @@ from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, delta_rule, machine
 from qwen_vl.engine.model.load import LoadedModel, choose_for, load
 from qwen_vl.engine.model.prompt import Prompt
-from qwen_vl.engine.model.samples import round_inputs
+from qwen_vl.engine.model.samples import importance, round_inputs
 from qwen_vl.engine.model.tool_turns import constraint_of
 from qwen_vl.engine.thoughts import ThoughtSplitter
 from qwen_vl.engine.tool_calls import CallSplitter
@@ -224,7 +225,8 @@ class LocalEngine:
         choice = choose_for(found, self._settings, cache)
         laps.end("precision chosen")
         self._report("Reading the model", None)
-        loaded = load(found, choice, self._report, cache)
+        judge = partial(importance, found, choice, self._report)
+        loaded = load(found, choice, self._report, cache, judge)
         self._report("Judging what the layers are given", None)
         round_inputs(loaded, choice, found, cache)
         self._use(loaded)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers import (
 from qwen_vl.config import Settings
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
+from qwen_vl.engine.model.int4 import Importance
 from qwen_vl.engine.model.layers import LayerKind, layer_kinds, state_values, token_values
 from qwen_vl.engine.model.machine import Choice, choose, is_out_of_memory
 from qwen_vl.engine.model.progress import reporting
@@ -119,11 +121,15 @@ class LoadedModel:
 
 
 def load(
-    checkpoint: Checkpoint, choice: Choice, report: Report, cache: StartCache | None = None
+    checkpoint: Checkpoint,
+    choice: Choice,
+    report: Report,
+    cache: StartCache | None = None,
+    judge: Callable[[], Importance] | None = None,
 ) -> LoadedModel:
     """Reads config, tokenizer and weights. Raises ModelUnavailable with the cause.
 
-    Rounded weights are taken from `cache`, or kept there.
+    Rounded weights are taken from `cache`, or kept there; `judge` is for `load_rounded`.
     """
     torch.set_num_threads(choice.threads)
     try:
@@ -137,7 +143,7 @@ def load(
         tokenizer = _tokenizer(checkpoint)
         family = _family(checkpoint, config.model_type, tokenizer)
         image_processor = _image_processor(checkpoint) if has_vision else None
-        model = _weights(checkpoint, choice, has_vision, cache, report)
+        model = _weights(checkpoint, choice, has_vision, cache, report, judge)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnavailable(
             f"{checkpoint.model_id} cannot be loaded, its files look damaged or incomplete "
@@ -212,10 +218,11 @@ def _weights(
     has_vision: bool,
     cache: StartCache | None,
     report: Report,
+    judge: Callable[[], Importance] | None,
 ) -> Any:
     model_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
     if choice.quantize in ("int8", "int4"):
-        return load_rounded(model_class, checkpoint, choice, cache, report).eval()
+        return load_rounded(model_class, checkpoint, choice, cache, report, judge).eval()
     options: dict[str, Any] = {
         "dtype": choice.dtype,
         "device_map": "auto" if choice.device == "auto" else {"": choice.device},

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUP = 32  # columns that share a scale and a zero point in int4
+from qwen_vl.engine.model.int4 import GROUP, Importance, round_to_int4
+
 _EXACT = ("in_proj_a", "in_proj_b", "in_proj_ba")  # decay and update rate of Gated DeltaNet
 _INT4_ROWS = 64  # outputs that the int4 kernel packs together
 _TILE = 8  # an argument of the packing that means nothing on CPUs
@@ -62,9 +63,12 @@ class Int4Linear(nn.Module):
     packed: Tensor
     scales_and_zeros: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, importance: Tensor | None = None
+    ) -> None:
+        """`importance` is for `round_to_int4`."""
         super().__init__()
-        packed, scales_and_zeros = _packed(weight)
+        packed, scales_and_zeros = _packed(weight, importance)
         self.register_buffer("packed", packed)
         self.register_buffer("scales_and_zeros", scales_and_zeros)
         self.register_buffer("bias", None if bias is None else bias.float())
@@ -109,7 +113,7 @@ def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(parts), scales
 
 
-def _packed(weight: Tensor) -> tuple[Tensor, Tensor]:
+def _packed(weight: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
     """int4 as the kernel takes it: uint8 [out, in / 2], and bfloat16 [groups, out, 2]."""
     if weight.is_meta:
         outputs, inputs = weight.shape
@@ -117,24 +121,10 @@ def _packed(weight: Tensor) -> tuple[Tensor, Tensor]:
         return weight.new_empty(outputs, inputs // 2, dtype=torch.uint8), groups
     packed, scales_and_zeros = [], []
     for rows in weight.split(4096):
-        codes, of_groups = round_to_int4(rows.float())
+        codes, of_groups = round_to_int4(rows.float(), importance)
         packed.append(torch._convert_weight_to_int4pack_for_cpu(codes, _TILE))
         scales_and_zeros.append(of_groups)
     return torch.cat(packed), torch.cat(scales_and_zeros, 1).contiguous()
-
-
-def round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 [out, in] -> codes 0..15 [out, in] int32, and bfloat16 [groups, out, 2].
-
-    A weight is (code - 8) * scale + zero.
-    """
-    grouped = weight.unflatten(1, (-1, GROUP))
-    low, high = grouped.amin(-1), grouped.amax(-1)
-    scales = ((high - low) / 15).clamp(min=1e-9).bfloat16()
-    zeros = (low + 8 * scales.float()).bfloat16()
-    codes = (grouped - zeros.float()[..., None]) / scales.float()[..., None] + 8
-    codes = codes.round().clamp(0, 15).to(torch.int32).flatten(1)
-    return codes, torch.stack([scales, zeros], -1).transpose(0, 1).contiguous()
 
 
 def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
@@ -152,16 +142,19 @@ def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
 _of_thread = threading.local()
 
 
-def quantize(model: nn.Module, scheme: str, product_dtype: torch.dtype) -> None:
+def quantize(
+    model: nn.Module, scheme: str, product_dtype: torch.dtype, importance: Importance | None = None
+) -> None:
     """Replaces the model's linear layers one by one, in place, so that memory only ever falls.
 
-    `scheme` is "int8" or "int4". With int4 three kinds of layers stay in int8: those of the vision
-    encoder, the output layer, and layers without whole groups. What decides how fast a recurrent
-    layer forgets is never rounded: it is tiny, and an error in it adds up. The embedding keeps its
-    type, as only single rows of it are read. Everything else becomes float32.
+    `scheme` is "int8" or "int4". int4 goes by the `importance` of inputs, where that is known. With
+    int4 three kinds of layers stay in int8: those of the vision encoder, the output layer, and
+    layers without whole groups. What decides how fast a recurrent layer forgets is never rounded:
+    it is tiny, and an error in it adds up. The embedding keeps its type, as only single rows of it
+    are read. Everything else becomes float32.
     """
     for path in [path for path, module in model.named_modules() if is_rounded(path, module)]:
-        round_layer(model, path, scheme, product_dtype)
+        round_layer(model, path, scheme, product_dtype, importance)
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     # A class of its own may do more than look up: Gemma's embedding scales.
     if type(embedding) is nn.Embedding:
@@ -176,13 +169,24 @@ def is_rounded(path: str, module: nn.Module) -> bool:
     return type(module) is nn.Linear and path.rpartition(".")[2] not in _EXACT
 
 
-def round_layer(model: nn.Module, path: str, scheme: str, product_dtype: torch.dtype) -> None:
+def round_layer(
+    model: nn.Module,
+    path: str,
+    scheme: str,
+    product_dtype: torch.dtype,
+    importance: Importance | None,
+) -> None:
     """Replaces the one linear layer that is found under `path`."""
     linear = model.get_submodule(path)
     assert isinstance(linear, nn.Linear)
     is_head = linear is model.get_output_embeddings()  # type: ignore[operator]
     coarse = scheme == "int4" and not is_head and _fits_int4(linear)
-    _put(model, path, _rounded(linear, coarse and "visual" not in path.split("."), product_dtype))
+    bias = None if linear.bias is None else linear.bias.data
+    if coarse and "visual" not in path.split("."):
+        counts = (importance or {}).get(path)
+        _put(model, path, Int4Linear(linear.weight.data, bias, counts))
+    else:
+        _put(model, path, Int8Linear(linear.weight.data, bias, product_dtype))
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -192,13 +196,6 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 def _fits_int4(linear: nn.Linear) -> bool:
     return linear.in_features % GROUP == 0 and linear.out_features % _INT4_ROWS == 0
-
-
-def _rounded(linear: nn.Linear, to_int4: bool, product_dtype: torch.dtype) -> nn.Module:
-    bias = None if linear.bias is None else linear.bias.data
-    if to_int4:
-        return Int4Linear(linear.weight.data, bias)
-    return Int8Linear(linear.weight.data, bias, product_dtype)
 
 
 def _shaped(y: Tensor, x: Tensor, bias: Any) -> Tensor:

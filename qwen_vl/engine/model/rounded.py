@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from torch import Tensor
 
 from qwen_vl.engine.model.checkpoint import Checkpoint, Report
 from qwen_vl.engine.model.hub_cache import WEIGHTS
+from qwen_vl.engine.model.int4 import Importance
 from qwen_vl.engine.model.machine import Choice, release_memory
 from qwen_vl.engine.model.progress import reporting
 from qwen_vl.engine.model.quantize import quantize
 from qwen_vl.engine.model.rounding import Outdated, Rounding
 from qwen_vl.start_cache import StartCache
 
-FORMAT = "1"  # of an entry; a change of layers alone needs no new one
+FORMAT = "2"  # of an entry; a change of layers alone needs no new one
 _MODEL, _EXTRAS = f"model{WEIGHTS}", f"extras{WEIGHTS}"
 _CONFIGS = ("config.json", "generation_config.json")
 
@@ -44,20 +45,22 @@ def load_rounded(
     choice: Choice,
     cache: StartCache | None,
     report: Report,
+    judge: Callable[[], Importance] | None = None,
 ) -> Any:
     """The model of `checkpoint` with the weights that `choice.quantize` names.
 
-    `model_class` is one of transformers' Auto classes.
+    `model_class` is one of transformers' Auto classes. `judge` finds out what int4 goes by; it is
+    called where weights are to be rounded, and before they are read.
     """
     if cache is None:
-        return _round(model_class, checkpoint.folder, choice, report)
+        return _round(model_class, checkpoint.folder, choice, report, judge)
     name = entry_name(checkpoint, choice.quantize)
     if (model := _map(model_class, cache.entry(name), choice, report)) is not None:
         return model
     with cache.alone(name, lambda: report("Another start is rounding the same weights", None)):
         model = _map(model_class, cache.entry(name), choice, report)  # what that one has kept
         if model is None:
-            model = _round(model_class, checkpoint.folder, choice, report)
+            model = _round(model_class, checkpoint.folder, choice, report, judge)
             report("Keeping the rounded weights for the next start", None)
             tensors = model.state_dict()
             size_bytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -120,9 +123,19 @@ def _identity(folder: Path) -> Iterator[str]:
             yield (folder / config).read_text(encoding="utf-8")
 
 
-def _round(model_class: Any, folder: Path, choice: Choice, report: Report) -> Any:
+def _round(
+    model_class: Any,
+    folder: Path,
+    choice: Choice,
+    report: Report,
+    judge: Callable[[], Importance] | None,
+) -> Any:
+    importance = None
+    if judge is not None and choice.quantize == "int4":
+        importance = judge()
+        release_memory()
     with reporting(report, f"Rounding the weights to {choice.quantize}"):
-        model = _from_pretrained(model_class, folder, choice, None)
+        model = _from_pretrained(model_class, folder, choice, None, importance)
     release_memory()  # what was read, or it stays with this process
     return model
 
@@ -140,8 +153,14 @@ def _map(model_class: Any, entry: Path, choice: Choice, report: Report) -> Any |
         return None
 
 
-def _from_pretrained(model_class: Any, folder: Path, choice: Choice, stored: Path | None) -> Any:
-    how = Rounding(choice.quantize, choice.product_dtype, stored)
+def _from_pretrained(
+    model_class: Any,
+    folder: Path,
+    choice: Choice,
+    stored: Path | None,
+    importance: Importance | None = None,
+) -> Any:
+    how = Rounding(choice.quantize, choice.product_dtype, stored, importance)
     options: dict[str, Any] = {
         "dtype": "auto",  # as it is stored, in half the memory of float32
         "device_map": {"": choice.device},
@@ -150,7 +169,7 @@ def _from_pretrained(model_class: Any, folder: Path, choice: Choice, stored: Pat
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         # Fewer bits already, in somebody else's form: what comes out of that is rounded.
         model = model_class.from_pretrained(folder, **options)
-        quantize(model, choice.quantize, choice.product_dtype)
+        quantize(model, choice.quantize, choice.product_dtype, importance)
         return model
     try:
         return model_class.from_pretrained(folder, quantization_config=how, **options)

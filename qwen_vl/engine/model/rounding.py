@@ -19,6 +19,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from qwen_vl.engine.model.int4 import Importance
 from qwen_vl.engine.model.quantize import is_rounded, quantize, round_layer
 from qwen_vl.heap import release_pages, trim_heap
 
@@ -32,19 +33,25 @@ class Outdated(Exception):
 
 @register_quantization_config(_METHOD)
 class Rounding(QuantizationConfigMixin):
-    """How to load: `scheme` and `product_dtype` are for `quantize`.
+    """How to load: `scheme`, `product_dtype` and `importance` are for `quantize`.
 
     `stored` is the safetensors file that `from_pretrained` is going to read if that holds rounded
     weights. `failure` is what went wrong on the way, as transformers only says that something did.
     """
 
     def __init__(
-        self, scheme: str, product_dtype: torch.dtype, stored: Path | None = None, **_: Any
+        self,
+        scheme: str,
+        product_dtype: torch.dtype,
+        stored: Path | None = None,
+        importance: Importance | None = None,
+        **_: Any,
     ) -> None:
         self.quant_method = _METHOD  # type: ignore[assignment]
         self.scheme = scheme
         self.product_dtype = product_dtype
         self.stored = stored
+        self.importance = importance
         self.failure: MemoryError | RuntimeError | None = None
         self.read_bytes = 0  # since memory was last given back
 
@@ -75,7 +82,8 @@ class _Quantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         how = self.quantization_config
         if not how.stored:
-            quantize(model, how.scheme, how.product_dtype)  # what is left: tied, or not rounded
+            # What is left: tied, or not rounded.
+            quantize(model, how.scheme, how.product_dtype, how.importance)
         self.remove_quantization_config(model)  # a model like any other from now on
         return model
 
@@ -110,7 +118,8 @@ class _Round(ConversionOps):
                 raise ValueError(f"{name} is {list(weight.shape)}, not {list(linear.weight.shape)}")
             linear.weight = nn.Parameter(weight, requires_grad=False)
             try:
-                round_layer(model, path, self._how.scheme, self._how.product_dtype)
+                how = self._how
+                round_layer(model, path, how.scheme, how.product_dtype, how.importance)
             except (MemoryError, RuntimeError) as error:
                 self._how.failure = error
                 raise

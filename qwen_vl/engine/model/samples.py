@@ -5,14 +5,18 @@ Few of them, for they are read at a start. Knows prompts; knows nothing of layer
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from qwen_vl.engine.model.both_sides import judge, round_both_sides
-from qwen_vl.engine.model.checkpoint import Checkpoint
-from qwen_vl.engine.model.load import LoadedModel
+from qwen_vl.engine.model.checkpoint import Checkpoint, Report
+from qwen_vl.engine.model.int4 import Importance, mean_squares
+from qwen_vl.engine.model.load import LoadedModel, load
 from qwen_vl.engine.model.machine import Choice, release_memory
+from qwen_vl.engine.model.quantize import Int8Linear
 from qwen_vl.engine.model.rounded import entry_name
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
@@ -56,6 +60,19 @@ def round_inputs(
     }
     round_both_sides(loaded.model, judgement)
     release_memory()  # what the codes took before they were packed
+
+
+def importance(checkpoint: Checkpoint, choice: Choice, report: Report) -> Importance:
+    """What the inputs of each layer are like, seen in int8: near enough, and it fits into memory.
+
+    Raises ModelUnavailable.
+    """
+    loaded = load(checkpoint, replace(choice, quantize="int8"), report)
+    layers = {
+        path: layer for path, layer in loaded.model.named_modules() if isinstance(layer, Int8Linear)
+    }
+    report("Judging what the layers are given", None)
+    return mean_squares(layers, lambda: read_samples(loaded))
 
 
 def read_samples(loaded: LoadedModel) -> None:
