@@ -36,7 +36,6 @@ class Control:
     kind: Literal["slider", "lines", "seed", "switch", "effort"] = "slider"
     step: float = 1
     highest: float | None = None
-    expert: bool = False  # folded away at first
 
 
 def _number(value: Any) -> Any:
@@ -165,7 +164,7 @@ class SamplingParams:
             description="no token below this share of the likeliest one's probability; 0 is off",
         ),
         NUMBER,
-        Control(step=0.01, expert=True),
+        Control(step=0.01),
     ] = 0.0
     repetition_penalty: Annotated[
         float,
@@ -183,7 +182,7 @@ class SamplingParams:
         float,
         Field(ge=-2, le=2, description="subtracted for each time that a token was generated"),
         NUMBER,
-        Control(step=0.1, expert=True),
+        Control(step=0.1),
     ] = 0.0
     max_new_tokens: Annotated[
         int,
@@ -196,9 +195,7 @@ class SamplingParams:
         Field(description="the same seed gives the same text"),
         Control("seed"),
     ] = None
-    stop: Annotated[
-        Stops, Field(description="texts that end the answer"), Control("lines", expert=True)
-    ] = ()
+    stop: Annotated[Stops, Field(description="texts that end the answer"), Control("lines")] = ()
     logit_bias: Annotated[
         Biases, Field(description="token id -> what is added to its score, -100 .. 100")
     ] = ()
@@ -224,7 +221,7 @@ class SamplingParams:
         ]
         | None,
         Field(description="how much to think, as far as the model knows degrees of it"),
-        Control("effort", expert=True),
+        Control("effort"),
     ] = None
     thinking_budget: Annotated[
         Annotated[int, Field(ge=0, le=MOST_THOUGHT_TOKENS), WHOLE] | None,

@@ -338,6 +338,8 @@ class EngineStatus:
     reason: str = ""  # why this dtype and thread count were chosen
     notice: str = ""  # what a user must know, e.g. that this is the bundled demo model
     family: Family = Family()
+    most_image_tokens: int | None = None  # of one picture, by the checkpoint; None: not known
+    context_tokens: int | None = None  # that the model was made for; None: not known
 
     @property
     def accepts_images(self) -> bool:

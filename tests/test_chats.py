@@ -228,6 +228,7 @@ def test_a_chat_goes_from_one_browser_to_another_as_a_file(
     tab.page.set_input_files("#chat-box input[type=file]", red)
     tab.page.wait_for_selector("#chat-box img")
     tab.ask_whole("a red __one")
+    tab.open_settings(expert=True)
     tab.page.fill("#system-prompt textarea", "be brief")
     tab.page.fill("#seed input", "7")
     file = json.loads(saved(tab, "Save as a file").path().read_text())
@@ -244,7 +245,9 @@ def test_a_chat_goes_from_one_browser_to_another_as_a_file(
     opened(other, file, tmp_path)
     until_shown(other, "a red __one")
     other.page.wait_for_function("document.querySelector('#chat .user img')?.naturalWidth === 48")
+    other.open_settings(expert=True)
     expect(other.page.locator("#seed input")).to_have_value("7")
+    expect(other.page.locator("#style input:checked")).to_have_count(0)  # its values are its own
     expect(other.page.locator("#system-prompt textarea")).to_have_value("be brief")
     other.ask("and now?")
     other.wait_text("#chat .bot", "You said: and now? [1 pictures, 4 messages]")
@@ -291,6 +294,8 @@ def test_a_hostile_file_can_neither_run_nor_read_anything(tab: Tab, tmp_path: Pa
     tab.page.click("#show-chats")
     assert titles(tab) == [HOSTILE]
     assert tab.page.title() == "Qwen-VL"
+    tab.page.keyboard.press("Escape")  # closes the list
+    tab.open_settings(expert=True)
     expect(tab.page.locator("#temperature input[type=number]")).not_to_have_value("99")
 
 

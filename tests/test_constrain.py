@@ -26,7 +26,8 @@ from qwen_vl.errors import BadRequest, Unsupported, UserError
 from qwen_vl.media.pictures import open_image
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
-from qwen_vl.ui.examples import load_examples
+from qwen_vl.ui.examples import Example, load_examples
+from qwen_vl.ui.tasks import task_of
 
 SCHEMAS = 40  # in this suite; more with `python tests/test_constrain.py 500`
 AGE = {"type": "integer", "minimum": 0, "maximum": 150}
@@ -309,31 +310,35 @@ def test_over_http_the_answer_fits() -> None:
     assert "response_format.json_schema.schema" in refused.json()["error"]["message"]
 
 
+def form_of(example: Example) -> Constraint | None:
+    """What the answer to an example must look like, if its words are those of a task."""
+    task = task_of(example.text)
+    return None if task is None else task.constraint()
+
+
 def test_json_of_the_examples_parses_at_any_temperature(bundled: Engine) -> None:
-    examples = [item for item in load_examples() if item.constraint and item.lang == "en"]
-    assert {json.loads(item.constraint.source)["type"] for item in examples if item.constraint} == {
-        "array",
-        "object",
-    }
-    for item in examples:
+    examples = [item for item in load_examples() if form_of(item) and item.lang == "en"]
+    forms = [form_of(item) for item in examples]
+    assert {json.loads(form.source)["type"] for form in forms if form} == {"array", "object"}
+    for item, form in zip(examples, forms, strict=True):
         image = open_image(Path(item.images[0]), Settings())
         question = [Message("user", (ImagePart(image), TextPart(item.text)))]
         params = SamplingParams(**{**WILD, "temperature": 1.0}, seed=2, max_new_tokens=250,
-                                constraint=item.constraint)  # fmt: skip
+                                constraint=form)  # fmt: skip
         chunks = list(bundled.stream(question, params))
-        assert item.constraint is not None
+        assert form is not None
         if chunks[-1].finish_reason == "stop":
             said = json.loads("".join(chunk.text for chunk in chunks))
-            jsonschema.validate(said, json.loads(item.constraint.source))
+            jsonschema.validate(said, json.loads(form.source))
 
 
 def test_a_constraint_leaves_the_right_answer_as_it_is(bundled: Engine) -> None:
     prompts = json.loads((EXAMPLES / "prompts.json").read_text(encoding="utf-8"))
     known = {item["text"]: item["answer"] for item in prompts}
-    item = next(item for item in load_examples() if item.constraint and "invoice" in item.text)
+    item = next(item for item in load_examples() if form_of(item) and "invoice" in item.text)
     image = open_image(Path(item.images[0]), Settings())
     params = SamplingParams(
-        temperature=0, presence_penalty=0, max_new_tokens=250, constraint=item.constraint
+        temperature=0, presence_penalty=0, max_new_tokens=250, constraint=form_of(item)
     )
     question = [Message("user", (ImagePart(image), TextPart(item.text)))]
     assert "".join(chunk.text for chunk in bundled.stream(question, params)) == known[item.text]

@@ -124,6 +124,7 @@ def test_nothing_is_lost_by_a_reload(tmp_path: Path) -> None:
             page.wait_for_selector("#chat-box img")
             tab.ask_whole("what is it?")
             page.fill("#chat-box textarea", "half a thou")
+            tab.open_settings()
             page.fill("#system-prompt textarea", "be brief")
             page.get_by_role("tab", name="Video").click()
             page.click("#choose-frames .label-wrap")
@@ -157,6 +158,7 @@ def test_a_tab_that_was_offline_comes_back_with_everything() -> None:
         tab = Tab(page, url).open()
         tab.ask_whole("what is it?")
         page.fill("#chat-box textarea", "half a thou")
+        tab.open_settings()
         page.fill("#system-prompt textarea", "be brief")
         network = page.context.new_cdp_session(page)
         cut = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}

@@ -24,7 +24,7 @@ def test_a_thought_streams_in_a_block_that_folds_when_the_answer_begins() -> Non
         context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900})
         tab = Tab(context.new_page(), url).open()
         page = tab.page
-        page.wait_for_selector("#enable-thinking input:visible")
+        tab.open_settings(expert=True)
         page.check("#enable-thinking input")
         page.wait_for_function(  # the sampling of answers that think first
             "document.querySelector('#temperature input[type=number]').value === '0.6'"
@@ -52,7 +52,7 @@ def test_a_thought_streams_in_a_block_that_folds_when_the_answer_begins() -> Non
 def test_there_is_no_switch_where_a_model_has_none() -> None:
     with running_page(ScriptedEngine("Yes.")) as url, chromium() as browser:
         tab = Tab(browser.new_context(locale="en-GB").new_page(), url).open()
-        tab.page.wait_for_selector("#temperature input:visible")
+        tab.open_settings(expert=True)
         expect(tab.page.locator("#enable-thinking")).to_be_hidden()
         tab.ask("Hi")
         tab.wait_text("#chat .bot", "Yes.")

@@ -39,6 +39,7 @@ from qwen_vl.ui.history import (
 )
 from qwen_vl.ui.markup import from_page, to_page
 from qwen_vl.ui.runs import Runs
+from qwen_vl.ui.sampling import Sampling
 from qwen_vl.ui.sidebar import PRESET, SHOWN, Knobs, preset_values
 from qwen_vl.ui.status import Watch, banner_html, header_html
 from qwen_vl.ui.strings import EN, SCRIPT_EN, SCRIPT_ZH, ZH, language_of
@@ -545,7 +546,9 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
     head = list(updates[:4])
     assert head[2].constructor_args["value"] > 1  # the timer
     preset = SEEING.preset(has_images=True)
-    assert values == {name: getattr(preset, name) for name in PRESET}
+    slider = values.pop("max_new_tokens")
+    assert slider.constructor_args["maximum"] == SETTINGS.max_new_tokens
+    assert values == {name: getattr(preset, name) for name in PRESET if name in values}
     engine.set_status(state="degraded", detail="A request failed")
     again = watch.look(head[3], request())
     assert "degraded" in again[0]
@@ -559,19 +562,21 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
 
 
 def test_reset_follows_the_conversation(uploads: Path) -> None:
-    chat = chat_with(ScriptedEngine())
+    sampling = Sampling(ScriptedEngine(), SETTINGS)
     with_pictures = user_turns("hi", [picture(uploads)])
-    assert chat.recommended(with_pictures, False) == preset_values(SEEING, True, SETTINGS)
-    assert chat.recommended(user_turns("hi", []), False) == preset_values(SEEING, False, SETTINGS)
+    values = preset_values(SEEING, True, SETTINGS)
+    assert sampling.reset(with_pictures, False) == ["balanced", "balanced", 1280, *values]
+    values = preset_values(SEEING, False, SETTINGS)
+    assert sampling.reset(user_turns("hi", []), False)[3:] == values
 
 
 def test_reset_follows_the_switch_where_there_is_one() -> None:
     able = replace(SEEING, thinking="switched")
-    chat = chat_with(ScriptedEngine(status=replace(READY, family=able)))
+    sampling = Sampling(ScriptedEngine(status=replace(READY, family=able)), SETTINGS)
     for thinks in (True, False):
         expected = preset_values(able, True, SETTINGS, thinks)
-        assert chat.recommended([], thinks) == expected
-    assert chat.recommended([], True) != chat.recommended([], False)
+        assert sampling.styled(None, [], thinks) == expected
+    assert sampling.styled(None, [], True) != sampling.styled(None, [], False)
 
 
 def test_no_wish_is_sent_to_a_model_without_a_switch() -> None:

@@ -164,6 +164,8 @@ class ZeroEngine:
             dtype=choice.precision,
             reason=REASON,
             family=loaded.family,
+            most_image_tokens=loaded.most_image_tokens,
+            context_tokens=loaded.context_tokens,
         )
         _held = _Held(settings, loaded, self._status)
 

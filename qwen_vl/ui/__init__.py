@@ -14,15 +14,23 @@ from starlette.middleware import Middleware
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
-from qwen_vl.ui import chat_file, chats, endpoints, sidebar, video_file, video_layout
+from qwen_vl.ui import (
+    chat_file,
+    chats,
+    endpoints,
+    sampling,
+    sidebar,
+    video_file,
+    video_layout,
+)
 from qwen_vl.ui.chat import Chat
 from qwen_vl.ui.chat_strings import CHAT_WORDS
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.examples import files_of_examples, load_examples
 from qwen_vl.ui.guard import MB, PageGuard
 from qwen_vl.ui.keeping import Keeping
+from qwen_vl.ui.presets import limits
 from qwen_vl.ui.runs import Runs
-from qwen_vl.ui.sidebar import PRESET
 from qwen_vl.ui.status import Watch
 from qwen_vl.ui.strings import I18N, SCRIPT_WORDS, label
 from qwen_vl.ui.uploads import Uploads, own_folder
@@ -30,13 +38,13 @@ from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
-STYLES = ("style", "chats", "reading")
+STYLES = ("style", "chats", "reading", "first_view")
 SCRIPTS = (  # in the order in which they run
     *("say", "icons", "written", "thoughts", "keeping"),
     *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
     *("chat_file", "report", "video_chat"),
     *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
-    *("times", "timeline", "strip", "access"),
+    *("times", "timeline", "strip", "access", "settings_panel", "tasks"),
 )
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
@@ -44,11 +52,6 @@ SESSIONS = 1000  # browser tabs whose state Gradio keeps; about 100 kB each
 HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
 """
-# Gradio opens a sidebar everywhere or nowhere; on a narrow screen it would cover the chat.
-OPEN_SIDEBAR = """() => {
-    const button = document.querySelector("#sidebar .toggle-button");
-    if (button && window.innerWidth >= 1100) button.click();
-}"""
 
 
 def build(engine: Engine, settings: Settings) -> gr.Blocks:
@@ -68,8 +71,6 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         # First: Gradio numbers names that come twice, and handlers of the page are named too.
         endpoints.lay_out(endpoints.Endpoints(engine, settings))
         header, banner = watch.lay_out_head()
-        language = gr.Button("中文 / English", size="sm", elem_id="language")
-        language.click(None, js="() => languages.change()", queue=False, api_visibility="private")
         side = sidebar.lay_out(settings, engine.status().family)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(label("chat_tab"), id="chat", elem_id="chat-tab"):
@@ -80,22 +81,24 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
                 carried = video_file.VideoFile(video)
                 video_file.lay_out(carried, side, talk, reading["outputs"])
         gr.Markdown(label("keeps_nothing"), elem_id="keeps-nothing")
-        keeping = Keeping(settings)
+        keeping = Keeping(settings, lambda: limits(settings, engine.status()))
         keeping.keep({"chat": chatbot}, keeper="chats")
         keeping.keep({"video_chat": talk}, keeper="videoChat")
         keeping.keep({"chat_box": box, **clip_parts})
         keeping.keep({"system_prompt": side.system_prompt, **side.controls})
-        for trigger in (side.reset.click, side.controls["enable_thinking"].input):  # type: ignore
-            keeping.forget_on(trigger, PRESET)
+        keeping.keep({"style": side.style, "detail": side.detail})
+        sampling.wire(sampling.Sampling(engine, settings), side, chatbot, keeping)
         chats.wire_opening(chats.Chats(chat, keeping), chatbot, chat.after, box)
         video_file.wire_opening(carried, talk, reading["outputs"])
         chat_file.wire(chat_file.ChatFile(engine), side)
-        first_look = watch.wire(demo, header, banner, box, webcam, side)
+        first_look = watch.wire(
+            demo, header, banner, box, webcam, side, keeping.components["frame_tokens"]
+        )
         keeping.wire(first_look).then(video.extract_kept, **reading)
         demo.load(chat.show_examples, None, chatbot, **SOON)
         demo.load(video.show_examples, None, clips, **SOON)
         demo.unload(chat.leave)
-        demo.load(None, js=OPEN_SIDEBAR)
+        demo.load(None, js="() => settingsPanel.restore()")
         demo.unload(video.leave)
     demo.queue(default_concurrency_limit=16)
     return demo

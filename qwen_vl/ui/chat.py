@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components.chatbot import ExampleMessage
-from gradio.utils import get_upload_folder
-from pydantic import ValidationError
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
-from qwen_vl.ui import chats
+from qwen_vl.ui import chats, regions, task_chips
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
     LATEX,
@@ -34,9 +31,6 @@ from qwen_vl.ui.conversation import (
 from qwen_vl.ui.examples import Example, spoken_in
 from qwen_vl.ui.history import (
     Turn,
-    check_paths,
-    files_of,
-    has_files,
     take_back,
     up_to_question,
     user_turns,
@@ -46,9 +40,8 @@ from qwen_vl.ui.history import (
 from qwen_vl.ui.markup import toast
 from qwen_vl.ui.places import Places
 from qwen_vl.ui.refusals import told
-from qwen_vl.ui.regions import Region
 from qwen_vl.ui.runs import Runs
-from qwen_vl.ui.sidebar import Knobs, Sidebar, preset_values
+from qwen_vl.ui.sidebar import Knobs, Sidebar
 from qwen_vl.ui.strings import label, language_of, say
 
 PASTED_CHARS = 10_000_000  # a paste stays text; Send says where it is too long for the model
@@ -190,28 +183,6 @@ class Chat(Conversation):
         self.shown_files.update(places.files.values())
         return turns
 
-    def ask_about(
-        self, text: str, box: Box | None, history: list[Turn], request: gr.Request
-    ) -> Any:
-        """Puts a region that was drawn on a picture into the box, as this model counts places.
-
-        `text` is the JSON of a Region.
-        """
-        files = [path for turn in history if turn["role"] == "user" for path in files_of(turn)]
-        written, added = (box or {}).get("text") or "", (box or {}).get("files") or []
-        try:
-            region = Region.model_validate_json(text)
-            check_paths([*files, *added], Path(get_upload_folder()))
-            opened = self.opened(session_of(request), Path([*files, *added][region.picture - 1]))
-        except (ValidationError, IndexError):
-            return gr.skip()  # no page sends this
-        except UserError as error:
-            gr.Warning(toast(told(error, language_of(request))))
-            return gr.skip()
-        family, tokens = self.engine.status().family, self.settings.image_tokens
-        words = region.words(opened.size, family, tokens, language_of(request))
-        return box_value(f"{words} {written}", added)
-
     def after(self, request: gr.Request) -> Any:
         """The box when an answer has ended, or was not begun because another one is running."""
         return box_state(self.is_wanted(request))
@@ -220,20 +191,14 @@ class Chat(Conversation):
         history = self.clear(request)
         return box_state(False), history
 
-    def recommended(self, history: list[Turn], thinks: bool) -> list[Any]:
-        """The recommended sampling for this conversation: with pictures, or text alone."""
-        status = self.engine.status()
-        pictures = status.accepts_images and (not history or has_files(history))
-        wish = thinks if status.family.thinking == "switched" else None
-        return preset_values(status.family, pictures, self.settings, wish)
-
     def lay_out(self, side: Sidebar) -> tuple[gr.Chatbot, gr.MultimodalTextbox, gr.Accordion]:
         """Builds the tab inside the current Blocks and wires it."""
         chatbot = gr.Chatbot(
             elem_id="chat",
             show_label=False,
-            height="max(340px, calc(100dvh - 312px))",
+            height="max(320px, calc(100dvh - var(--around-chat)))",
             placeholder=f"### {label('chat_empty')}",
+            examples=[_card(example) for example in spoken_in(self.examples, "en")],
             editable="user",
             buttons=["copy"],
             layout="bubble",
@@ -245,6 +210,7 @@ class Chat(Conversation):
             feedback_options=None,
         )
         self.shown_files = chatbot.temp_files
+        task_chips.lay_out()
         box = gr.MultimodalTextbox(
             elem_id="chat-box",
             show_label=False,
@@ -267,9 +233,7 @@ class Chat(Conversation):
                     height=260,
                     elem_id="webcam",
                 )
-            region = gr.Button(label("region"), size="sm", elem_id="region", min_width=140, scale=0)
-            drawn = gr.Textbox(visible=False)
-            use_drawn = gr.Button(elem_id="use-region")  # pressed by regions.js
+            regions.lay_out(regions.Regions(self), box, chatbot)
             chats.lay_out_button()
             new_chat = gr.Button(
                 label("new_chat"), size="sm", elem_id="new-chat", min_width=100, scale=0
@@ -298,16 +262,7 @@ class Chat(Conversation):
         anew: list[Any] = [chatbot.clear, new_chat.click]
         cleared = gr.on(anew, self.reset_clear, None, both, js=chats.LEAVE, **SOON)
         chats.after(cleared, chatbot, chats.ARRIVED)
-        region.click(None, js="() => regions.open()", **UNQUEUED)
-        taken = "(_, box, history) => [regions.take(), box, history]"
-        use_drawn.click(self.ask_about, [drawn, box, chatbot], box, js=taken, **SOON)
         camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)
-        think = side.controls["enable_thinking"]
-        gr.on(
-            [side.reset.click, think.input],  # type: ignore[attr-defined]
-            *(self.recommended, [chatbot, think], side.preset_outputs),
-            **SOON,
-        )
         return chatbot, box, webcam
 
 

@@ -106,7 +106,8 @@ const chatFile = (() => {
 		const kept = [];
 		for (const { time_s, picture } of frames)
 			kept.push({ time_s, path: await upload(picture, "frame") });
-		const settings = { ...file.sampling, system_prompt: file.system_prompt };
+		// Its values need not be those of a preset.
+		const settings = { ...file.sampling, system_prompt: file.system_prompt, style: null, detail: null };
 		return { tree, frames: kept, settings };
 	};
 

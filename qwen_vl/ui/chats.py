@@ -29,7 +29,12 @@ class Chats:
     def __init__(self, conversation: Conversation, keeping: Keeping) -> None:
         self.conversation = conversation
         self.keeping = keeping
-        self.settings = ("system_prompt", *SHOWN)  # that a chat from a file brings along
+        self.settings = (
+            "system_prompt",
+            "style",
+            "detail",
+            *SHOWN,
+        )  # that a chat from a file brings along
 
     def open(self, text: str, request: gr.Request) -> list[Any]:
         """A chat that the browser keeps, or read from a file, as JSON -> its turns and settings.

@@ -7,7 +7,6 @@ layout; the chat and video tabs add what is theirs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message, Undecoded, is_paired
 from qwen_vl.ui.answers import error_turn, progress, turns_of, wait_until_ready
 from qwen_vl.ui.chatbot import from_chatbot
-from qwen_vl.ui.examples import Example, constraint_of
+from qwen_vl.ui.examples import Example
 from qwen_vl.ui.history import (
     Turn,
     check_files,
@@ -42,6 +41,7 @@ from qwen_vl.ui.runs import Run, Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.sidebar import Knobs
 from qwen_vl.ui.strings import language_of, say
+from qwen_vl.ui.tasks import task_of
 
 # The request itself is at fault: the question goes back to the box, where it can be changed.
 ASKERS_FAULT = (400, 404, 413, 415, 422)
@@ -180,8 +180,7 @@ class Conversation:
                 yield [*history, *turns_of(now, self.engine.status(), lang)], None
             params = knobs.params(self.settings, self.engine.status().family)
             messages = make_messages(history, session=session)
-            form = constraint_of(messages[-1].text, self.examples)
-            params = replace(params, constraint=form)
+            params = self.shaped(params, messages[-1].text)
             pictures = [part for message in messages for part in message.images]
             run.uses([part.source for part in pictures if not isinstance(part.source, Image.Image)])
             places = self.places_in(messages, params)
@@ -215,6 +214,13 @@ class Conversation:
                 yield [*history, *kept, error_turn(error, lang)], None
         finally:
             self.runs.end(session, self.place, run)
+
+    def shaped(self, params: SamplingParams, question: str) -> SamplingParams:
+        """`params` as the task of this question is best answered, if it is one's."""
+        task = task_of(question)
+        if task is None:
+            return params
+        return task.shaped(params, self.engine.status().family, self.settings.max_new_tokens)
 
     def places_in(self, messages: Sequence[Message], params: SamplingParams) -> Places | None:
         """What shows the places that the answer will name; None on a tab that shows none."""

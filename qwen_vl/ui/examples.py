@@ -1,33 +1,26 @@
 """The example questions that come with the app.
 
-Reads `examples/prompts.json`; without it there are no examples. `examples/schemas.json` says which
-JSON the answers of a task are. Knows nothing of models or layout.
+Reads `examples/prompts.json`; without it there are no examples. Knows nothing of models or layout.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qwen_vl import EXAMPLES
-from qwen_vl.constraint import Constraint, json_schema
 
 
 @dataclass(frozen=True)
 class Example:
-    """A question with its pictures or its clip, as absolute paths of files that exist.
-
-    `constraint` is what its answer must look like; None where anything goes.
-    """
+    """A question with its pictures or its clip, as absolute paths of files that exist."""
 
     text: str
     lang: str = "en"
     images: tuple[str, ...] = ()
     video: str | None = None
-    constraint: Constraint | None = None
 
 
 def load_examples(folder: Path = EXAMPLES) -> list[Example]:
@@ -36,9 +29,7 @@ def load_examples(folder: Path = EXAMPLES) -> list[Example]:
         entries = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    path = folder / "schemas.json"
-    schemas = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = [_example(entry, folder, schemas) for entry in entries]
+    found = [_example(entry, folder) for entry in entries]
     return [example for example in found if example is not None]
 
 
@@ -53,26 +44,16 @@ def files_of_examples(examples: Sequence[Example]) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def constraint_of(question: str, examples: Sequence[Example]) -> Constraint | None:
-    """What the answer to this question must look like, if it is one of the examples."""
-    same = (example.constraint for example in examples if example.text == question.strip())
-    return next(same, None)
-
-
-def _example(
-    entry: dict[str, object], folder: Path, schemas: Mapping[str, dict[str, Any]]
-) -> Example | None:
+def _example(entry: dict[str, object], folder: Path) -> Example | None:
     images = entry.get("images") or []
     video = entry.get("video") or None
     names = [*(images if isinstance(images, list) else []), *([video] if video else [])]
     paths = [folder / str(name) for name in names]
     if not all(path.is_file() for path in paths):
         return None
-    schema = schemas.get(str(entry.get("task")))
     return Example(
         text=str(entry["text"]),
         lang=str(entry.get("lang") or "en"),
         images=tuple(str(path) for path in paths) if video is None else (),
         video=None if video is None else str(paths[-1]),
-        constraint=None if schema is None else json_schema(schema, place="the example's schema"),
     )

@@ -9,7 +9,7 @@ Knows components and turns; knows nothing of engines.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,8 +67,12 @@ class KeptBox(BaseModel):
 class Keeping:
     """The components whose values are kept, each under its name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, limits: Callable[[], Mapping[str, float]] = dict
+    ) -> None:
+        """`limits` are where sliders end by now, by name: another model may run."""
         self.settings = settings
+        self.limits = limits
         self.components: dict[str, Component] = {}
 
     def keep(self, components: Mapping[str, Component], keeper: str = "keeping") -> None:
@@ -111,13 +115,14 @@ class Keeping:
         self, kept: Mapping[str, Any], names: Iterable[str], request: gr.Request
     ) -> list[Any]:
         """A value for each of these components, where a kept one fits it; else a skip."""
-        lang = language_of(request)
+        lang, limits = language_of(request), self.limits()
         return [
-            self._value(self.components[name], kept[name], lang) if name in kept else gr.skip()
+            self._value(name, kept[name], limits, lang) if name in kept else gr.skip()
             for name in names
         ]
 
-    def _value(self, component: Component, value: Any, lang: str) -> Any:
+    def _value(self, name: str, value: Any, limits: Mapping[str, float], lang: str) -> Any:
+        component = self.components[name]
         try:
             if isinstance(component, gr.Chatbot):
                 return kept_turns(value, lang) or gr.skip()
@@ -127,7 +132,9 @@ class Keeping:
                 return _clip(value, lang)
         except ValidationError:  # kept by another version of the page
             return gr.skip()
-        return value if self._fits(component, value) else gr.skip()
+        if not self._fits(component, value):
+            return gr.skip()
+        return min(value, limits[name]) if name in limits else value
 
     def _fits(self, component: Any, value: Any) -> bool:
         """Whether a visitor could have set this value here."""
@@ -136,7 +143,8 @@ class Keeping:
         if isinstance(component, gr.Textbox):
             return isinstance(value, str) and len(value) <= self.settings.max_prompt_chars
         if isinstance(component, (gr.Radio, gr.Dropdown)):
-            return any(value == choice for _, choice in component.choices)
+            chosen = any(value == choice for _, choice in component.choices)
+            return chosen or (value is None and isinstance(component, gr.Radio))
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
         low, high = component.minimum, component.maximum

@@ -1,14 +1,25 @@
-"""A box or a point that a visitor drew on a picture -> words that the model understands."""
+"""A box or a point that a visitor drew on a picture -> words that the model understands.
+
+The dialog to draw in is `regions.js`. Knows conversations and families; knows nothing of engines.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+import gradio as gr
+from gradio.utils import get_upload_folder
+from pydantic import BaseModel, Field, ValidationError
 
+from qwen_vl.errors import UserError
 from qwen_vl.schema import Family
+from qwen_vl.ui.conversation import SOON, UNQUEUED, Conversation, session_of
+from qwen_vl.ui.history import Turn, check_paths, files_of
+from qwen_vl.ui.markup import toast
 from qwen_vl.ui.places import resized_px
-from qwen_vl.ui.strings import say
+from qwen_vl.ui.refusals import told
+from qwen_vl.ui.strings import label, language_of, say
 
 Thousandths = Annotated[float, Field(ge=0, le=1000)]
 
@@ -30,3 +41,40 @@ class Region(BaseModel):
         numbers = [round(value * sides[i % 2] / 1000) for i, value in enumerate(self.at)]
         key = "region_box" if len(numbers) == 4 else "region_point"
         return say(key, lang, n=self.picture, numbers=numbers)
+
+
+class Regions:
+    """The handler. `conversation` is the one whose pictures are drawn on."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+
+    def ask_about(
+        self, text: str, box: dict[str, Any] | None, history: list[Turn], request: gr.Request
+    ) -> Any:
+        """Puts a region into the box, as this model counts places. `text` is a Region as JSON."""
+        files = [path for turn in history if turn["role"] == "user" for path in files_of(turn)]
+        written, added = (box or {}).get("text") or "", (box or {}).get("files") or []
+        lang, asked = language_of(request), self.conversation
+        try:
+            region = Region.model_validate_json(text)
+            check_paths([*files, *added], Path(get_upload_folder()))
+            opened = asked.opened(session_of(request), Path([*files, *added][region.picture - 1]))
+        except (ValidationError, IndexError):
+            return gr.skip()  # no page sends this
+        except UserError as error:
+            gr.Warning(toast(told(error, lang)))
+            return gr.skip()
+        family, tokens = asked.engine.status().family, asked.settings.image_tokens
+        words = region.words(opened.size, family, tokens, lang)
+        return {"text": f"{words} {written}", "files": added}
+
+
+def lay_out(regions: Regions, box: gr.MultimodalTextbox, chatbot: gr.Chatbot) -> None:
+    """The button that opens the dialog, and one that its script presses; builds and wires both."""
+    region = gr.Button(label("region"), size="sm", elem_id="region", min_width=140, scale=0)
+    region.click(None, js="() => regions.open()", **UNQUEUED)
+    drawn = gr.Textbox(visible=False)
+    use_drawn = gr.Button(elem_id="use-region")
+    taken = "(_, box, history) => [regions.take(), box, history]"
+    use_drawn.click(regions.ask_about, [drawn, box, chatbot], box, js=taken, **SOON)

@@ -1,6 +1,7 @@
-"""The sidebar: system prompt and sampling, shared by both tabs.
+"""The sidebar: presets, system prompt and sampling, shared by both tabs.
 
-One control for each field of `sampling` that has one. Knows nothing of engines or conversations.
+One control for each field of `sampling` that has one, folded away behind the presets. Knows nothing
+of engines or conversations.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from qwen_vl.sampling import (
     range_of,
     wire_names,
 )
-from qwen_vl.schema import Family
+from qwen_vl.schema import EngineStatus, Family
+from qwen_vl.ui.presets import (
+    DETAILS,
+    FRAME_TOKENS,
+    STYLES,
+    Style,
+    limits,
+    styled,
+)
 from qwen_vl.ui.strings import EN, label
 
 MIN_IMAGE_TOKENS = 16
@@ -60,8 +69,10 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Sidebar:
-    """The components: the system prompt, and the control of each field in SHOWN."""
+    """The components: the presets, the system prompt, and the control of each field in SHOWN."""
 
+    style: gr.Radio
+    detail: gr.Radio
     system_prompt: gr.Textbox
     controls: Mapping[str, Component]
     reset: gr.Button
@@ -108,13 +119,34 @@ def _efforts(efforts: Sequence[str]) -> list[tuple[Any, str]]:
 
 
 def preset_values(
-    family: Family, has_images: bool, settings: Settings, thinks: bool | None = None
+    family: Family,
+    has_images: bool,
+    settings: Settings,
+    thinks: bool | None = None,
+    style: Style = "balanced",
 ) -> list[Any]:
-    """The recommended values of PRESET, in its order."""
+    """The values of PRESET for this style, in its order; "balanced" is what is recommended."""
     preset = family.preset(has_images=has_images, thinks=thinks)
+    preset = styled(preset, style, family.opens_thought if thinks is None else thinks)
     most = {"max_new_tokens": settings.max_new_tokens}
     values = ((name, getattr(preset, name)) for name in PRESET)
     return [min(value, most[name]) if name in most else value for name, value in values]
+
+
+def limited_values(settings: Settings, status: EngineStatus) -> list[Any]:
+    """The recommended values of PRESET, of a picture's tokens and of a frame's.
+
+    Sliders end where more would change nothing with the model that runs.
+    """
+    values = preset_values(status.family, status.accepts_images, settings)
+    at, most = PRESET.index("max_new_tokens"), limits(settings, status)
+    values[at] = _ending(most["max_new_tokens"], values[at])
+    values.append(_ending(most["max_image_tokens"], settings.image_tokens))
+    return [*values, _ending(most["frame_tokens"], FRAME_TOKENS)]
+
+
+def _ending(most: int, value: float) -> Any:
+    return gr.Slider(value=min(value, most), maximum=most)
 
 
 def lay_out(settings: Settings, family: Family) -> Sidebar:
@@ -127,6 +159,9 @@ def lay_out(settings: Settings, family: Family) -> Sidebar:
     start |= {"enable_thinking": False, "reasoning_effort": ""}
     with gr.Sidebar(position="right", open=False, width=320, elem_id="sidebar"):
         gr.Markdown(label("settings"), elem_classes="sidebar-title")
+        style = _choice("style", STYLES)
+        detail = _choice("detail", DETAILS)
+        built = {name: _control(name, start, settings) for name in THINKING}
         system_prompt = gr.Textbox(
             settings.system_prompt,
             label=label("system_prompt"),
@@ -135,23 +170,18 @@ def lay_out(settings: Settings, family: Family) -> Sidebar:
             max_lines=8,
             elem_id="system-prompt",
         )
-        first = ("enable_thinking", "max_image_tokens")
-        built = {name: _control(name, start, settings) for name in first}
-        others = [name for name in SHOWN if name not in built]
-        for name in others:
-            if not _is_expert(name):
-                built[name] = _control(name, start, settings)
         with gr.Accordion(label("expert"), open=False, elem_id="expert"):
-            for name in others:
-                if _is_expert(name):
+            for name in SHOWN:
+                if name not in built:
                     built[name] = _control(name, start, settings)
         reset = gr.Button(label("reset"), size="sm", elem_id="reset-sampling")
-    return Sidebar(system_prompt, built, reset)
+    return Sidebar(style, detail, system_prompt, built, reset)
 
 
-def _is_expert(name: str) -> bool:
-    control = control_of(name)
-    return control is not None and control.expert
+def _choice(name: str, values: Sequence[str]) -> gr.Radio:
+    choices = [(str(label(f"{name}_{value}")), value) for value in values]
+    looks: dict[str, Any] = {"label": label(name), "info": label(f"{name}_info"), "elem_id": name}
+    return gr.Radio(choices, value="balanced", elem_classes="preset", **looks)
 
 
 def _control(name: str, start: Mapping[str, Any], settings: Settings) -> Component:

@@ -9,12 +9,13 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.schema import EngineStatus
-from qwen_vl.ui.conversation import QUIET
-from qwen_vl.ui.sidebar import PRESET, THINKING, Sidebar, preset_values, thinking_controls
+from qwen_vl.ui.conversation import QUIET, UNQUEUED
+from qwen_vl.ui.sidebar import PRESET, THINKING, Sidebar, limited_values, thinking_controls
 from qwen_vl.ui.strings import label, language_of, say
 
 LOOK_EVERY_S = 1.0  # while the model loads
@@ -37,6 +38,14 @@ def header_html(status: EngineStatus, lang: str) -> str:
     )
 
 
+def first_html(status: EngineStatus) -> str:
+    """The header before anything is known; as high as it will be."""
+    return (
+        '<div class="head"><h1 class="brand">Qwen-VL</h1>'
+        f'<span class="model">{escape(status.model_id)}</span><span class="pill">…</span></div>'
+    )
+
+
 def banner_html(status: EngineStatus, lang: str) -> str:
     """What a visitor must know before asking; empty when there is nothing to tell."""
     lines: list[str] = []
@@ -56,7 +65,7 @@ def banner_html(status: EngineStatus, lang: str) -> str:
     if status.notice:
         lines.append(f'<div class="note info">{escape(status.notice)}</div>')
     if status.is_text_only:
-        lines.append(f'<div class="note info">{escape(say("text_only", lang))}</div>')
+        lines.append(f'<div class="note info text-only">{escape(say("text_only", lang))}</div>')
     return "".join(lines)
 
 
@@ -73,7 +82,7 @@ class Watch:
         before = seen.partition("\n")[0]  # the model whose sampling values were set
         model = f"{status.model_id} {status.family}" if status.answers else before
         now = f"{model}\n{status}"
-        nothing = (gr.skip(),) * (len(PRESET) + len(THINKING))
+        nothing = (gr.skip(),) * (len(PRESET) + 2 + len(THINKING))
         if now == seen:
             return (*(gr.skip(),) * 6, *nothing)
         lang = language_of(request)
@@ -82,14 +91,17 @@ class Watch:
         # A visitor's own sampling values stay unless there is another model.
         if model == before:
             return (*head, gr.skip(), gr.skip(), *nothing)
-        values = preset_values(status.family, status.accepts_images, self.settings)
-        values += thinking_controls(status.family)
+        values = limited_values(self.settings, status) + thinking_controls(status.family)
         return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)
 
     def lay_out_head(self) -> tuple[gr.HTML, gr.HTML]:
-        status = self.engine.status()
-        header = gr.HTML(header_html(status, "en"), elem_id="header", padding=False)
-        banner = gr.HTML(banner_html(status, "en"), elem_id="banner", padding=False)
+        """They say nothing until the first look: how the server was when it started is old news."""
+        unknown = first_html(self.engine.status())
+        with gr.Row(elem_id="head-row"):
+            header = gr.HTML(unknown, elem_id="header", padding=False)
+            _lay_out_button("中文 / English", "language", "() => languages.change()")
+            _lay_out_button(label("settings"), "open-settings", "() => settingsPanel.toggle()")
+        banner = gr.HTML("", elem_id="banner", padding=False)
         return header, banner
 
     def wire(
@@ -100,14 +112,20 @@ class Watch:
         box: gr.MultimodalTextbox,
         webcam: gr.Accordion,
         side: Sidebar,
+        frame_tokens: Component,
     ) -> Any:
         """Looks when the page is opened, and later. Returns the first look, for what follows it."""
         seen = gr.State("")
         timer = gr.Timer(LOOK_EVERY_S)
         outputs = [header, banner, timer, seen, box, webcam, *side.preset_outputs]
-        outputs += side.thinking_outputs
+        outputs += [side.controls["max_image_tokens"], frame_tokens, *side.thinking_outputs]
         timer.tick(self.look, seen, outputs, queue=False, **QUIET)
         return demo.load(self.look, seen, outputs, queue=False, **QUIET)
+
+
+def _lay_out_button(words: Any, name: str, script: str) -> None:
+    button = gr.Button(words, size="sm", scale=0, min_width=80, elem_id=name)
+    button.click(None, js=script, **UNQUEUED)
 
 
 def box_for(status: EngineStatus) -> Any:

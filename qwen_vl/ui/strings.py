@@ -1,4 +1,4 @@
-"""Every word the page shows, in English and Chinese.
+"""The words the page shows, in English and Chinese; those of settings are in a file of their own.
 
 Fixed labels go through Gradio's I18n and follow the browser's language; sentences made while the
 app runs use `say` with the language that the request asks for. Knows nothing of handlers or layout.
@@ -10,7 +10,10 @@ from typing import Any
 
 import gradio as gr
 
+from qwen_vl.ui.setting_strings import SETTINGS_EN, SETTINGS_ZH
+
 EN = {
+    **SETTINGS_EN,
     # frame
     "chat_tab": "Chat",
     "video_tab": "Video",
@@ -23,34 +26,11 @@ EN = {
     "load_failed": "The model could not be loaded: {detail}",
     "degraded": "Still answering, but: {detail}",
     "text_only": "This model reads text only: pictures and clips are switched off.",
-    # sidebar
-    "system_prompt": "System prompt",
-    "system_hint": "How the model should behave (optional)",
-    "temperature": "Temperature",
-    "temperature_info": "0 always takes the most likely token",
-    "min_p": "Min-p (0 = off)",
-    "frequency_penalty": "Frequency penalty",
-    "stop": "Stop texts",
-    "stop_info": "The answer ends before any of these texts: one on each line",
-    "expert": "Expert",
-    "top_p": "Top-p",
-    "top_k": "Top-k (0 = off)",
-    "repetition_penalty": "Repetition penalty",
-    "presence_penalty": "Presence penalty",
-    "max_new_tokens": "Max new tokens",
-    "seed": "Seed (-1 = random)",
-    "enable_thinking": "Think first",
-    "enable_thinking_info": "Better on hard questions, and slower",
-    "reasoning_effort": "Effort of thinking",
-    "effort_own": "The model's own",
-    "max_image_tokens": "Image detail",
-    "max_image_tokens_info": "Tokens per picture: more reads smaller print",
-    "reset": "Reset to recommended",
     # chat
     "chat_hint": "Ask, or drop, paste or upload pictures…",
     "chat_hint_text": "Ask a question…",
-    "chat_empty": "Add a picture below and ask about it",
-    "webcam": "Take a picture with the webcam",
+    "chat_empty": "Add a picture and ask about it, or try an example",
+    "webcam": "Webcam",
     "new_chat": "New chat",
     "chats": "Chats",
     "save_file": "Save as a file",
@@ -134,6 +114,7 @@ EN = {
 }
 
 ZH = {
+    **SETTINGS_ZH,
     "chat_tab": "对话",
     "video_tab": "视频",
     "settings": "设置",
@@ -144,32 +125,10 @@ ZH = {
     "load_failed": "模型无法加载：{detail}",
     "degraded": "仍可回答，但：{detail}",
     "text_only": "此模型只能读取文字：图片和视频已停用。",
-    "system_prompt": "系统提示词",
-    "system_hint": "希望模型如何表现（可不填）",
-    "temperature": "温度",
-    "temperature_info": "0 表示总是取最可能的词元",
-    "min_p": "Min-p（0 为关闭）",
-    "frequency_penalty": "频率惩罚",
-    "stop": "停止文字",
-    "stop_info": "遇到其中任一文字即结束回答：每行一条",
-    "expert": "专家设置",
-    "top_p": "Top-p",
-    "top_k": "Top-k（0 为关闭）",
-    "repetition_penalty": "重复惩罚",
-    "presence_penalty": "存在惩罚",
-    "max_new_tokens": "最多生成词元数",
-    "seed": "随机种子（-1 为随机）",
-    "enable_thinking": "先思考再回答",
-    "enable_thinking_info": "难题答得更好,但更慢",
-    "reasoning_effort": "思考强度",
-    "effort_own": "模型默认",
-    "max_image_tokens": "图片精细度",
-    "max_image_tokens_info": "每张图片的词元数：越高越能看清小字",
-    "reset": "恢复推荐值",
     "chat_hint": "输入问题，或拖入、粘贴、上传图片…",
     "chat_hint_text": "输入问题…",
-    "chat_empty": "在下方放入一张图片并提问",
-    "webcam": "用摄像头拍照",
+    "chat_empty": "放入图片并提问，或试试示例",
+    "webcam": "摄像头",
     "new_chat": "新对话",
     "chats": "对话列表",
     "save_file": "保存为文件",

@@ -9,11 +9,11 @@ from gradio.components import Component
 
 from qwen_vl.media.clips import LOOKING, Method
 from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, LATEX, QUIET, SOON, UNQUEUED
+from qwen_vl.ui.presets import FRAME_TOKENS, MOST_FRAME_TOKENS
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
 from qwen_vl.ui.video import COMPACT, VideoChat
 
-FRAME_TOKENS = 128
 EXTRACTIONS_AT_ONCE = 4
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -87,7 +87,7 @@ def lay_out(
             )
             frame_tokens = gr.Slider(
                 32,
-                1024,
+                MOST_FRAME_TOKENS,
                 FRAME_TOKENS,
                 step=16,
                 label=label("frame_tokens"),

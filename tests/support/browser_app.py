@@ -66,6 +66,15 @@ class Tab:
         self.page.wait_for_function("document.querySelector('#state-pill.ready') !== null")
         return self
 
+    def open_settings(self, expert: bool = False) -> None:
+        """Opens the panel, and its expert values if they are wanted."""
+        if "open" not in (self.page.get_attribute("#sidebar", "class") or "").split():
+            self.page.click("#open-settings")
+        self.page.wait_for_selector("#sidebar.open")
+        if expert and not self.page.locator("#temperature").is_visible():
+            self.page.click("#expert .label-wrap")
+            self.page.wait_for_selector("#temperature input:visible")
+
     def ask(self, text: str) -> None:
         self.page.fill("#chat-box textarea", text)
         self.page.press("#chat-box textarea", "Enter")

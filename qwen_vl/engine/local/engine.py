@@ -241,6 +241,8 @@ class LocalEngine:
             dtype=choice.precision,
             reason=choice.reason + threads,
             family=loaded.family,
+            most_image_tokens=loaded.most_image_tokens,
+            context_tokens=loaded.context_tokens,
         )
         log.info(
             "%s on %s in %s: %s",

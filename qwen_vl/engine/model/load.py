@@ -61,6 +61,17 @@ class LoadedModel:
     def vocabulary_size(self) -> int:
         return int(self.model.config.get_text_config().vocab_size)
 
+    @property
+    def most_image_tokens(self) -> int | None:
+        """Of one picture; None for text only."""
+        reader = self.prompts.reader
+        return None if reader is None else reader.most_tokens
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and answer that the checkpoint was made for, as far as it says so."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
     @cached_property
     def token_bytes(self) -> int:
         """What the keys and values of one token take, in all layers."""

@@ -57,6 +57,11 @@ class PictureReader:
         self._times = int(processor.temporal_patch_size)
         self._tables = _tables(processor)
 
+    @property
+    def most_tokens(self) -> int:
+        """Visual tokens of one picture that the checkpoint reads, at most."""
+        return int(self._processor.size["longest_edge"]) // (self._patch_px * self._merge) ** 2
+
     def count(self, part: ImagePart, max_image_tokens: int) -> Picture:
         """Looks at the size alone. Raises BadRequest for over 200 times as long as wide."""
         side_px = self._patch_px * self._merge  # of one visual token
