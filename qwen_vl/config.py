@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from qwen_vl.models import listing
@@ -47,6 +47,7 @@ MAX_EXTRACT_SECONDS = 60.0
 
 # Visual tokens of one picture: the range that the Qwen3-VL processors are made for.
 MIN_IMAGE_TOKENS = 4
+USUAL_IMAGE_TOKENS = 1280
 MOST_IMAGE_TOKENS = 16_384
 MAX_IMAGE_TOKENS = 4096
 
@@ -57,6 +58,11 @@ SPACE_STORAGE = Path("/data")  # is there when a Space has persistent storage
 def _option(default: Any, text: str, **more: Any) -> Any:
     """A dataclass field that is also a flag; `more` goes to argparse (choices, metavar)."""
     return field(default=default, metadata={"help": text, **more})
+
+
+def number_or_auto(text: str) -> int | str:
+    """The type of a flag that takes both. Raises ValueError."""
+    return text if text == "auto" else int(text)
 
 
 def _secret(default: Any, text: str, **more: Any) -> Any:
@@ -197,10 +203,12 @@ class Settings:
     )
     share: bool = _option(False, "also open a public gradio.live link")
     system_prompt: str = _option("", "system prompt that new chats start with", metavar="TEXT")
-    image_tokens: int = _option(
-        1280,
+    image_tokens: int | Literal["auto"] = _option(
+        "auto",
         "most visual tokens per picture, unless a chat or request sets its own (32x32 px each for "
-        "Qwen3-VL)",
+        f"Qwen3-VL); 'auto' is {USUAL_IMAGE_TOKENS}, or on a CPU as many as it was measured to "
+        "read in 10 seconds",
+        type=number_or_auto,
     )
     max_image_tokens: int = _option(
         MAX_IMAGE_TOKENS,
@@ -249,10 +257,11 @@ class Settings:
             raise ValueError(
                 f"--max-image-tokens must be between {MIN_IMAGE_TOKENS} and {MOST_IMAGE_TOKENS}"
             )
-        if not MIN_IMAGE_TOKENS <= self.image_tokens <= self.max_image_tokens:
+        own = self.image_tokens
+        if own != "auto" and not MIN_IMAGE_TOKENS <= int(own) <= self.max_image_tokens:
             raise ValueError(
-                f"--image-tokens must be between {MIN_IMAGE_TOKENS} and --max-image-tokens "
-                f"({self.max_image_tokens})"
+                f"--image-tokens must be 'auto', or a number between {MIN_IMAGE_TOKENS} and "
+                f"--max-image-tokens ({self.max_image_tokens})"
             )
         if not 0 <= self.port <= 65535:
             raise ValueError("--port must be between 0 and 65535 (0 picks a free one)")
@@ -309,6 +318,12 @@ class Settings:
             choices = item.metadata.get("choices")
             if choices and getattr(self, item.name) not in choices:
                 raise ValueError(f"{_flag(item.name)} must be one of {', '.join(choices)}")
+
+    def image_tokens_or(self, suggested: int) -> int:
+        """What `image_tokens` says; for "auto" what the engine suggests, within the limit."""
+        if isinstance(self.image_tokens, int):
+            return self.image_tokens
+        return min(suggested, self.max_image_tokens)
 
 
 _CLUSTER = (
@@ -414,9 +429,11 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _type_of(name: str) -> type:
-    default = next(item.default for item in fields(Settings) if item.name == name)
-    return str if default is None else type(default)
+def _type_of(name: str) -> Any:
+    """What makes a value of its text."""
+    item = next(item for item in fields(Settings) if item.name == name)
+    kind = str if item.default is None else type(item.default)
+    return item.metadata.get("type", kind)
 
 
 def flag_rows() -> list[tuple[str, str, str, str]]:
@@ -499,10 +516,9 @@ def _parser() -> argparse.ArgumentParser:
             options["action"] = "append"
         parser.add_argument(
             _flag(item.name),
-            type=str if isinstance(item.default, tuple) else _type_of(item.name),
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%") + shown,
-            **options,
+            **{"type": str if isinstance(item.default, tuple) else _type_of(item.name), **options},
         )
     return parser
 

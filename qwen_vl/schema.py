@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from PIL import Image
 
+from qwen_vl.config import USUAL_IMAGE_TOKENS
 from qwen_vl.sampling import SamplingParams
 
 # "raw": a text that is gone on with as it stands, without a chat template; it stands alone
@@ -339,6 +340,7 @@ class EngineStatus:
     notice: str = ""  # what a user must know, e.g. that this is the bundled demo model
     family: Family = Family()
     most_image_tokens: int | None = None  # of one picture, by the checkpoint; None: not known
+    image_tokens: int = USUAL_IMAGE_TOKENS  # of one picture, where nobody says
     context_tokens: int | None = None  # that the model was made for; None: not known
 
     @property

@@ -252,10 +252,12 @@ class Reader:
         answer must look like."""
         raw = with_template_arguments(raw)
         asked = params_from(raw, SamplingParams(), self.settings)
-        preset = self.engine.status().family.preset(
+        status = self.engine.status()
+        preset = status.family.preset(
             has_images=any(m.images for m in messages), thinks=asked.thinks
         )
-        defaults = replace(preset, max_image_tokens=self.settings.image_tokens)
+        image_tokens = self.settings.image_tokens_or(status.image_tokens)
+        defaults = replace(preset, max_image_tokens=image_tokens)
         params = params_from(raw, defaults, self.settings)
         constraint, tools, logprobs = constraint_from(raw), tools_from(raw), asked_logprobs(raw)
         if tools is not None and constraint is not None and not constraint.is_json:

@@ -40,9 +40,10 @@ class Endpoints:
         run = Run()
         try:
             messages = self._messages(question, pictures or [])
-            family = self.engine.status().family
-            preset = family.preset(has_images=bool(pictures))
-            params = replace(preset, max_image_tokens=self.settings.image_tokens)
+            status = self.engine.status()
+            preset = status.family.preset(has_images=bool(pictures))
+            image_tokens = self.settings.image_tokens_or(status.image_tokens)
+            params = replace(preset, max_image_tokens=image_tokens)
             scope = f"page {session_of(request)}"
             told = progress(self.engine, messages, params, scope, run, language_of(request))
             for now in told:

@@ -73,7 +73,8 @@ def limits(settings: Settings, status: EngineStatus) -> dict[str, int]:
 def image_tokens(detail: Detail, settings: Settings, status: EngineStatus) -> int:
     """The most visual tokens per picture for this detail."""
     most = limits(settings, status)["max_image_tokens"]
-    wished = {"fast": FAST_IMAGE_TOKENS, "balanced": settings.image_tokens, "fine": most}[detail]
+    usual = settings.image_tokens_or(status.image_tokens)
+    wished = {"fast": min(FAST_IMAGE_TOKENS, usual), "balanced": usual, "fine": most}[detail]
     return min(wished, most)
 
 

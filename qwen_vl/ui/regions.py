@@ -65,8 +65,9 @@ class Regions:
         except UserError as error:
             gr.Warning(toast(told(error, lang)))
             return gr.skip()
-        family, tokens = asked.engine.status().family, asked.settings.image_tokens
-        words = region.words(opened.size, family, tokens, lang)
+        status = asked.engine.status()
+        tokens = asked.settings.image_tokens_or(status.image_tokens)
+        words = region.words(opened.size, status.family, tokens, lang)
         return {"text": f"{words} {written}", "files": added}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from qwen_vl.config import Settings
+from qwen_vl.config import USUAL_IMAGE_TOKENS, Settings
 from qwen_vl.sampling import (
     EFFORTS,
     FIELDS,
@@ -30,6 +30,7 @@ from qwen_vl.ui.presets import (
     FRAME_TOKENS,
     STYLES,
     Style,
+    image_tokens,
     limits,
     styled,
 )
@@ -141,7 +142,7 @@ def limited_values(settings: Settings, status: EngineStatus) -> list[Any]:
     values = preset_values(status.family, status.accepts_images, settings)
     at, most = PRESET.index("max_new_tokens"), limits(settings, status)
     values[at] = _ending(most["max_new_tokens"], values[at])
-    values.append(_ending(most["max_image_tokens"], settings.image_tokens))
+    values.append(_ending(most["max_image_tokens"], image_tokens("balanced", settings, status)))
     return [*values, _ending(most["frame_tokens"], FRAME_TOKENS)]
 
 
@@ -155,7 +156,8 @@ def lay_out(settings: Settings, family: Family) -> Sidebar:
     Without Gradio's own reset buttons: they know the values of the default model only.
     """
     start = dict(zip(PRESET, preset_values(family, True, settings), strict=True))
-    start |= {"seed": RANDOM_SEED, "stop": "", "max_image_tokens": settings.image_tokens}
+    start |= {"seed": RANDOM_SEED, "stop": ""}
+    start["max_image_tokens"] = settings.image_tokens_or(USUAL_IMAGE_TOKENS)
     start |= {"enable_thinking": False, "reasoning_effort": ""}
     with gr.Sidebar(position="right", open=False, width=320, elem_id="sidebar"):
         gr.Markdown(label("settings"), elem_classes="sidebar-title")
@@ -202,5 +204,5 @@ def _control(name: str, start: Mapping[str, Any], settings: Settings) -> Compone
     low, high = range_of(name)
     high = min(high, control.highest or high, getattr(settings, name, high))
     if name == "max_image_tokens":
-        low = min(MIN_IMAGE_TOKENS, settings.image_tokens)
+        low = min(MIN_IMAGE_TOKENS, start[name])
     return gr.Slider(low, high, start[name], step=control.step, buttons=[], **looks)

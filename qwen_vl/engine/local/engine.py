@@ -31,7 +31,7 @@ from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS
 from qwen_vl.engine.local.thought import Thought, budget_tokens
 from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
-from qwen_vl.engine.model import checkpoint, delta_rule, machine
+from qwen_vl.engine.model import checkpoint, delta_rule, machine, picture_pace
 from qwen_vl.engine.model.load import LoadedModel, choose_for, load
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.engine.model.samples import importance, round_inputs
@@ -229,8 +229,11 @@ class LocalEngine:
         loaded = load(found, choice, self._report, cache, judge)
         self._report("Judging what the layers are given", None)
         round_inputs(loaded, choice, found, cache)
-        self._use(loaded)
         laps.end("model loaded")
+        self._report("Measuring how fast pictures are read", None)
+        detail = picture_pace.choose(self._settings, loaded, choice, found, cache)
+        self._use(loaded)
+        laps.end("pictures measured")
         threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""
         self._status = replace(
             self._status,
@@ -239,9 +242,10 @@ class LocalEngine:
             progress=None,
             device=loaded.device.type,
             dtype=choice.precision,
-            reason=choice.reason + threads,
+            reason=f"{choice.reason}{threads}{detail.said}",
             family=loaded.family,
             most_image_tokens=loaded.most_image_tokens,
+            image_tokens=detail.tokens,
             context_tokens=loaded.context_tokens,
         )
         log.info(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from qwen_vl.config import MOST_IMAGE_TOKENS
 from qwen_vl.engine.model.both_sides import judge, round_both_sides
 from qwen_vl.engine.model.checkpoint import Checkpoint, Report
 from qwen_vl.engine.model.int4 import Importance, mean_squares
@@ -77,27 +78,33 @@ def importance(checkpoint: Checkpoint, choice: Choice, report: Report) -> Import
 
 def read_samples(loaded: LoadedModel) -> None:
     """Passes a few hundred tokens through the model, in two passes."""
-    text = TextPart(_WORDS)
-    questions: list[list[TextPart | ImagePart]] = [[text]]
+    read(loaded, TextPart(_WORDS))
     if loaded.accepts_images:
-        questions.append([ImagePart(_picture()), TextPart("Describe the image.")])
-    for parts in questions:
-        prompt = loaded.prompts.build([Message("user", tuple(parts))], SamplingParams())
-        ids = torch.tensor([prompt.token_ids])
-        inputs: dict[str, torch.Tensor] = {}
-        if prompt.pictures:
-            assert loaded.prompts.reader is not None
-            reader = loaded.prompts.reader
-            patches = [reader.patches(reader.pixels(picture)) for picture in prompt.pictures]
-            inputs["pixel_values"] = torch.cat(patches)
-            inputs["image_grid_thw"] = torch.cat([one.grid_thw for one in prompt.pictures])
-        loaded.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            position_ids=loaded.positions(prompt),
-            use_cache=False,
-            **inputs,
-        )
+        read(loaded, ImagePart(_picture()), TextPart("Describe the image."))
+
+
+@torch.inference_mode()
+def read(loaded: LoadedModel, *parts: TextPart | ImagePart) -> int:
+    """Passes a question through the model, in full detail -> its visual tokens."""
+    params = SamplingParams(max_image_tokens=MOST_IMAGE_TOKENS)
+    prompt = loaded.prompts.build([Message("user", parts)], params)
+    ids = torch.tensor([prompt.token_ids])
+    inputs: dict[str, torch.Tensor] = {}
+    if prompt.pictures:
+        assert loaded.prompts.reader is not None
+        reader = loaded.prompts.reader
+        patches = [reader.patches(reader.pixels(picture)) for picture in prompt.pictures]
+        inputs["pixel_values"] = torch.cat(patches)
+        inputs["image_grid_thw"] = torch.cat([one.grid_thw for one in prompt.pictures])
+    loaded.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=loaded.positions(prompt),
+        use_cache=False,
+        logits_to_keep=1,
+        **inputs,
+    )
+    return sum(token == loaded.image_token_id for token in prompt.token_ids)
 
 
 def _picture() -> Image.Image:
