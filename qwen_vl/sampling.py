@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, WithJ
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-from qwen_vl.config import MIN_IMAGE_TOKENS, MOST_IMAGE_TOKENS, Settings
+from qwen_vl.config import MIN_IMAGE_TOKENS, MOST_IMAGE_TOKENS, USUAL_IMAGE_TOKENS, Settings
 from qwen_vl.constraint import Constraint
 from qwen_vl.errors import BadRequest, TooLarge
 from qwen_vl.tools import Tools
@@ -204,11 +204,12 @@ class SamplingParams:
         Field(
             ge=MIN_IMAGE_TOKENS,
             le=MOST_IMAGE_TOKENS,
-            description="visual tokens of each picture, up to --max-image-tokens",
+            description="visual tokens of each picture, up to --max-image-tokens; where nothing is "
+            "said, what --image-tokens says",
         ),
         WHOLE,
         Control(step=16),
-    ] = 1280
+    ] = USUAL_IMAGE_TOKENS
     enable_thinking: Annotated[
         Annotated[bool, TRUTH] | None,
         Field(description="whether to think before the answer; null is the model's own default"),
