@@ -131,6 +131,8 @@ def test_health_is_200_with_all_fields_when_the_model_can_answer() -> None:
         "detail": "",
         "notice": "n",
         "family": "",
+        "most_image_tokens": None,
+        "context_tokens": None,
         "accepts_images": True,
         "live": True,
         "ready": True,

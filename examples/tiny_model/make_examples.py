@@ -59,7 +59,6 @@ WANTED = (
     Wanted(("text.png",), "text", (("en", "read"), ("zh", "read"))),
 )
 LEAST_LINES = 3  # of a text to read
-LEAST_PAIR_PX = 200
 
 
 class PlainAsker(Asker):
@@ -76,7 +75,7 @@ class PlainAsker(Asker):
 def plain_turn(task: str, seed: int, lang: str, kind: str) -> tuple[list[Image.Image], Turn]:
     """The pictures of a seed and a plainly worded question of this kind with its answer."""
     ask = PlainAsker(random.Random(seed), lang)
-    images, _, _, stream = dialogues.draw(task, random.Random(seed), ask, EASE)
+    images, _, _, stream = dialogues.draw(task, random.Random(seed), ask, EASE, wide=False)
     for turn in stream:
         if turn.kind == kind and turn.answer != "[]":
             return images, turn
@@ -85,10 +84,9 @@ def plain_turn(task: str, seed: int, lang: str, kind: str) -> tuple[list[Image.I
 
 def good_looking(task: str, images: list[Image.Image], answer: str) -> bool:
     """Large enough to look at, and not the dullest case of its task."""
-    smallest_px = min(images[0].size)
     if task == "text":
         return images[0].height <= 400 and len(answer.splitlines()) >= LEAST_LINES
-    return smallest_px >= (LEAST_PAIR_PX if task == "pair" else 140)
+    return min(images[0].size) >= 140
 
 
 def prompts_for(asked: Asked | None, wanted: Wanted) -> tuple[list[Image.Image], list[dict]]:
