@@ -21,7 +21,7 @@ with installed.or_told():
 
     from qwen_vl import api, ui
     from qwen_vl.api.guards import api_is_open, is_public
-    from qwen_vl.config import Settings, load_settings
+    from qwen_vl.config import Settings, for_second_model, load_settings
     from qwen_vl.engine import Engine, open_engine
     from qwen_vl.gate import Gate
     from qwen_vl.gate.server import PortTaken, Server, listen
@@ -94,9 +94,13 @@ def serve(
         sockets = sockets or listen(settings.host.strip("[]"), settings.port)
         metrics = Metrics()
         engine = Measured(engine, metrics)
-        demo = ui.build(engine, settings)
+        engines = [engine]
+        if beside := for_second_model(settings):
+            engines.append(Measured(open_engine(beside), metrics, gauges=False))
+        demo = ui.build(engine, settings, beside=engines[-1])
         opened.callback(demo.close, verbose=False)
-        opened.callback(engine.close)
+        for one in engines:
+            opened.callback(one.close)
         jobs = Jobs(
             engine,
             file=settings.job_file,
@@ -116,7 +120,8 @@ def serve(
             trim_heap()  # what large requests left
         log.info("stopping: running answers get %.0f seconds", settings.shutdown_seconds)
         jobs.refuse_more()
-        engine.drain(settings.shutdown_seconds)
+        for one in engines:
+            one.drain(settings.shutdown_seconds)
 
 
 def launch(

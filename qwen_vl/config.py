@@ -97,6 +97,18 @@ class Settings:
         "", "the model's name on those servers; the first that they list if left out", metavar="ID"
     )
     remote_key: str = _secret("", "the API key of those servers", metavar="KEY")
+    second_url: tuple[str, ...] = _secret(
+        (),
+        "a server of a second model, which the page sets side by side with the first; may be given "
+        "several times",
+        metavar="URL",
+    )
+    second_model: str = _option(
+        "",
+        "the second model's name there, or on the servers at --base-url if there is no "
+        "--second-url",
+        metavar="ID",
+    )
     ray_address: str = _option(
         "",
         "the cluster for --engine ray: 'auto' for the one that this machine belongs to; without it "
@@ -277,10 +289,15 @@ class Settings:
             raise ValueError("--device does not go with --engine zero: leave it out")
         if (self.engine == "remote") != bool(self.base_url):
             raise ValueError("--engine remote and --base-url URL go together")
+        if self.engine != "remote" and (self.second_url or self.second_model):
+            raise ValueError("--second-url and --second-model go with --engine remote")
         if self.engine != "ray" and (changed := _changed(self, _CLUSTER)):
             raise ValueError(f"{_flag(changed[0])} goes with --engine ray")
-        if not all(_is_address(url) for url in self.base_url):
-            raise ValueError("--base-url must begin with http:// or https:// and name a server")
+        for name in ("base_url", "second_url"):
+            if not all(_is_address(url) for url in getattr(self, name)):
+                raise ValueError(
+                    f"{_flag(name)} must begin with http:// or https:// and name a server"
+                )
         if not (self.remote_key.isascii() and self.remote_key.isprintable()):
             raise ValueError("--remote-key must be plain ASCII: no header can carry another one")
         if self.auth and not all(self.auth.partition(":")):
@@ -417,6 +434,19 @@ def _changed(settings: Settings, names: Sequence[str]) -> list[str]:
     """Which of these fields have another value than their default."""
     defaults = _defaults(names)
     return [name for name in names if getattr(settings, name) != defaults[name]]
+
+
+def for_second_model(settings: Settings) -> Settings | None:
+    """The settings of an engine for the model that stands beside the first; None for none."""
+    if not (settings.second_url or settings.second_model):
+        return None
+    return replace(
+        settings,
+        base_url=settings.second_url or settings.base_url,
+        remote_model=settings.second_model,
+        second_url=(),
+        second_model="",
+    )
 
 
 def for_one_replica(settings: Settings) -> Settings:

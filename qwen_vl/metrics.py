@@ -139,10 +139,12 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 class Measured:
     """An `Engine` that passes everything on and counts it."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, gauges: bool = True) -> None:
+        """`gauges`: whether the engine's own numbers are told, which those of one engine may be."""
         self._engine = engine
         self._metrics = metrics
-        metrics.registry.register(_EngineCollector(engine))
+        if gauges:
+            metrics.registry.register(_EngineCollector(engine))
 
     @property
     def model_id(self) -> str:

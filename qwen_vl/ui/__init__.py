@@ -17,6 +17,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.ui import (
     chat_file,
     chats,
+    compare_layout,
     endpoints,
     sampling,
     sidebar,
@@ -25,6 +26,7 @@ from qwen_vl.ui import (
 )
 from qwen_vl.ui.chat import Chat
 from qwen_vl.ui.chat_strings import CHAT_WORDS
+from qwen_vl.ui.compare import Compare
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.examples import files_of_examples, load_examples
 from qwen_vl.ui.guard import MB, PageGuard
@@ -38,7 +40,7 @@ from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
-STYLES = ("style", "chats", "reading", "first_view")
+STYLES = ("style", "chats", "reading", "first_view", "compare")
 SCRIPTS = (  # in the order in which they run
     *("say", "icons", "written", "thoughts", "keeping"),
     *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
@@ -54,13 +56,17 @@ HEAD = """
 """
 
 
-def build(engine: Engine, settings: Settings) -> gr.Blocks:
-    """The page for `engine`. Building it starts nothing and loads nothing."""
+def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> gr.Blocks:
+    """The page for `engine`; `beside` is that of a second model to set side by side with it.
+
+    Building it starts nothing and loads nothing.
+    """
     own_folder()  # Gradio's components ask for it as they are built
     runs = Runs()
     examples = load_examples()
     chat = Chat(engine, settings, runs, [item for item in examples if item.video is None])
     video = VideoChat(engine, settings, runs, [item for item in examples if item.video])
+    compare = Compare((engine, beside or engine), settings, runs)
     watch = Watch(engine, settings)
     with gr.Blocks(
         title="Qwen-VL",
@@ -80,11 +86,13 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
                 talk: Any = clip_parts.pop("video_chat")
                 carried = video_file.VideoFile(video)
                 video_file.lay_out(carried, side, talk, reading["outputs"])
+            with gr.Tab(label("compare_tab"), id="compare", elem_id="compare-tab"):
+                compared = compare_layout.lay_out(compare, side, demo)
         gr.Markdown(label("keeps_nothing"), elem_id="keeps-nothing")
         keeping = Keeping(settings, lambda: limits(settings, engine.status()))
         keeping.keep({"chat": chatbot}, keeper="chats")
         keeping.keep({"video_chat": talk}, keeper="videoChat")
-        keeping.keep({"chat_box": box, **clip_parts})
+        keeping.keep({"chat_box": box, **clip_parts, **compared})
         keeping.keep({"system_prompt": side.system_prompt, **side.controls})
         keeping.keep({"style": side.style, "detail": side.detail})
         sampling.wire(sampling.Sampling(engine, settings), side, chatbot, keeping)
@@ -98,6 +106,7 @@ def build(engine: Engine, settings: Settings) -> gr.Blocks:
         demo.load(chat.show_examples, None, chatbot, **SOON)
         demo.load(video.show_examples, None, clips, **SOON)
         demo.unload(chat.leave)
+        demo.unload(compare.leave)
         demo.load(None, js="() => settingsPanel.restore()")
         demo.unload(video.leave)
     demo.queue(default_concurrency_limit=16)

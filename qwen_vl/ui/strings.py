@@ -111,6 +111,13 @@ EN = {
     "frames_fewer": "You asked for {asked}: nothing new is shown at the other times.",
     "clip_damaged": "Damaged and left out: {stretches}.",
     "clip_examples": "Example clips",
+    # side by side
+    "compare_tab": "Side by side",
+    "compare_hint": "One question for both…",
+    "compare_empty": "Its answer comes here",
+    "compare_note": "Both sides answer at the same time; each remembers its own answers.",
+    "style_own": "As in Settings",
+    "detail_own": "As in Settings",
 }
 
 ZH = {
@@ -206,6 +213,12 @@ ZH = {
     "frames_fewer": "您要 {asked} 帧：其余时刻没有新画面。",
     "clip_damaged": "以下片段已损坏，未读取：{stretches}。",
     "clip_examples": "示例视频",
+    "compare_tab": "并排比较",
+    "compare_hint": "向两边提同一个问题…",
+    "compare_empty": "回答显示在这里",
+    "compare_note": "两边同时回答，各自记住自己的回答。",
+    "style_own": "按设置",
+    "detail_own": "按设置",
 }
 
 # What the page's own scripts say; there as `say("name")`.

@@ -27,10 +27,12 @@ expect.set_options(timeout=WAIT_MS)
 
 
 @contextmanager
-def running_page(engine: Engine, port: int | None = None) -> Iterator[str]:
+def running_page(
+    engine: Engine, port: int | None = None, beside: Engine | None = None
+) -> Iterator[str]:
     """Serves the page for `engine` on a free port, or this one; gives its address."""
     settings = Settings(port=0)
-    demo: gr.Blocks = build(engine, settings)
+    demo: gr.Blocks = build(engine, settings, beside)
     _, url, _ = demo.launch(
         server_name="127.0.0.1",
         server_port=port,
