@@ -16,6 +16,7 @@ from encode import Encoded, Encoder
 from network import PATCH_PX, patchify
 from PIL import Image
 from reading import TokenLabels
+from shards import Shelf
 from wide_documents import wide_page
 
 VISUAL_COST = 5  # a visual token costs about as much as this many text tokens
@@ -37,20 +38,25 @@ GRID_WEIGHTS = (3, 4, 4, 5, 3, 4, 4, 3, 2, 1.5, 1.5)
 
 
 def draw_conversations(
-    encoder: Encoder, weights: dict[str, float], seed: int, budget: float, ease: float, wide: float
+    encoder: Encoder,
+    weights: dict[str, float],
+    seed: int,
+    budget: float,
+    ease: float,
+    wide: float,
+    shelf: Shelf | None = None,
 ) -> list[Encoded]:
     """Conversations that together cost about `budget` text tokens; `weights` of the tasks.
 
-    `wide` is the share of pictures drawn in other hands than the first.
+    `wide` is the share of pictures drawn in other hands than the first; some lie on the `shelf`.
     """
     rng = random.Random(seed)
     batch: list[Encoded] = []
     while budget > 0:
         task = rng.choices(list(weights), list(weights.values()))[0]
         hand = rng.random() < wide
-        one = encoder(
-            make_sample(task, seed * 1000 + len(batch), ease=ease, longer=True, wide=hand)
-        )
+        own = seed * 1000 + len(batch)
+        one = encoder(make_sample(task, own, ease=ease, longer=True, wide=hand, shelf=shelf))
         visual = sum(len(labels.slots) for labels in one.labels)
         budget -= len(one.ids) + visual * (VISUAL_COST - 1)
         batch.append(one)

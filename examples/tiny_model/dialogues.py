@@ -28,6 +28,7 @@ from PIL import Image, ImageFilter
 from questions import OFF_TOPIC, SYSTEM_PROMPTS
 from reading import LARGEST_PX, Line, Mark, Note, page
 from scene import Scene
+from shards import Shelf
 from turns import (
     Asker,
     Turn,
@@ -58,6 +59,7 @@ TASKS = (
     "other",
     "chat",
 )
+SHELVED = 0.6  # share of other hands' pictures that were drawn ahead, where there are such
 PLOTTED = 0.35  # share of other hands' charts that Matplotlib draws, where it is installed
 WIDE_DRAWERS = {
     "text": wide_documents.draw_text,
@@ -138,7 +140,7 @@ def marks(shown: Scene, size: tuple[int, int]) -> list[Line | Mark]:
 
 
 def draw(
-    task: str, rng: random.Random, ask: Asker, ease: float, wide: bool
+    task: str, rng: random.Random, ask: Asker, ease: float, wide: bool, shelf: Shelf | None
 ) -> tuple[list[Image.Image], list[list[Line | Mark]], tuple[float, ...] | None, Iterator[Turn]]:
     """The pictures of a task, what they show, frame times, and endless questions."""
     if task in ("scene", "locate"):
@@ -173,6 +175,9 @@ def draw(
         "screen": (draw_screen, screen_turns),
     }[task]
     if wide:
+        drawn = shelf.take(task, rng) if shelf and rng.random() < SHELVED else None
+        if drawn:
+            return [drawn.image], [list(drawn.lines)], None, asker(ask, drawn.facts)
         drawer = WIDE_DRAWERS[task]
         if task == "chart" and plotted.pyplot and rng.random() < PLOTTED:
             drawer = plotted.draw_chart
@@ -188,16 +193,17 @@ def make_sample(
     longer: bool = False,
     retold: int = 0,
     wide: bool = False,
+    shelf: Shelf | None = None,
 ) -> Sample:
     """One conversation of 1 to 4 turns, up to 8 if `longer`; the same arguments give the same.
 
     The pictures follow from `task`, `seed`, `ease` and `wide` alone; `retold` asks anew about them.
-    `wide` has them drawn by other hands than the first.
+    `wide` has them drawn by other hands than the first, some of them ahead on the `shelf`.
     """
     rng = random.Random(f"{seed} {longer} {retold}")
     ask = Asker(rng, lang or rng.choice(("en", "en", "zh")))
     drawn = random.Random(seed)
-    images, shown, times_s, stream = draw(task, drawn, ask, ease, wide)
+    images, shown, times_s, stream = draw(task, drawn, ask, ease, wide, shelf)
     if wide:
         damage = make_damage(drawn)
         images = [damage(image) for image in images]

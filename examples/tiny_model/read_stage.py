@@ -132,7 +132,13 @@ def _read(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         budget = TOKENS_PER_STEP / team.size
         ease = trainee.eased * max(0.0, 1 - 2 * spent / seconds)
         batch = draw_conversations(
-            trainee.encoder, PICTURES, seed, budget * (1 - PAGES) * VISUAL_COST, ease, WIDE
+            trainee.encoder,
+            PICTURES,
+            seed,
+            budget * (1 - PAGES) * VISUAL_COST,
+            ease,
+            WIDE,
+            trainee.shelf,
         )
         pages = draw_pages(random.Random(seed), budget * PAGES, smallest_px(ease), WIDE)
         pictures = lay_out_pictures(batch, pages)

@@ -64,7 +64,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Line:
-    """One printed line: its text, font, and the pixel at which its ink's box starts."""
+    """One printed line: its text, font, and the pixel at which its ink's box starts.
+
+    `middles` are the x of its characters' middles where whoever printed it has measured them.
+    """
 
     text: str
     font: str
@@ -72,13 +75,16 @@ class Line:
     x: float
     y_centre: float
     note: Note | None = None
+    middles: tuple[float, ...] = ()
 
     def centres(self) -> list[float]:
         """The x of the middle of each character, in pixels; a space is where the next one is.
 
         In which half of a gap its middle lies cannot be seen: half of all spaces were missed so.
         """
-        found = [self.x + part for part in char_centres(self.font, self.size_px, self.text)]
+        found = list(self.middles) or [
+            self.x + part for part in char_centres(self.font, self.size_px, self.text)
+        ]
         for i in reversed(range(len(found) - 1)):
             if self.text[i] == " ":
                 found[i] = found[i + 1]

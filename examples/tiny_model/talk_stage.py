@@ -21,6 +21,7 @@ from encode import Encoder
 from feed import draw_ahead
 from network import TextForward, VisionForward
 from parallel import Team, cpu_count, run_team
+from shards import Shelf
 from torch import Tensor, nn
 from trainee import Trainee
 
@@ -89,7 +90,7 @@ def train_talking(trainee: Trainee, minutes: float, lr: float, recipe: Recipe = 
     """Train everything for `minutes`: two workers on a CPU, or one process on a GPU."""
     batches = None
     if trainee.device.type == "cuda":
-        draw = partial(draw_batch, trainee.encoder, recipe, GPU_STEP_COST, 0.0)
+        draw = partial(draw_batch, trainee.encoder, trainee.shelf, recipe, GPU_STEP_COST, 0.0)
         batches = draw_ahead(draw, trainee.step, max(1, cpu_count() - 2))
     trainee.prepare()
     run_team(
@@ -99,10 +100,12 @@ def train_talking(trainee: Trainee, minutes: float, lr: float, recipe: Recipe = 
     )
 
 
-def draw_batch(encoder: Encoder, recipe: Recipe, cost: float, ease: float, seed: int) -> TalkBatch:
+def draw_batch(
+    encoder: Encoder, shelf: Shelf | None, recipe: Recipe, cost: float, ease: float, seed: int
+) -> TalkBatch:
     """Conversations and pages that together cost about `cost` text tokens."""
     said = cost * (1 - recipe.pages)
-    batch = draw_conversations(encoder, recipe.weights, seed, said, ease, recipe.wide)
+    batch = draw_conversations(encoder, recipe.weights, seed, said, ease, recipe.wide, shelf)
     pages = []
     if recipe.pages:
         visual = cost * recipe.pages / VISUAL_COST
@@ -130,7 +133,8 @@ def _talk(
         else:
             ease = trainee.eased * min(1.0, max(0.0, (EASY_UNTIL - 1 + left) / EASE_FALLS))
             seed = step * team.size + team.rank
-            batch = draw_batch(trainee.encoder, recipe, STEP_COST / team.size, ease, seed)
+            cost = STEP_COST / team.size
+            batch = draw_batch(trainee.encoder, trainee.shelf, recipe, cost, ease, seed)
         ids, positions, sources, gists, places = (
             torch.from_numpy(part).to(device)
             for part in (

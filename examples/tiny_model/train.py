@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from read_stage import train_reading
 from recall_stage import train_recalling
+from shards import Shelf
 from talk_stage import train_talking
 from trainee import Trainee
 
@@ -40,15 +41,19 @@ def main() -> None:
         help="begin at full difficulty: it reads and talks already",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shards", type=Path, help="pictures that draw.py has drawn ahead")
     args = parser.parse_args()
     if args.device == "cuda" and (args.stage != "talk" or not args.no_ease):
         parser.error("a GPU takes --stage talk --no-ease: it sees pictures as fast as it recalls")
+    if args.shards and args.stage == "recall":
+        parser.error("recall remembers pictures of its own: --shards is for read and talk")
     torch.manual_seed(0)
     # Before the workers fork: threads that already run would not survive it.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    shelf = Shelf(args.shards) if args.shards else None
     trainee = Trainee(
-        args.stage, args.work, args.out, args.start_from, not args.no_ease, args.device
+        args.stage, args.work, args.out, args.start_from, not args.no_ease, args.device, shelf
     )
     STAGES[args.stage](trainee, args.minutes, args.lr)
 

@@ -19,6 +19,7 @@ from optim import Optimiser
 from parallel import cpu_count
 from read_stage import ReadingHead
 from safetensors.torch import load_file, save_file
+from shards import Shelf
 from tokenizer import load_or_build, save_tokenizer
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -36,7 +37,7 @@ class Trainee:
 
     A stage that was interrupted goes on; a new stage starts from what the last one reached. Without
     a checkpoint in `work` the weights come from the exported model in `start`, or are new. `eased`
-    stages begin with easier pictures.
+    stages begin with easier pictures; some pictures may lie drawn ahead on the `shelf`.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Trainee:
         start: Path | None,
         eased: bool = True,
         device: str = "cpu",
+        shelf: Shelf | None = None,
     ) -> None:
+        self.shelf = shelf
         self.eased, self.device = eased, torch.device(device)
         self.workers = cpu_count() if device == "cpu" else 1
         self.stage, self.out, self.checkpoint = stage, out, work / "checkpoint.pt"
