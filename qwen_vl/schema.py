@@ -298,6 +298,17 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How far a request is that has no words yet."""
+
+    place: int = 0  # in the queue, where 1 is next; 0 when its turn has come
+    picture: int = 0  # the one that is being read; 0 when all are read
+    pictures: int = 0  # how many had to be read
+    done: float = 0.0  # share of the prompt, 0..1
+    left_s: float | None = None  # at this machine's own speed; None where it is not known
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """A token of an answer and its log probability: natural, at most 0, of the model's own
     distribution before anything that sampling does to it."""
@@ -380,4 +391,6 @@ class EngineStats:
     vision_misses: int = 0
     vision_bytes: int = 0
     gpu_bytes: int = 0  # allocated on all GPUs
+    encoding_tokens_per_s: float = 0.0  # visual tokens, of pictures lately; 0 is not known
+    prefill_tokens_per_s: float = 0.0  # of prompts lately; 0 is not known
     upstreams: tuple[UpstreamStats, ...] = ()  # of the remote engine

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from qwen_vl.errors import Bug, EngineFailed, UserError
-from qwen_vl.schema import CallPiece, Chunk, FinishReason, TokenLogprob, Usage
+from qwen_vl.schema import CallPiece, Chunk, FinishReason, Standing, TokenLogprob, Usage
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Answer:
     ) -> None:
         self.cached_tokens = 0
         self.drafted_tokens = self.accepted_tokens = 0  # guessed; and right, so part of the answer
+        self.standing: Standing | None = None  # until the first words, where the writer tells
         self._prompt_tokens = prompt_tokens
         self._limit_s = limit_s
         self._on_close = on_close

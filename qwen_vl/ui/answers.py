@@ -20,6 +20,7 @@ from qwen_vl.ui.markup import plain, to_page
 from qwen_vl.ui.refusals import told
 from qwen_vl.ui.runs import Asking, Run
 from qwen_vl.ui.strings import say
+from qwen_vl.ui.waiting import waiting_words
 
 UPDATE_S = 0.06  # between two updates of the page: about 16 a second
 WAIT_S = 0.5  # between two looks at a model that is loading or has not begun to answer
@@ -87,8 +88,8 @@ def progress(
             elif chunk is not None:
                 yield now
             elif not now.begun:
-                seconds = f"{time.monotonic() - started:.0f}"
-                yield Progress(waiting=say("wait_first", lang, seconds=seconds))
+                waited_s = time.monotonic() - started
+                yield Progress(waiting=waiting_words(asking.standing, waited_s, lang))
         if run.stopped:
             yield now
     except Bug:

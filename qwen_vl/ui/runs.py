@@ -14,7 +14,7 @@ from contextvars import copy_context
 from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import Bug, UserError
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Chunk, Message, Undecoded
+from qwen_vl.schema import Chunk, Message, Standing, Undecoded
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +180,12 @@ class Asking:
             self._changed.notify_all()
         if closed and answer is not None:  # while the engine was still reading the prompt
             answer.close()
+
+    @property
+    def standing(self) -> Standing | None:
+        """How far the request is; None where that is not told."""
+        answer = self._answer
+        return answer.standing if answer else None
 
     def get(self, timeout_s: float) -> Chunk | None:
         """The answer's next chunk; None if none came in time.

@@ -103,6 +103,8 @@ class LocalEngine:
             vision_hits=vision.hits,
             vision_misses=vision.misses,
             vision_bytes=vision.size_bytes,
+            encoding_tokens_per_s=scheduler.speeds.encoding.tokens_per_s if scheduler else 0.0,
+            prefill_tokens_per_s=scheduler.speeds.prefill.tokens_per_s if scheduler else 0.0,
             gpu_bytes=sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count()))),
         )
 

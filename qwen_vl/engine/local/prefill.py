@@ -6,6 +6,7 @@ parts, so that a long prompt does not hold the others up.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import torch
 
 from qwen_vl.engine.local.batch import Row
 from qwen_vl.engine.local.cache import new_cache, snapshot_of
+from qwen_vl.engine.local.reading import Reading
 from qwen_vl.engine.local.states import Snapshot, States
 from qwen_vl.engine.local.vision import Features
 from qwen_vl.engine.model.load import LoadedModel
@@ -44,6 +46,7 @@ def prefill(
     start: States,
     features_of: Callable[[int], Features],
     snapshots_at: Sequence[int] = (),
+    reading: Reading | None = None,
 ) -> Generator[None, None, Prefilled]:
     """Runs what `start`, the states of the prompt's first tokens, does not hold yet.
 
@@ -55,9 +58,13 @@ def prefill(
     nobody waits for any more can be dropped; returns the whole.
     """
     done = start.tokens
+    reading = reading or Reading()
     features = []
-    for number in _pictures_from(done, prompt, loaded.image_token_id):
+    numbers = _pictures_from(done, prompt, loaded.image_token_id)
+    reading.begin([prompt.pictures[i].tokens for i in numbers], len(prompt.token_ids) - done)
+    for number in numbers:
         features.append(features_of(number))
+        reading.encoded()
         yield
     # [visual tokens, hidden] of the merger and of each deepstack level, for all that is not done
     levels = [torch.cat(level) for level in zip(*features, strict=True)]
@@ -70,6 +77,7 @@ def prefill(
         if stop - done <= size + size // REST_SHARE:
             size = stop - done
         chunk = prompt.token_ids[done : done + size]
+        began_s = time.monotonic()
         visual = sum(token == loaded.image_token_id for token in chunk)
         output = loaded.forward(
             len(chunk),
@@ -82,6 +90,8 @@ def prefill(
         )
         levels = [level[visual:] for level in levels]
         done += len(chunk)
+        wait_for(loaded)
+        reading.prefilled(len(chunk), began_s)
         if done in snapshots_at:
             snapshots[done] = snapshot_of(cache, 0)
         if done == len(prompt.token_ids):
@@ -89,6 +99,12 @@ def prefill(
         yield
     row = row_of(loaded, positions)
     return Prefilled(output.logits[:, -1], [row], cache, [start.tokens], snapshots)
+
+
+def wait_for(loaded: LoadedModel) -> None:
+    """Until a GPU has done what it was given; before a clock is read."""
+    if loaded.device.type == "cuda":
+        torch.cuda.synchronize(loaded.device)
 
 
 def chunk_tokens(loaded: LoadedModel, done: int = 0) -> int:

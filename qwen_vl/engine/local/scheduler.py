@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,8 +28,10 @@ from qwen_vl.engine.local.prefill import (
     chunk_tokens,
     next_part,
     prefill,
+    wait_for,
 )
 from qwen_vl.engine.local.prefix import PrefixStore
+from qwen_vl.engine.local.reading import Reading, Speeds
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.snapshots import snapshots_at
 from qwen_vl.engine.local.states import Snapshot, States
@@ -39,6 +42,7 @@ from qwen_vl.engine.local.waiting import WaitingSequences
 from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.errors import Busy, UserError
 from qwen_vl.heap import trim_heap
+from qwen_vl.schema import Standing
 
 BREATH_S = 0.03  # of encoding one picture, before the others get a step
 TRIMMED_BYTES = 2**28  # smaller caches leave holes that the next one fills
@@ -77,6 +81,7 @@ class Scheduler:
         self._running: dict[Row, Sequence] = {}
         self._batches: list[Batch] = []
         self._pace = Pace()
+        self.speeds = Speeds()
         self._depth = 0  # prefills that are under way, one inside another
 
     # --- any thread ---
@@ -122,12 +127,14 @@ class Scheduler:
         with self._changed:
             self.check_room(sequence.scope, sequence.prepared.pixel_bytes)
             self._waiting.append(sequence)
+            self._waiting.tell_places(self._running_by_scope)
             self._changed.notify_all()
 
     def forget(self, answer: Answer) -> None:
         """Its reader has gone; what is running notices by itself."""
         with self._changed:
             self._waiting.forget(answer)
+            self._waiting.tell_places(self._running_by_scope)
 
     def busy(self) -> Busy:
         """The refusal of one more."""
@@ -205,7 +212,9 @@ class Scheduler:
     def _take(self, sequences: list[Sequence]) -> list[Sequence]:
         for sequence in sequences:
             self._waiting.remove(sequence)
+            sequence.answer.standing = Standing()
         self._admitting += sequences
+        self._waiting.tell_places(self._running_by_scope)
         return sequences
 
     @property
@@ -238,6 +247,7 @@ class Scheduler:
                 start,
                 lambda number: self._features(sequence, number),
                 self._snapshots_at(sequence, start.tokens),
+                Reading(self.speeds, partial(setattr, sequence.answer, "standing")),
             )
             while (result := next_part(parts)) is None:
                 self._go_on_with_others(sequence)
@@ -279,7 +289,8 @@ class Scheduler:
         pictures = sequence.prepared.pictures
         prepared = pictures[number]
         assert prepared is not None, "what no prefix covers was decoded"
-        last_s = time.monotonic()
+        began_s = last_s = time.monotonic()
+        missed = self._vision.misses
 
         def breathe() -> None:
             nonlocal last_s
@@ -291,6 +302,10 @@ class Scheduler:
             features = self._vision.features(
                 self._loaded, sequence.prompt.pictures[number], prepared, sequence.scope
             )
+        if self._vision.misses > missed:
+            wait_for(self._loaded)
+            tokens = sequence.prompt.pictures[number].tokens
+            self.speeds.encoding.add(tokens, time.monotonic() - began_s)
         pictures[number] = features  # the pixels have done their work
         return features
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.turns import is_full, share_of
+from qwen_vl.schema import Standing
 
 PATIENCE_S = 10.0
 
@@ -51,6 +52,11 @@ class WaitingSequences:
 
     def clear(self) -> None:
         self._sequences = []
+
+    def tell_places(self, running: Mapping[str, int]) -> None:
+        """Tells everybody who waits how many turns it takes until theirs."""
+        for place, sequence in enumerate(self.in_order(running), start=1):
+            sequence.answer.standing = Standing(place=place)
 
     def in_turn(self, running: Mapping[str, int]) -> list[Sequence]:
         """All of them, the one whose turn it is first; `running` counts the answers of each scope.
