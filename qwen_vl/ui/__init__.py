@@ -46,7 +46,7 @@ SCRIPTS = (  # in the order in which they run
     *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
     *("chat_file", "report", "video_chat"),
     *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
-    *("times", "timeline", "strip", "access", "settings_panel", "tasks"),
+    *("times", "timeline", "strip", "access", "settings_panel", "tasks", "adding"),
 )
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
