@@ -107,3 +107,15 @@ def test_the_page_says_where_a_question_is(
     expect(bot).to_contain_text("done")
     engine.steps = (echo,)
     context.close()
+
+
+def test_a_server_that_is_gone_is_told_and_the_draft_stays(browser: Browser, url: str) -> None:
+    context = browser.new_context(locale="en-GB", viewport={"width": 390, "height": 844})
+    tab = Tab(context.new_page(), url).open()
+    tab.page.fill("#chat-box textarea", "a draft")
+    context.set_offline(True)
+    expect(tab.page.locator("#server-gone")).to_contain_text("The server does not answer")
+    expect(tab.page.locator("#chat-box textarea")).to_have_value("a draft")
+    context.set_offline(False)
+    expect(tab.page.locator("#server-gone")).to_have_count(0)
+    context.close()

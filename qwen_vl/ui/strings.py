@@ -247,6 +247,8 @@ SCRIPT_EN = {
     "mark_done": "Use it in the question",
     "mark_none": "Add a picture first.",
     "cancel": "Cancel",
+    "server_gone": "The server does not answer. What you wrote is kept: the page goes on when it "
+    "is back.",
     "seek": "Jump to this time",
     "timeline": "Timeline",
     "show_subtitles": "Show on the player",
@@ -271,6 +273,7 @@ SCRIPT_ZH = {
     "mark_done": "用于提问",
     "mark_none": "请先添加图片。",
     "cancel": "取消",
+    "server_gone": "服务器没有响应。您写的内容已保留：恢复后页面会继续。",
     "seek": "跳到这个时间",
     "timeline": "时间线",
     "show_subtitles": "在播放器上显示",
