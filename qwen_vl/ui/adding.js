@@ -2,10 +2,10 @@
 {
 	const inView = (selector) =>
 		[...document.querySelectorAll(selector)].find((found) => found.checkVisibility());
-	const target = () => inView("#chat-box textarea") ?? inView("#video-tab input[type=file]");
+	const target = () => inView("#chat-box textarea, #compare-box textarea") ?? inView("#video-tab input[type=file]");
 	const hasFiles = (data) => [...(data?.types ?? [])].includes("Files");
 	const isHandled = (event) =>
-		!!event.target.closest?.("#chat-box, [data-testid='file-upload'], button:has(input[type=file])");
+		!!event.target.closest?.("#chat-box, #compare-box, [data-testid='file-upload'], button:has(input[type=file])");
 
 	const give = (files) => {
 		const place = target();
