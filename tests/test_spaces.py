@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import httpx
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from support.browser_app import chromium, running_page
 from support.gated import gated
 from support.scripted_engine import ScriptedEngine
@@ -28,13 +28,14 @@ def embedded(page: Page, url: str) -> None:
     page.goto(HUB)
 
 
-def test_the_page_answers_inside_the_hubs_page_without_storage() -> None:
+def test_without_storage_the_page_answers_inside_the_hubs_and_says_what_is_not_kept() -> None:
     with running_page(ScriptedEngine()) as url, chromium() as browser:
         page = browser.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(error.message))
         embedded(page, url)
         inside = page.frame_locator("#space")
+        expect(inside.get_by_text("This browser keeps nothing here")).to_be_visible()
         box = inside.locator("#chat-box textarea")
         box.fill("Hello")
         box.press("Enter")
