@@ -115,7 +115,14 @@ class Settings:
         "one is started here",
         metavar="ADDRESS",
     )
-    replicas: int = _option(2, "replicas on the cluster, at first and at least")
+    ray_model: tuple[str, ...] = _option(
+        (),
+        "one more model for --engine ray, with replicas of its own, which requests choose by their "
+        "'model'; ID=GPUS where each of its replicas needs another number of GPUs than "
+        "--replica-gpus; may be given several times",
+        metavar="ID",
+    )
+    replicas: int = _option(2, "replicas of each model on the cluster, at first and at least")
     most_replicas: int = _option(0, "replicas under load; 0 starts no more than --replicas")
     replica_cpus: float = _option(1.0, "CPUs of each replica")
     replica_gpus: float = _option(0.0, "GPUs of each replica")
@@ -298,6 +305,8 @@ class Settings:
                 raise ValueError(
                     f"{_flag(name)} must begin with http:// or https:// and name a server"
                 )
+        if self.ray_model:
+            models_on_cluster(self)
         if not (self.remote_key.isascii() and self.remote_key.isprintable()):
             raise ValueError("--remote-key must be plain ASCII: no header can carry another one")
         if self.auth and not all(self.auth.partition(":")):
@@ -345,6 +354,7 @@ class Settings:
 
 _CLUSTER = (
     "ray_address",
+    "ray_model",
     "replicas",
     "most_replicas",
     "replica_cpus",
@@ -447,6 +457,27 @@ def for_second_model(settings: Settings) -> Settings | None:
         second_url=(),
         second_model="",
     )
+
+
+def models_on_cluster(settings: Settings) -> tuple[Settings, ...]:
+    """The settings of each model on the cluster; that of --model comes first.
+
+    Raises ValueError on a number of GPUs that is none.
+    """
+    found = [replace(settings, ray_model=())]
+    for told in settings.ray_model:
+        name, equals, gpus = told.partition("=")
+        try:
+            needed = float(gpus) if equals else settings.replica_gpus
+        except ValueError:
+            raise ValueError(f"--ray-model {told!r} must be ID, or ID=GPUS") from None
+        if not name:
+            raise ValueError(f"--ray-model {told!r} names no model")
+        found.append(replace(settings, model=name, ray_model=(), replica_gpus=needed))
+    names = [one.model or DEFAULT_MODEL for one in found]
+    if len(set(names)) < len(names):
+        raise ValueError("--ray-model names a model twice, or that of --model: once is enough")
+    return tuple(found)
 
 
 def for_one_replica(settings: Settings) -> Settings:

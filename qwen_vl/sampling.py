@@ -237,6 +237,7 @@ class SamplingParams:
     constraint: Constraint | None = None
     tools: Tools | None = None  # that the answer may call
     logprobs: int | None = None  # so many of the likeliest tokens are told beside each; None: none
+    model: str = ""  # which one answers, where several do; "" is the first
 
     @property
     def thinks(self) -> bool | None:
@@ -249,7 +250,7 @@ class SamplingParams:
 FIELDS = tuple(
     field.name
     for field in fields(SamplingParams)
-    if field.name not in ("constraint", "tools", "logprobs")
+    if field.name not in ("constraint", "tools", "logprobs", "model")
 )
 # What clients call a field, where that is another name; the first one that is given counts.
 NO_WISH = ("max_new_tokens", "thinking_budget")  # -1 in these says nothing

@@ -353,6 +353,11 @@ class EngineStatus:
     most_image_tokens: int | None = None  # of one picture, by the checkpoint; None: not known
     image_tokens: int = USUAL_IMAGE_TOKENS  # of one picture, where nobody says
     context_tokens: int | None = None  # that the model was made for; None: not known
+    others: tuple[EngineStatus, ...] = ()  # of further models, which a request may name
+
+    def of(self, model: str) -> EngineStatus:
+        """The status of the model of this name; where only one model runs, of that one."""
+        return next((one for one in self.others if one.model_id == model), self)
 
     @property
     def accepts_images(self) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import httpx
@@ -16,11 +17,12 @@ import pytest
 from conftest import opened
 from support.foreign_servers import TINY_MODEL, running
 from support.oracle import Oracle
+from support.tiny_models import qwen3_vl
 from test_engine import GREEDY, assistant, picture, run, text_of, user
 from test_engine_contract import SERVED
 
 from qwen_vl.engine import Engine
-from qwen_vl.errors import Busy, EngineFailed, UserError
+from qwen_vl.errors import Busy, EngineFailed, NotFound, UserError
 from qwen_vl.schema import Message
 
 pytestmark = pytest.mark.beyond
@@ -47,6 +49,23 @@ def replica_pids() -> set[int]:
         if name.startswith(b"ray::ServeReplica:qwen_vl"):
             found.add(int(folder.name))
     return found
+
+
+def test_the_interface_of_the_request_router_is_the_one_that_was_read() -> None:
+    """It is alpha in Ray 2.60.0: with another version, read it again before the pin is moved."""
+    ray, router = (
+        importlib.import_module("ray"),
+        importlib.import_module("ray.serve.request_router"),
+    )
+    config = importlib.import_module("ray.serve.config")
+    pinned = (EXAMPLES / "requirements-ray.txt").read_text(encoding="utf-8").strip()
+    assert (ray.__version__, pinned) == ("2.60.0", "ray[serve]==2.60.0")
+    asked = inspect.signature(router.RequestRouter.choose_replicas)
+    assert list(asked.parameters) == ["self", "candidate_replicas", "pending_request"]
+    assert inspect.iscoroutinefunction(router.RequestRouter.choose_replicas)
+    assert "kwargs" in {item.name for item in fields(router.PendingRequest)}
+    assert isinstance(inspect.getattr_static(router.RunningReplica, "replica_id"), property)
+    assert "request_router_class" in config.RequestRouterConfig.model_fields
 
 
 def turns_of(seed: int) -> tuple[list[Message], list[Message]]:
@@ -174,6 +193,27 @@ def test_more_replicas_are_started_under_load(engine: Engine) -> None:
     for thread in threads:
         thread.join(PATIENCE_S)
     engine.close()
+
+
+def test_two_models_have_replicas_of_their_own_and_requests_name_one(tmp_path: Path) -> None:
+    """The first is a tiny one of random weights, the other the bundled one."""
+    first = str(qwen3_vl(tmp_path))
+    two = replace(SERVED, engine="ray", model=first, replicas=1, ray_model=("bundled",))
+    engine = opened(two)
+    try:
+        end_s = time.monotonic() + PATIENCE_S
+        while not all(one.answers for one in engine.status().others):
+            assert time.monotonic() < end_s, engine.status()
+            time.sleep(0.2)
+        (bundled,) = (one.model_id for one in engine.status().others)
+        assert len(replica_pids()) == 2
+        told = text_of(run(engine, [user("Hello")], replace(GREEDY, model=bundled)))
+        assert "small demo model" in told
+        assert "small demo model" not in text_of(run(engine, [user("Hello")]))
+        with pytest.raises(NotFound):
+            engine.stream([user("Hello")], replace(GREEDY, model="gpt-4o"))
+    finally:
+        engine.close()
 
 
 def test_the_command_serves_and_ends(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from qwen_vl.errors import NotFound, WrongMethod
 from qwen_vl.jobs import Job, Jobs
 from qwen_vl.metrics import CONTENT_TYPE, Metrics
 from qwen_vl.sampling import nth_seed
-from qwen_vl.schema import Chunk, Message, TextPart
+from qwen_vl.schema import Chunk, EngineStatus, Message, TextPart
 
 __all__ = ["build_router"]
 
@@ -151,6 +151,8 @@ class _Service:
         fields = asdict(status)
         fields = {"status": fields.pop("state"), "model": fields.pop("model_id"), **fields}
         fields |= {"family": status.family.name, "accepts_images": status.accepts_images}
+        if others := fields.pop("others"):
+            fields["others"] = {one["model_id"]: one["state"] for one in others}
         if upstreams := self.engine.stats().upstreams:
             fields["upstreams"] = [asdict(upstream) for upstream in upstreams]
         if ending:
@@ -163,21 +165,25 @@ class _Service:
         )
 
     async def models(self, request: Request) -> Response:
-        """The one model that answers here."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        """The models that answer here: one, or those of --engine ray."""
+        status = self.engine.status()
+        data = [self._model(one) for one in (status, *status.others)]
+        return JSONResponse({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """The model by its name."""
-        name, here = request.path_params["name"], self.engine.model_id
-        if name != here:
+        name, status = request.path_params["name"], self.engine.status()
+        found = status.of(name)
+        if name != found.model_id:
+            here = "', '".join(one.model_id for one in (status, *status.others))
             raise NotFound(f"There is no model '{name[:100]}' here: this server runs '{here}'.")
-        return JSONResponse(self._model())
+        return JSONResponse(self._model(found))
 
-    def _model(self) -> dict[str, Any]:
+    def _model(self, status: EngineStatus) -> dict[str, Any]:
         """OpenAI's fields; the context as vLLM and OpenRouter name it; and what the model reads."""
-        status, context = self.engine.status(), self.settings.max_context_tokens
+        context = self.settings.max_context_tokens
         return {
-            **{"id": self.engine.model_id, "object": "model", "created": self.started},
+            **{"id": status.model_id, "object": "model", "created": self.started},
             **{"owned_by": "local", "max_model_len": context, "context_length": context},
             "input_modalities": ["text", "image"] if status.accepts_images else ["text"],
         }
@@ -187,7 +193,7 @@ class _Service:
         call = await self.reader.chat(request)
         answer = await self._ask_all([call], request)
         completion = Completion(
-            self.engine.model_id,
+            call.params.model or self.engine.model_id,
             call.include_usage,
             self._clip_facts(call),
             call.params.logprobs is not None,
@@ -206,7 +212,7 @@ class _Service:
         answer = await self._ask_all(calls, request)
         texts = [call.messages[0].text if echoes else "" for call in calls]
         completion = TextCompletion(
-            self.engine.model_id,
+            calls[0].params.model or self.engine.model_id,
             [text for text in texts for _ in range(calls[0].n)],
             calls[0].include_usage,
             calls[0].params.logprobs is not None,
@@ -294,7 +300,7 @@ class _Service:
         return Several(first, asks[1:], n) if len(asks) > 1 else first
 
     def _clip_facts(self, call: Call) -> ClipFacts:
-        compact = call.has_pairs and self.engine.status().family.pairs_frames
+        compact = call.has_pairs and self.engine.status().of(call.params.model).family.pairs_frames
         return ClipFacts(call.frames_s, call.damaged_s, compact)
 
     def _scope(self, call: Call, request: Request) -> str:

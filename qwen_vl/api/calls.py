@@ -27,7 +27,7 @@ from qwen_vl.config import Settings
 from qwen_vl.constraint import constraint_from
 from qwen_vl.conversation import check_conversation
 from qwen_vl.engine import Engine
-from qwen_vl.errors import BadRequest, TooLarge, Unsupported
+from qwen_vl.errors import BadRequest, NotFound, TooLarge, Unsupported
 from qwen_vl.gate.bodies import BODY_IMAGES
 from qwen_vl.media.pictures import (
     BYTES_PER_MB,
@@ -36,7 +36,7 @@ from qwen_vl.media.pictures import (
     open_image,
 )
 from qwen_vl.sampling import SamplingParams, params_from
-from qwen_vl.schema import ImagePart, Message, Part, TextPart, frames_of, is_paired
+from qwen_vl.schema import EngineStatus, ImagePart, Message, Part, TextPart, frames_of, is_paired
 from qwen_vl.tools import tools_from
 
 DEFAULT_PROMPTS = {"en": "Describe this image.", "zh": "请描述这张图片"}
@@ -252,7 +252,7 @@ class Reader:
         answer must look like."""
         raw = with_template_arguments(raw)
         asked = params_from(raw, SamplingParams(), self.settings)
-        status = self.engine.status()
+        status = self._status_of(raw)
         preset = status.family.preset(
             has_images=any(m.images for m in messages), thinks=asked.thinks
         )
@@ -267,7 +267,18 @@ class Reader:
             )
         if tools is not None and logprobs is not None:
             raise Unsupported("'logprobs' and 'tools' cannot be asked for together here.")
-        return replace(params, constraint=constraint, tools=tools, logprobs=logprobs)
+        named = status.model_id if self.engine.status().others else ""
+        return replace(params, constraint=constraint, tools=tools, logprobs=logprobs, model=named)
+
+    def _status_of(self, raw: Mapping[str, Any]) -> EngineStatus:
+        """Of the model that the request names. Where only one runs, any name is that one's."""
+        status, name = self.engine.status(), _name(raw, "model")
+        names = [one.model_id for one in (status, *status.others)]
+        if status.others and name and name not in names:
+            raise NotFound(
+                f"There is no model '{name}' here: 'model' is one of {', '.join(names)}."
+            )
+        return status.of(name)
 
 
 def default_prompt(request: Request) -> str:

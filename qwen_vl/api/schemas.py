@@ -232,7 +232,7 @@ class ChatRequest(Constrained):
     parallel_tool_calls: Annotated[
         bool | None, Field(description="false: at most one call in an answer")
     ] = None
-    model: Annotated[str, Field(description="accepted and ignored: one model runs here")] = ""
+    model: Annotated[str, Field(description="which of several models answers; else ignored")] = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[
@@ -261,7 +261,7 @@ class TextRequest(Constrained):
         Annotated[str, Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     )
-    model: Annotated[str, Field(description="accepted and ignored: one model runs here")] = ""
+    model: Annotated[str, Field(description="which of several models answers; else ignored")] = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=MAX_BATCH)] = None

@@ -65,7 +65,7 @@ class Responses:
                 self._sessions.keep(owner, record.id, Session(messages, told, record.item_ids))
 
         fields = {
-            "model": self._reader.engine.model_id,
+            "model": call.params.model or self._reader.engine.model_id,
             "temperature": call.params.temperature,
             "top_p": call.params.top_p,
             **asked.told,

@@ -164,7 +164,7 @@ class ResponsesRequest(BaseModel):
         | None,
         Field(max_length=MOST_METADATA),
     ] = None
-    model: Annotated[str, Field(description="accepted and ignored: one model runs here")] = ""
+    model: Annotated[str, Field(description="which of several models answers; else ignored")] = ""
     user: Name | None = None
     cache_salt: Salt = None
 

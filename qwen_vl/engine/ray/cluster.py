@@ -13,7 +13,7 @@ from qwen_vl.config import Settings, for_one_replica
 from qwen_vl.engine.ray.replica import Replica
 from qwen_vl.engine.ray.routing import ConversationRouter
 
-APP, REPLICA = "qwen_vl", "Replica"
+REPLICA = "Replica"
 CODE = Path(__file__).resolve().parents[3]  # the checkout, or the folder of installed packages
 NOT_SENT = (".git", ".venv*", "tests", "**/__pycache__", ".mypy_cache", ".ruff_cache")
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 10.0
