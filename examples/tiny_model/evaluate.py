@@ -1,10 +1,11 @@
 """Ask the saved model about freshly drawn pictures and print what it gets right.
 
-    python examples/tiny_model/evaluate.py            # prints two tables
+    python examples/tiny_model/evaluate.py            # prints three tables
     python examples/tiny_model/evaluate.py --write    # and puts them into README.md
 
 The first table is of pictures by Cairo, which training never draws with (it needs cairocffi), the
-second of pictures by training's own first hand.
+second of the sixty pictures in `others/`, by one-off scripts, the third of pictures by training's
+own first hand.
 
 The seeds lie above every seed that training uses. Half of the questions are first turns, half are
 follow-ups; English and Chinese alternate.
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 from dialogues import FIRST_EVAL_SEED, Sample, make_sample
+from others_hand import Question, questions
 from processor import Asked
 from turns import Turn
 
@@ -138,6 +140,16 @@ UNSEEN_ROWS = (
 )  # fmt: skip
 
 
+OTHERS_ROWS = (
+    Row("counting", "counting", (), "answers exactly right", "85 %", exact),
+    Row("naming", "naming", (), "answers exactly right", "85 %", exact),
+    Row("chart, highest and lowest", "chart", (), "answers exactly right", "85 %", exact),
+    Row("locate", "locate", (), "mean IoU of boxes", "0.65", boxes),
+    Row("text", "text", (), "character error rate", "10 %", edits, is_error=True),
+    Row("invoice", "invoice", (), "fields right", "80 %", fields),
+)
+
+
 def make_sample_of(hand: str, task: str, seed: int, lang: str) -> Sample:
     """A conversation about a picture drawn by a `hand`: "own" or "unseen"."""
     if hand == "own":
@@ -188,15 +200,50 @@ def run(
     return reached
 
 
+def answer_others(asked: Asked) -> list[tuple[Question, str]]:
+    """Each of the sixty questions with the model's answer."""
+    told = questions()
+    answers: list[str] = []
+    for start in range(0, len(told), BATCH):
+        answers += asked.answer([one.messages() for one in told[start : start + BATCH]])
+    return list(zip(told, answers, strict=True))
+
+
+def others_table(answered: list[tuple[Question, str]]) -> str:
+    """The Markdown table of the sixty pictures; each row says how many there are."""
+    lines = ["| task | metric | target | reached | questions |", "|---|---|---|---|---|"]
+    for row in OTHERS_ROWS:
+        own = [(one, given) for one, given in answered if one.row == row.task]
+        points, whole = map(
+            sum, zip(*(row.score(given, one.answer) for one, given in own), strict=True)
+        )
+        lines.append(table_line(row, points / whole, len(own)))
+    return "\n".join(lines)
+
+
+def card_table(answered: list[tuple[Question, str]], count: int = 20) -> str:
+    """Every third of the sixty for the model card, right or wrong as they come."""
+    lines = ["| picture | question | right | its answer |", "|---|---|---|---|"]
+    for one, given in answered[:: len(answered) // count][:count]:
+        said = "the same" if given.strip() == one.answer else given.strip()
+        cells = (f"`{one.picture.name}`", one.text, one.answer, said)
+        lines.append("| " + " | ".join(part.replace("\n", " / ") for part in cells) + " |")
+    return "\n".join(lines)
+
+
 def table(rows: tuple[Row, ...], reached: dict[str, float], count: int) -> str:
     """The Markdown table."""
     lines = ["| task | metric | target | reached | questions |", "|---|---|---|---|---|"]
     for row in rows:
-        value = reached[row.name]
-        said = f"{value:.2f}" if "IoU" in row.metric else f"{value * 100:.1f} %"
-        limit = f"≤ {row.target}" if row.is_error else row.target
-        lines.append(f"| {row.name} | {row.metric} | {limit} | {said} | {count} |")
+        lines.append(table_line(row, reached[row.name], count))
     return "\n".join(lines)
+
+
+def table_line(row: Row, value: float, count: int) -> str:
+    """One line of a table."""
+    said = f"{value:.2f}" if "IoU" in row.metric else f"{value * 100:.1f} %"
+    limit = f"≤ {row.target}" if row.is_error else row.target
+    return f"| {row.name} | {row.metric} | {limit} | {said} | {count} |"
 
 
 def write_table(text: str, name: str, readme: Path) -> None:
@@ -215,10 +262,17 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="only these rows")
     parser.add_argument("--show", type=int, default=0, help="print so many wrong answers per row")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
-    parser.add_argument("--hand", choices=("own", "unseen"), help="only this table")
+    parser.add_argument("--hand", choices=("unseen", "others", "own"), help="only this table")
     args = parser.parse_args()
     torch.manual_seed(0)
     asked = Asked(args.model)
+    if args.hand in (None, "others") and not args.rows:
+        answered = answer_others(asked)
+        tables = {"others": others_table(answered), "twenty": card_table(answered)}
+        for name, text in tables.items():
+            print(f"{name}\n{text}", flush=True)
+            if args.write:
+                write_table(text, name, HERE / "README.md")
     for hand, of_hand in (("unseen", UNSEEN_ROWS), ("own", ROWS)):
         if args.hand not in (None, hand):
             continue
