@@ -45,7 +45,7 @@ def written(
 ) -> Path:
     """Frame i, scaled to `size`, at times_s[i]."""
     times = [i / FPS for i in range(FRAMES)] if times_s is None else times_s
-    with av.open(str(path), "w", options=container or {}) as out:
+    with clips.same_priority(), av.open(str(path), "w", options=container or {}) as out:
         stream: Any = out.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         counts_frames = codec.startswith("mpeg") or path.suffix == ".avi"

@@ -279,7 +279,7 @@ def test_large_texts_are_refused_at_once(filler):
 
 def red_clip(path: Path, codec: str, pixels: str = "yuv420p", size=(160, 96), **options) -> Path:
     """A red clip of a second."""
-    with av.open(str(path), "w") as out:
+    with clips.same_priority(), av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=5, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         picture = np.full((size[1], size[0], 3), RED, np.uint8)

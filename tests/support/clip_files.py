@@ -8,8 +8,10 @@ compare what a frame shows with the time it claims.
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -63,6 +65,21 @@ def write(path: Path, pictures: Iterable[np.ndarray], fps: float = 10) -> Path:
     assert writer is not None
     writer.release()
     return path
+
+
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """Undoes what SVT-AV1 does to the thread that calls it, where that may: with root's rights it
+    becomes a real-time one. All processes that it starts from then on are real-time ones, too, a
+    browser for one, and nobody else gets the processor any more."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
 
 
 def write_timed(
