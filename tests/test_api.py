@@ -132,6 +132,7 @@ def test_health_is_200_with_all_fields_when_the_model_can_answer() -> None:
         "notice": "n",
         "family": "",
         "most_image_tokens": None,
+        "image_tokens": 1280,
         "context_tokens": None,
         "accepts_images": True,
         "live": True,

@@ -151,6 +151,7 @@ class _Service:
         fields = asdict(status)
         fields = {"status": fields.pop("state"), "model": fields.pop("model_id"), **fields}
         fields |= {"family": status.family.name, "accepts_images": status.accepts_images}
+        fields["image_tokens"] = self.settings.image_tokens_or(status.image_tokens)
         if others := fields.pop("others"):
             fields["others"] = {one["model_id"]: one["state"] for one in others}
         if upstreams := self.engine.stats().upstreams:
