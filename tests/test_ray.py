@@ -6,6 +6,8 @@ import importlib
 import inspect
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ import httpx
 import pytest
 from conftest import opened
 from support.foreign_servers import TINY_MODEL, running
+from support.gated import soon
 from support.oracle import Oracle
+from support.running_app import started
 from support.tiny_models import qwen3_vl
 from test_engine import GREEDY, assistant, picture, run, text_of, user
 from test_engine_contract import SERVED
@@ -214,6 +218,42 @@ def test_two_models_have_replicas_of_their_own_and_requests_name_one(tmp_path: P
             engine.stream([user("Hello")], replace(GREEDY, model="gpt-4o"))
     finally:
         engine.close()
+
+
+def test_an_update_ends_no_answer_and_the_old_server_leaves_the_new_replicas_alone(
+    tmp_path: Path,
+) -> None:
+    """Two servers on a cluster that outlives both; the first is asked all the time meanwhile."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    begin = (ray, "start", "--head", "--num-cpus=4", "--include-dashboard=false")
+    subprocess.run(begin, check=True, capture_output=True)
+    front = ("app.py", "--engine", "ray", "--ray-address", "auto", "--replicas", "1")
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
+    over, replies = threading.Event(), []
+
+    def ask(client: httpx.Client) -> None:
+        while not over.is_set():
+            replies.append(client.post("/v1/chat/completions", json=asked))
+
+    try:
+        with started(*front[1:], cwd=EXAMPLES.parent) as (old, first):
+            before, asking = replica_pids(), threading.Thread(target=ask, args=(first,))
+            asking.start()
+            with started(*front[1:], "--max-batch", "7", cwd=EXAMPLES.parent) as (_, second):
+                assert soon(lambda: not replica_pids() & before)
+                over.set()
+                asking.join(PATIENCE_S)
+                answered = [reply.json() for reply in replies if reply.status_code != 503]
+                assert answered
+                ends = {told["choices"][0]["message"]["content"] for told in answered}
+                assert len(ends) == 1  # all of them whole, as greedy answers are alike
+                old.send_signal(signal.SIGTERM)
+                old.wait(PATIENCE_S)
+                told = second.post("/v1/chat/completions", json=asked).json()
+                assert "small demo model" in told["choices"][0]["message"]["content"]
+    finally:
+        over.set()
+        subprocess.run((ray, "stop", "--force"), check=True, capture_output=True)
 
 
 def test_the_command_serves_and_ends(tmp_path: Path) -> None:

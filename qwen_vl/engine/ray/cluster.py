@@ -44,7 +44,7 @@ def most_replicas(settings: Settings) -> int:
     return max(settings.replicas, settings.most_replicas)
 
 
-def deployment(settings: Settings) -> Any:
+def deployment(settings: Settings, owner: str) -> Any:
     """The Ray Serve application: replicas of the engine, how many, and who is asked."""
     router = RequestRouterConfig(request_router_class=ConversationRouter)
     return serve.deployment(
@@ -62,4 +62,4 @@ def deployment(settings: Settings) -> Any:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=settings.shutdown_seconds,
         ray_actor_options={"num_cpus": settings.replica_cpus, "num_gpus": settings.replica_gpus},
-    ).bind(for_one_replica(settings))
+    ).bind(for_one_replica(settings), owner)

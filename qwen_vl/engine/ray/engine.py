@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ray.exceptions import RayError, RayTaskError
@@ -134,7 +135,8 @@ class RayEngine:
                 ) from error
             raise TryAgain(EngineFailed("No replica could answer: try again later.")) from error
         finally:
-            chunks.cancel()
+            with suppress(RayError, RayServeException):  # there was nobody to ask
+                chunks.cancel()
 
     def _join(self) -> bool:
         """On the thread that opens the engine: a cluster ends with the thread that started it."""

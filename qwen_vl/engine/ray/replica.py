@@ -21,7 +21,8 @@ LOOK_S = 0.05  # between two looks at a model that is loading
 class Replica:
     """Answers questions. Ends with RuntimeError when its model cannot be loaded."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, owner: str) -> None:
+        self._owner = owner
         self._engine = open_engine(settings)
         while (status := self._engine.status()).state == "loading":
             time.sleep(LOOK_S)
@@ -53,6 +54,10 @@ class Replica:
             yield error
         finally:
             answer.close()
+
+    def owner(self) -> str:
+        """Which server has deployed this replica."""
+        return self._owner
 
     def status(self) -> EngineStatus:
         return self._engine.status()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from dataclasses import replace
 
 from ray import serve
@@ -26,6 +27,7 @@ from qwen_vl.schema import EngineStatus
 log = logging.getLogger(__name__)
 
 CHECK_S = 1.0  # between two looks at the replicas
+ASK_S = 5.0  # for an answer to whose they are
 
 
 class Served:
@@ -38,7 +40,7 @@ class Served:
             "loading", named, "Starting the replicas", family=family_by_name(named)
         )
         self.handle: DeploymentHandle | None = None
-        self._deployed_s: float | None = None  # Unix time of our own deployment
+        self._owner = secrets.token_hex(8)  # told to our replicas
 
     @property
     def names(self) -> tuple[str, str]:
@@ -51,13 +53,12 @@ class Served:
     async def watch(self) -> None:
         """Starts the replicas, or updates those that are there; then looks at them now and then."""
         try:
-            replicas = cluster.deployment(self._settings)
+            replicas = cluster.deployment(self._settings, self._owner)
             handle = await asyncio.to_thread(serve.run, replicas, name=self._app, route_prefix=None)
-            app = await asyncio.to_thread(self._overview)
         except (RuntimeError, RayError, RayServeException) as error:
             self.fail(str(error))
             return
-        self.handle, self._deployed_s = handle, app.last_deployed_time_s if app else None
+        self.handle = handle
         of_replica: EngineStatus | None = None
         while True:
             try:
@@ -73,9 +74,17 @@ class Served:
 
     def delete(self) -> None:
         """Ends the replicas, unless another server has deployed them anew and needs them."""
-        app = self._overview()
-        if app is not None and self._deployed_s in (None, app.last_deployed_time_s):
+        if not self._is_replaced():
             serve.delete(self._app)
+
+    def _is_replaced(self) -> bool:
+        if self.handle is None:
+            return False
+        try:
+            owner: str = self.handle.owner.remote().result(timeout_s=ASK_S)
+        except (RayError, RayServeException, TimeoutError):
+            return False
+        return owner != self._owner
 
     def _overview(self) -> ApplicationStatusOverview | None:
         return serve.status().applications.get(self._app)
