@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -120,8 +121,9 @@ def serve(
             trim_heap()  # what large requests left
         log.info("stopping: running answers get %.0f seconds", settings.shutdown_seconds)
         jobs.refuse_more()
+        end_s = time.monotonic() + settings.shutdown_seconds
         for one in engines:
-            one.drain(settings.shutdown_seconds)
+            one.drain(max(0.0, end_s - time.monotonic()))
 
 
 def launch(

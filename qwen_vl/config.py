@@ -99,8 +99,8 @@ class Settings:
     remote_key: str = _secret("", "the API key of those servers", metavar="KEY")
     second_url: tuple[str, ...] = _secret(
         (),
-        "a server of a second model, which the page sets side by side with the first; may be given "
-        "several times",
+        "a server of a second model, which the page sets side by side with the first; --remote-key "
+        "is sent there, too, unless USER:PASSWORD@ is in it; may be given several times",
         metavar="URL",
     )
     second_model: str = _option(

@@ -396,6 +396,4 @@ class EngineStats:
     vision_misses: int = 0
     vision_bytes: int = 0
     gpu_bytes: int = 0  # allocated on all GPUs
-    encoding_tokens_per_s: float = 0.0  # visual tokens, of pictures lately; 0 is not known
-    prefill_tokens_per_s: float = 0.0  # of prompts lately; 0 is not known
     upstreams: tuple[UpstreamStats, ...] = ()  # of the remote engine

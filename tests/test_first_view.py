@@ -24,7 +24,6 @@ from qwen_vl.ui.presets import (
     STYLED,
     image_tokens,
     limits,
-    lower_detail,
     styled,
 )
 from qwen_vl.ui.strings import WORDS
@@ -90,9 +89,6 @@ def test_details_end_where_the_model_does() -> None:
         "frame_tokens": 300,
         "max_new_tokens": 2048,
     }
-    assert lower_detail(4096, SETTINGS, READY) == "balanced"
-    assert lower_detail(300, SETTINGS, small) == "fast"
-    assert lower_detail(256, SETTINGS, small) is None
 
 
 @pytest.fixture(scope="module")

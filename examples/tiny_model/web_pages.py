@@ -23,9 +23,8 @@ from wide_documents import (
     bar_note,
     money,
     some_chart,
-    some_code,
     some_customer,
-    some_date,
+    some_fields,
     toned,
 )
 
@@ -148,18 +147,7 @@ def text_page(rng: random.Random) -> tuple[WebPage, list[str]]:
 def invoice_page(rng: random.Random) -> tuple[WebPage, dict[str, str]]:
     """An invoice or a receipt: letterhead, fields beside or under their labels, goods, a footer."""
     page = some_page(rng, 26)
-    sign = rng.choice("$$€")
-    fields = {
-        "invoice_no": some_code(rng),
-        "date": some_date(rng),
-        "due_date": some_date(rng),
-        "customer": some_customer(rng),
-        "tax": money(rng, sign, 2),
-        "total": money(rng, sign, 5),
-    }
-    for key in ("due_date", "tax"):
-        if rng.random() < 0.6:
-            del fields[key]
+    sign, fields = some_fields(rng)
     colon = rng.choice((":", ":", ""))
     labels = {key: rng.choice((*LABELS[key], *MORE_LABELS[key])).strip() + colon for key in fields}
     muted = css(toned(rng, page.ground, 110, 170))

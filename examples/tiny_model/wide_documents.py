@@ -197,8 +197,8 @@ def some_customer(rng: random.Random) -> str:
     return f"{first} {rng.choice(COMPANY_ENDS)}"
 
 
-def draw_invoice(rng: random.Random, ease: float = 0.0) -> tuple[Printer, dict[str, str]]:
-    """Fields among other print: letterheads, goods and their prices. `ease` changes nothing."""
+def some_fields(rng: random.Random) -> tuple[str, dict[str, str]]:
+    """A currency's sign, and what stands in the fields of an invoice."""
     sign = rng.choice("$$€")
     fields = {
         "invoice_no": some_code(rng),
@@ -211,6 +211,12 @@ def draw_invoice(rng: random.Random, ease: float = 0.0) -> tuple[Printer, dict[s
     for key in ("due_date", "tax"):
         if rng.random() < 0.6:
             del fields[key]
+    return sign, fields
+
+
+def draw_invoice(rng: random.Random, ease: float = 0.0) -> tuple[Printer, dict[str, str]]:
+    """Fields among other print: letterheads, goods and their prices. `ease` changes nothing."""
+    sign, fields = some_fields(rng)
     hand = some_print(rng, 26)
     colon = rng.choice((":", ":", ""))
     labels = {key: rng.choice((*LABELS[key], *MORE_LABELS[key])).strip() + colon for key in fields}

@@ -18,9 +18,9 @@ from qwen_vl.errors import UserError
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
 from qwen_vl.ui import chats, regions, task_chips
+from qwen_vl.ui.bubbles import bubbles
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
-    LATEX,
     QUIET,
     SOON,
     UNQUEUED,
@@ -193,21 +193,12 @@ class Chat(Conversation):
 
     def lay_out(self, side: Sidebar) -> tuple[gr.Chatbot, gr.MultimodalTextbox, gr.Accordion]:
         """Builds the tab inside the current Blocks and wires it."""
-        chatbot = gr.Chatbot(
-            elem_id="chat",
-            show_label=False,
-            height="max(320px, calc(100dvh - var(--around-chat)))",
-            placeholder=f"### {label('chat_empty')}",
+        chatbot = bubbles(
+            "chat",
+            label("chat_empty"),
+            "max(320px, calc(100dvh - var(--around-chat)))",
             examples=[_card(example) for example in spoken_in(self.examples, "en")],
             editable="user",
-            buttons=["copy"],
-            layout="bubble",
-            autoscroll=False,  # reading.js follows, and lets a reader stay where he is
-            group_consecutive_messages=False,  # in a group, Gradio's editor fails on pictures
-            latex_delimiters=LATEX,
-            sanitize_html=True,
-            allow_tags=False,
-            feedback_options=None,
         )
         self.shown_files = chatbot.temp_files
         task_chips.lay_out()

@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from qwen_vl.ui.bubbles import bubbles
 from qwen_vl.ui.compare import OWN, Column, Compare
-from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, LATEX, QUIET, SOON, UNQUEUED
+from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, QUIET, SOON, UNQUEUED
 from qwen_vl.ui.presets import DETAILS, STYLES
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
@@ -69,20 +70,11 @@ def _lay_out_column(column: Column, first_style: str) -> dict[str, Component]:
     with gr.Row(elem_classes="column-settings"):
         style = _choice("style", STYLES, first_style, place)
         detail = _choice("detail", DETAILS, "balanced", place)
-    chatbot = gr.Chatbot(
-        elem_id=f"{place}-chat",
+    chatbot = bubbles(
+        f"{place}-chat",
+        label("compare_empty"),
+        "max(200px, calc(100dvh - var(--around-columns)))",
         elem_classes="column-chat",
-        show_label=False,
-        height="max(200px, calc(100dvh - var(--around-columns)))",
-        placeholder=f"### {label('compare_empty')}",
-        buttons=["copy"],
-        layout="bubble",
-        autoscroll=False,
-        group_consecutive_messages=False,
-        latex_delimiters=LATEX,
-        sanitize_html=True,
-        allow_tags=False,
-        feedback_options=None,
     )
     return {place: chatbot, f"{place}_style": style, f"{place}_detail": detail}
 

@@ -34,7 +34,7 @@ from qwen_vl.ui.history import (
     text_block,
     text_of,
 )
-from qwen_vl.ui.markup import FORMULA, from_page, toast
+from qwen_vl.ui.markup import from_page, toast
 from qwen_vl.ui.places import Places
 from qwen_vl.ui.refusals import told
 from qwen_vl.ui.runs import Run, Runs
@@ -54,12 +54,6 @@ UNQUEUED: dict[str, Any] = {"queue": False, **QUIET}  # Stop, which must not wai
 PICTURES_BYTES = 256 * 1024**2  # decoded pictures that are kept for the next turns, of all tabs
 PICTURES_KEPT_S = 3600.0
 ANSWERS_AT_ONCE = 64  # on the page; how many really run is the engine's to bound
-LATEX: list[dict[str, str | bool]] = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "\\[", "right": "\\]", "display": True},
-    {"left": "\\(", "right": "\\)", "display": False},
-    {"left": f"${FORMULA}", "right": f"{FORMULA}$", "display": False},  # as `to_page` marks it
-]
 
 Question = tuple[str, list[str]]  # text and file paths
 # The last thing an answer says that was dropped or never begun. Gradio sends a generator's last

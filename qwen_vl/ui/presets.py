@@ -76,9 +76,3 @@ def image_tokens(detail: Detail, settings: Settings, status: EngineStatus) -> in
     usual = settings.image_tokens_or(status.image_tokens)
     wished = {"fast": min(FAST_IMAGE_TOKENS, usual), "balanced": usual, "fine": most}[detail]
     return min(wished, most)
-
-
-def lower_detail(tokens: int, settings: Settings, status: EngineStatus) -> Detail | None:
-    """The next detail that costs less than `tokens` per picture; None below the cheapest."""
-    cheaper = [one for one in DETAILS if image_tokens(one, settings, status) < tokens]
-    return cheaper[-1] if cheaper else None

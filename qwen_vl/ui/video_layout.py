@@ -8,7 +8,8 @@ import gradio as gr
 from gradio.components import Component
 
 from qwen_vl.media.clips import LOOKING, Method
-from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, LATEX, QUIET, SOON, UNQUEUED
+from qwen_vl.ui.bubbles import bubbles
+from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, QUIET, SOON, UNQUEUED
 from qwen_vl.ui.presets import FRAME_TOKENS, MOST_FRAME_TOKENS
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
@@ -105,20 +106,11 @@ def lay_out(
                 elem_id="compact",
             )
         extract = gr.Button(label("extract"), variant="primary", elem_id="extract")
-    chatbot = gr.Chatbot(
-        elem_id="video-chat",
-        show_label=False,
-        height="max(200px, calc(100dvh - 550px))",
-        placeholder=f"### {label('video_empty')}",
+    chatbot = bubbles(
+        "video-chat",
+        label("video_empty"),
+        "max(200px, calc(100dvh - 550px))",
         editable="user",
-        buttons=["copy"],
-        layout="bubble",
-        autoscroll=False,
-        group_consecutive_messages=False,
-        latex_delimiters=LATEX,
-        sanitize_html=True,
-        allow_tags=False,
-        feedback_options=None,
     )
     video.shown_files = chatbot.temp_files
     with gr.Row(elem_classes="ask-row"):

@@ -103,8 +103,6 @@ class LocalEngine:
             vision_hits=vision.hits,
             vision_misses=vision.misses,
             vision_bytes=vision.size_bytes,
-            encoding_tokens_per_s=scheduler.speeds.encoding.tokens_per_s if scheduler else 0.0,
-            prefill_tokens_per_s=scheduler.speeds.prefill.tokens_per_s if scheduler else 0.0,
             gpu_bytes=sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count()))),
         )
 
@@ -231,10 +229,10 @@ class LocalEngine:
         loaded = load(found, choice, self._report, cache, judge)
         self._report("Judging what the layers are given", None)
         round_inputs(loaded, choice, found, cache)
+        self._use(loaded)
         laps.end("model loaded")
         self._report("Measuring how fast pictures are read", None)
         detail = picture_pace.choose(self._settings, loaded, choice, found, cache)
-        self._use(loaded)
         laps.end("pictures measured")
         threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""
         self._status = replace(
