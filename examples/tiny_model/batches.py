@@ -13,28 +13,23 @@ import numpy as np
 import reading
 from dialogues import make_sample
 from encode import Encoded, Encoder
-from network import PATCH_PX, patchify
+from network import MIN_PIXELS, PATCH_PX, patchify
 from PIL import Image
 from reading import TokenLabels
 from shards import Shelf
 from wide_documents import wide_page
 
 VISUAL_COST = 5  # a visual token costs about as much as this many text tokens
-# Rows x columns of visual tokens; smaller grids are cheaper per picture and come up more often.
+# Rows x columns of visual tokens of a page, as many as pictures have.
 GRIDS = (
-    (5, 5),
-    (5, 8),
-    (6, 6),
-    (6, 8),
-    (8, 6),
-    (8, 8),
-    (8, 10),
-    (7, 12),
-    (12, 8),
-    (9, 16),
-    (12, 12),
-)
-GRID_WEIGHTS = (3, 4, 4, 5, 3, 4, 4, 3, 2, 1.5, 1.5)
+    (6, 8), (8, 8), (8, 12), (12, 8), (12, 12), (9, 20), (12, 16), (14, 14), (16, 12), (8, 24),
+    (16, 16), (16, 24),
+)  # fmt: skip
+LARGEST_PX = 64  # of a page's fonts: those of small pictures are enlarged
+GRID_WEIGHTS = (1, 1, 1, 1, 2, 2, 5, 5, 2, 3, 2, 1)
+# How small a picture may be, in parts of what the processor enlarges it to: whoever asks may want
+# less detail, and wants it of a clip's frames.
+STILL_DETAIL, FRAME_DETAIL = (1.0, 1.0, 1.0, 0.5), (1.0, 0.5, 0.5, 0.25)
 
 
 def draw_conversations(
@@ -56,7 +51,9 @@ def draw_conversations(
         task = rng.choices(list(weights), list(weights.values()))[0]
         hand = rng.random() < wide
         own = seed * 1000 + len(batch)
-        one = encoder(make_sample(task, own, ease=ease, longer=True, wide=hand, shelf=shelf))
+        sample = make_sample(task, own, ease=ease, longer=True, wide=hand, shelf=shelf)
+        detail = rng.choice(FRAME_DETAIL if len(sample.images) > 1 else STILL_DETAIL)
+        one = encoder(sample, round(MIN_PIXELS * detail))
         visual = sum(len(labels.slots) for labels in one.labels)
         budget -= len(one.ids) + visual * (VISUAL_COST - 1)
         batch.append(one)
@@ -74,9 +71,9 @@ def draw_pages(
     pages = []
     for _ in range(max(1, round(visual_tokens / (cells[0] * cells[1])))):
         if rng.random() < wide:
-            image, lines = wide_page(rng, cells)
+            image, lines = wide_page(rng, cells, LARGEST_PX)
         else:
-            image, lines = reading.page(rng, cells, min_px, reading.LARGEST_PX)
+            image, lines = reading.page(rng, cells, min_px, LARGEST_PX)
         size = (cells[1] * reading.CELL_PX, cells[0] * reading.CELL_PX)
         labels = reading.token_labels(lines, image.size, cells)
         resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)

@@ -59,7 +59,7 @@ TASKS = (
     "other",
     "chat",
 )
-SHELVED = 0.6  # share of other hands' pictures that were drawn ahead, where there are such
+SHELVED = 0.3  # share of other hands' pictures that were drawn ahead, where there are such
 PLOTTED = 0.35  # share of other hands' charts that Matplotlib draws, where it is installed
 WIDE_DRAWERS = {
     "text": wide_documents.draw_text,

@@ -42,9 +42,12 @@ class Encoded:
     starts: tuple[int, ...]
 
 
-def resize(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3] with sides that are multiples of 32, as the image processor does it."""
-    height, width = smart_resize(image.height, image.width, CELL_PX, MIN_PIXELS, MAX_PIXELS)
+def resize(image: Image.Image, least_px: int = MIN_PIXELS) -> np.ndarray:
+    """uint8 [H, W, 3] with sides that are multiples of 32, as the image processor does it.
+
+    `least_px` is the least area: whoever asks may want frames smaller than the processor does.
+    """
+    height, width = smart_resize(image.height, image.width, CELL_PX, least_px, MAX_PIXELS)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)
@@ -63,10 +66,10 @@ class Encoder:
     def _text(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def __call__(self, sample: Sample) -> Encoded:
-        """The whole conversation, answers included."""
+    def __call__(self, sample: Sample, least_px: int = MIN_PIXELS) -> Encoded:
+        """The whole conversation, answers included; `least_px` as of `resize`."""
         control = self.control
-        pixels = tuple(resize(image) for image in sample.images)
+        pixels = tuple(resize(image, least_px) for image in sample.images)
         ids: list[int] = []
         trained: list[bool] = []
         sources: list[int] = []

@@ -5,6 +5,7 @@ Knows processes and pipes. Knows nothing of what a batch holds.
 
 from __future__ import annotations
 
+import fcntl
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch.multiprocessing as mp
 
 Batch = TypeVar("Batch")
 AHEAD = 4  # batches that wait in this process
+PIPE_BYTES = 1 << 20  # batches are large: with 64 KiB, reading takes turns with the GPU's thread
 
 
 def draw_ahead(draw: Callable[[int], Batch], first: int, workers: int) -> Iterator[Batch]:
@@ -28,6 +30,7 @@ def draw_ahead(draw: Callable[[int], Batch], first: int, workers: int) -> Iterat
     ends, processes = [], []
     for index in range(workers):
         here, there = context.Pipe(duplex=False)
+        fcntl.fcntl(there.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         worker = context.Process(
             target=_work, args=(draw, first + index, workers, there), daemon=True
         )

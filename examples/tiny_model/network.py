@@ -22,7 +22,10 @@ from transformers.vision_utils import (
 
 PATCH_PX = 16
 MERGE = 2
-MIN_PIXELS, MAX_PIXELS = 16_384, 262_144
+MIN_PIXELS, MAX_PIXELS = (
+    196_608,
+    393_216,
+)  # smaller pictures are enlarged: print of 15 px is read at 20
 MODEL_ID = "qwen3-vl-tiny-demo"
 PLACE_WAVES = (
     (torch.cos, 1), (torch.sin, 2), (torch.cos, 2), (torch.sin, 4), (torch.cos, 4), (torch.sin, 8),

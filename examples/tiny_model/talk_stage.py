@@ -25,7 +25,7 @@ from shards import Shelf
 from torch import Tensor, nn
 from trainee import Trainee
 
-STEP_COST, GPU_STEP_COST = 8_000, 48_000  # in text tokens
+STEP_COST, GPU_STEP_COST = 8_000, 144_000  # in text tokens
 DECAY_SHARE = 0.7  # the learning rate falls to zero over this last share of the time
 WARM_UP_STEPS = 50
 EASY_UNTIL = 0.35  # share of the time after which nothing is made easier any more
@@ -47,15 +47,15 @@ class Recipe:
 
 RECIPE = Recipe(
     weights={
-        "scene": 4.0,
+        "scene": 3.5,
         "locate": 1.5,
         "text": 7.0,
         "page": 0.1,
-        "invoice": 2.5,
-        "chart": 2.5,
-        "screen": 0.7,
+        "invoice": 3.0,
+        "chart": 3.5,
+        "screen": 1.0,
         "pair": 0.8,
-        "clip": 2.5,
+        "clip": 2.0,
         "other": 0.3,
         "chat": 0.2,
     },
@@ -63,7 +63,7 @@ RECIPE = Recipe(
     reading=1.0,
     looking=0.5,
     gist=1.0,
-    wide=0.65,
+    wide=0.7,
 )
 
 

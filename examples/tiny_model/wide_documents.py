@@ -483,16 +483,21 @@ def draw_screen(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Screen]
     return printer, Screen(title, buttons, fields)
 
 
-def wide_page(rng: random.Random, cells: tuple[int, int]) -> tuple[Image.Image, list[Line]]:
-    """A page full of print in many fonts, for a picture resized to `cells` of 32 x 32 pixels."""
+def wide_page(
+    rng: random.Random, cells: tuple[int, int], most_px: int
+) -> tuple[Image.Image, list[Line]]:
+    """A page full of print in many fonts, for a picture resized to `cells` of 32 x 32 pixels.
+
+    Font sizes end at `most_px`.
+    """
     rows, cols = cells
     width = cols * CELL_PX + rng.randint(-15, 15)
     height = rows * CELL_PX + rng.randint(-15, 15)
     printer, ground, ink = some_printer(rng, (width, height))
-    y, hand = float(rng.randint(0, 12)), some_print(rng, LARGEST_PX)
+    y, hand = float(rng.randint(0, 12)), some_print(rng, most_px)
     while True:
         if rng.random() < 0.4:
-            hand = some_print(rng, LARGEST_PX)
+            hand = some_print(rng, most_px)
         pitch = hand.px * rng.uniform(1.15, 1.6)
         if y + pitch > height:
             return printer.image, printer.lines

@@ -82,9 +82,10 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
     rounded = choice.quantize in ("int8", "int4")
     start_s = time.perf_counter()
     torch.manual_seed(0)
-    model: Any = shape.model_class._from_config(
-        config, dtype=torch.bfloat16 if rounded else choice.dtype
-    )
+    with device:  # drawn where they are needed: a CPU takes a minute for two billion
+        model: Any = shape.model_class._from_config(
+            config, dtype=torch.bfloat16 if rounded else choice.dtype
+        )
     if rounded:
         quantize(model, choice.quantize, choice.product_dtype)
         release_memory()
