@@ -1,7 +1,7 @@
 """Pictures drawn ahead, in files of less than 60 MB: what they show, and where it is printed.
 
-A shard is a zip file: `0.webp` (lossless) with `0.json`, `1.webp` with `1.json`, and so on. Knows files. Knows
-nothing of who draws the pictures or of what is asked about them.
+A shard is a zip file: `0.webp` (lossless) with `0.json`, `1.webp` with `1.json`, and so on.
+Knows files. Knows nothing of who draws the pictures or of what is asked about them.
 """
 
 from __future__ import annotations

@@ -11,11 +11,9 @@ import random
 from dataclasses import dataclass, field
 
 import words
-from documents import BUTTONS, FIELDS, LABELS, SCREENS, Chart, Screen
+from documents import LABELS, Chart, Screen
 from reading import Note, two_colours
 from wide_documents import (
-    MORE_BUTTONS,
-    MORE_FIELDS,
     MORE_LABELS,
     SMALL_PRINT,
     THINGS,
@@ -25,6 +23,7 @@ from wide_documents import (
     some_chart,
     some_customer,
     some_fields,
+    some_names,
     toned,
 )
 
@@ -256,9 +255,7 @@ def chart_page(rng: random.Random) -> tuple[WebPage, Chart]:
 def screen_page(rng: random.Random) -> tuple[WebPage, Screen]:
     """An app's form or dialogue. The boxes come from the browser, which lays it out."""
     page = some_page(rng, 24)
-    fields = rng.sample((*FIELDS, *MORE_FIELDS), rng.choice((0, 1, 1, 2, 2, 3)))
-    buttons = rng.sample((*BUTTONS, *MORE_BUTTONS), rng.choice((1, 1, 2, 2, 3)))
-    title = rng.choice((*SCREENS, "Welcome", "Create account", "Payment", "Log in", "Search"))
+    title, fields, buttons = some_names(rng)
     size = round(page.px * rng.uniform(1.0, 1.5))
     heading = page.printed(title, Note("title"), f"font-size:{size}px;font-weight:600")
     strip = toned(rng, page.ground, 10, 40)

@@ -190,8 +190,11 @@ def some_code(rng: random.Random) -> str:
 
 def some_customer(rng: random.Random) -> str:
     """A person or a company."""
-    if rng.random() < 0.55:
+    kind = rng.random()
+    if kind < 0.3:
         return words.person(rng)
+    if kind < 0.6:
+        return f"{words.made_up(rng).title()} {words.made_up(rng).title()}"
     named = " ".join(rng.choice(words.COMMON).title() for _ in range(rng.choice((1, 1, 2))))
     first = rng.choice((named, rng.choice(words.LAST), "Acme", "Globex"))
     return f"{first} {rng.choice(COMPANY_ENDS)}"
@@ -299,11 +302,18 @@ def draw_invoice(rng: random.Random, ease: float = 0.0) -> tuple[Printer, dict[s
 def some_chart(rng: random.Random) -> Chart:
     """2 to 7 bars; the highest and the lowest stand out a little at least."""
     count = rng.choice((2, 3, 3, 4, 4, 5, 5, 6, 7))
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.25:
         series = rng.choice([names for names in SERIES if len(names) >= count])
         start = rng.randint(0, len(series) - count)
         labels = tuple(series[start : start + count])
-    elif rng.random() < 0.5:
+    elif kind < 0.7:
+        # From a list of words the model learns the list, and calls Cairo "Cake".
+        found: dict[str, None] = {}
+        while len(found) < count:
+            found[words.label(rng)] = None
+        labels = tuple(found)
+    elif kind < 0.85:
         labels = tuple(rng.sample(sorted({name for group in GROUPS for name in group}), count))
     else:
         labels = tuple(rng.sample(sorted({word.title() for word in words.COMMON}), count))
@@ -416,11 +426,24 @@ def draw_chart(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Chart]:
     return printer, chart
 
 
+def some_names(rng: random.Random) -> tuple[str, list[str], list[str]]:
+    """A screen's title, its fields and its buttons; a quarter of the names are made up."""
+    title = rng.choice((*SCREENS, "Welcome", "Create account", "Payment", "Log in", "Search"))
+    fields = rng.sample((*FIELDS, *MORE_FIELDS), rng.choice((0, 1, 1, 2, 2, 3)))
+    buttons = rng.sample((*BUTTONS, *MORE_BUTTONS), rng.choice((1, 1, 2, 2, 3)))
+    taken = {title, *fields, *buttons}
+    for names in (fields, buttons):
+        for i in range(len(names)):
+            made = words.made_up(rng).title()
+            if made not in taken and rng.random() < 0.25:
+                names[i] = made
+                taken.add(made)
+    return title, fields, buttons
+
+
 def draw_screen(rng: random.Random, ease: float = 0.0) -> tuple[Printer, Screen]:
     """Forms and dialogues as web pages have them. `ease` changes nothing."""
-    field_names = rng.sample((*FIELDS, *MORE_FIELDS), rng.choice((0, 1, 1, 2, 2, 3)))
-    button_names = rng.sample((*BUTTONS, *MORE_BUTTONS), rng.choice((1, 1, 2, 2, 3)))
-    title = rng.choice((*SCREENS, "Welcome", "Create account", "Payment", "Log in", "Search"))
+    title, field_names, button_names = some_names(rng)
     hand = some_print(rng, 24)
     px, pad = hand.px, hand.px * rng.uniform(0.5, 1.2)
     head = Print(hand.font, hand.bold, round(px * rng.uniform(1.0, 1.5)))

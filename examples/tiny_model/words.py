@@ -45,12 +45,23 @@ def cased(word: str, rng: random.Random) -> str:
     return rng.choice((str.lower, str.title, str.upper))(word)
 
 
+def made_up(rng: random.Random) -> str:
+    """A word that nobody has seen, 2 to 10 lower letters: it must be read, not guessed."""
+    return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 4)))[:10]
+
+
 def word(rng: random.Random) -> str:
-    """A common word, now and then a made-up one, 2 to 10 letters."""
-    if rng.random() < 0.8:
-        return cased(rng.choice(COMMON), rng)
-    made = "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 4)))
-    return cased(made[:10], rng)
+    """A common word or, two times in five, a made-up one, 2 to 10 letters."""
+    return cased(rng.choice(COMMON) if rng.random() < 0.6 else made_up(rng), rng)
+
+
+def label(rng: random.Random) -> str:
+    """What may stand under a bar: a word, a made-up one, a code, a year, a word with a number."""
+    one, short = made_up(rng).title(), f"{rng.choice(LETTERS[:26])}{rng.randrange(10)}"
+    return rng.choice((
+        one, one, one, rng.choice(COMMON).title(), code(rng), str(rng.randint(1950, 2040)),
+        f"{one} {rng.randint(1, 12)}", one.upper(), short,
+    ))  # fmt: skip
 
 
 def number(rng: random.Random) -> str:
