@@ -149,7 +149,14 @@ def lay_out(
         "api_visibility": "private",
         "trigger_mode": "multiple",  # else a new clip would not be read while the old one is
     }
-    fresh = gr.on([clip.upload, clip.clear], video.new_clip, None, [*questions, *found], **SOON)
+    fresh = gr.on(
+        [clip.upload, clip.clear],
+        video.new_clip,
+        None,
+        [*questions, *found],
+        trigger_mode="multiple",  # a clip in the place of another one: cleared, then uploaded
+        **SOON,
+    )
     fresh.then(video.extract, **read)
     extract.click(video.extract, **read)
     for asked in (
