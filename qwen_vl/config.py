@@ -28,6 +28,8 @@ BUNDLED_MODEL_ID = "qwen3-vl-tiny-demo"
 # Limits for untrusted input. All are flags too: see docs/flags.md.
 MAX_IMAGE_MB = 10.0
 MAX_VIDEO_MB = 100.0
+MAX_DOCUMENT_MB = 50.0
+MAX_DOCUMENT_PAGES = 8
 MAX_UPLOAD_MB = 2000.0
 MAX_IMAGE_MEGAPIXELS = 64.0
 MAX_IMAGES = 32
@@ -236,6 +238,10 @@ class Settings:
     )
     max_image_mb: float = _option(MAX_IMAGE_MB, "largest picture file, in MB")
     max_video_mb: float = _option(MAX_VIDEO_MB, "largest clip, in MB")
+    max_document_mb: float = _option(MAX_DOCUMENT_MB, "largest document (PDF), in MB, up to 256")
+    max_document_pages: int = _option(
+        MAX_DOCUMENT_PAGES, "pages of a document that become pictures at once"
+    )
     max_upload_mb: float = _option(
         MAX_UPLOAD_MB, "space for all visitors' uploads, in MB; the oldest are deleted first"
     )
@@ -246,7 +252,7 @@ class Settings:
         MAX_DECODE_SECONDS, "CPU seconds that decoding one picture may take"
     )
     max_extract_seconds: float = _option(
-        MAX_EXTRACT_SECONDS, "CPU seconds that taking the keyframes of one clip may take"
+        MAX_EXTRACT_SECONDS, "CPU seconds that reading one clip or document may take"
     )
     max_images: int = _option(MAX_IMAGES, "pictures and frames in one conversation")
     max_frames: int = _option(MAX_FRAMES, "keyframes taken from one clip")
@@ -369,6 +375,8 @@ _ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]+)+")
 _POSITIVE = (
     "max_image_mb",
     "max_video_mb",
+    "max_document_mb",
+    "max_document_pages",
     "max_upload_mb",
     "max_image_megapixels",
     "max_decode_seconds",

@@ -134,6 +134,29 @@ _ZH = {
     "The video is encrypted, so it cannot be read. Send a copy without protection.": (
         "视频已加密，无法读取：请发送无保护的副本。"
     ),
+    "The document is no longer on the server. Add it again.": "服务器上已没有该文档：请重新添加。",
+    "This is no document that can be read here. Send a PDF.": "此处不能读取该文档：请发送 PDF。",
+    "The document is damaged: reading it ended the decoder. Save it again with another program.": (
+        "文档已损坏，无法读取：请用其他程序重新保存。"
+    ),
+    "The document is damaged and cannot be read. Save it as PDF again and send the new file.": (
+        "文档已损坏，无法读取：请重新存为 PDF 后发送。"
+    ),
+    "The document is protected by a password. Send a copy without one.": (
+        "文档受密码保护：请发送无密码的副本。"
+    ),
+    "The document has no pages. Send another one.": "文档没有页面：请换一个。",
+    "The document file is larger than {a} MB. Send a smaller or shorter one.": (
+        "文档文件超过 {a} MB：请发送更小的文件。"
+    ),
+    "Pages are written as in 1-3, 7.": "页码请写成 1-3, 7 的形式。",
+    "There is no such page: the document has {a}.": "没有这一页：文档共 {a} 页。",
+    "At most {a} pages of a document are taken at once. Choose fewer.": (
+        "一次最多取文档的 {a} 页：请少选几页。"
+    ),
+    "Page {a} of the document is more than 5 metres long. Leave it out.": (
+        "文档第 {a} 页长度超过 5 米：请不要选它。"
+    ),
     "The number of frames must be at least 1.": "帧数至少为 1。",
     "The seconds between frames must be more than 0.": "帧间隔必须大于 0 秒。",
     "Something broke inside the server; its log has the details.": "服务器内部出错，详情见其日志。",

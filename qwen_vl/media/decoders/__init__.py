@@ -2,7 +2,7 @@
 
 A decoder in a thread could not be stopped. A process is killed when its time is up, when its memory
 is used up, or when nobody waits any more. Knows processes, budgets and whose turn it is. Does not
-know pictures or clips: the caller and `worker` agree on those.
+know pictures, clips or documents: the caller and `worker` agree on those.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MAX_WAITING = 16
 MAX_WAIT_S = 60.0
 CLOCK_FACTOR = 2  # where the machine is busy, a limit on CPU seconds lasts up to this much longer
 LARGE_BYTES = 160 << 20  # what needs more than this is decoded one at a time
+_SLOW = ("video", "document")
 _POLL_S = 0.05
 _ROOT = Path(__file__).resolve().parents[3]
 SIGNAL_STATUS = 128  # a worker ends with this plus the signal that what it forked died of
@@ -37,8 +38,8 @@ OnMessage = Callable[[dict[str, Any], bytearray], None]
 class Decoders:
     """Workers, and the line of those who wait for one. Safe under many threads.
 
-    Nothing is started before the first call. At most one worker reads a clip, so that pictures
-    never wait for clips; and at most one of the others needs much memory.
+    Nothing is started before the first call. At most one worker reads a clip or a document, so that
+    pictures never wait for those; and at most one of the others needs much memory.
     """
 
     def __init__(self) -> None:
@@ -61,12 +62,13 @@ class Decoders:
     ) -> None:
         """Has a worker do `request`; `on_message` gets all that it says, in this thread.
 
-        `what` is "picture" or "video". Raises TooLarge (`limit_s` CPU seconds, CLOCK_FACTOR times
-        that by the clock, or `memory_bytes` are used up), BadRequest (the decoder died of the
-        file), Busy (too many wait), Abandoned (`should_stop` said yes, which is asked every few
-        hundredths of a second, from another thread too) and what the worker raised.
+        `what` is "picture", "video" or "document". Raises TooLarge (`limit_s` CPU seconds,
+        CLOCK_FACTOR times that by the clock, or `memory_bytes` are used up), BadRequest (the
+        decoder died of the file), Busy (too many wait), Abandoned (`should_stop` said yes, which is
+        asked every few hundredths of a second, from another thread too) and what the worker raised.
         """
-        lane = "clip" if what == "video" else "large" if memory_bytes > LARGE_BYTES else "small"
+        is_large = memory_bytes > LARGE_BYTES
+        lane = "slow" if what in _SLOW else "large" if is_large else "small"
         budget = {"what": what, "memory_bytes": memory_bytes, "limit_s": limit_s}
         with (
             self._place(lane, should_stop),
@@ -267,10 +269,14 @@ def out_of_memory(what: str) -> str:
 
 
 def _out_of_time(what: str, limit_s: float) -> str:
-    advice = "shorter or smaller one, or its frames" if what == "video" else "smaller one"
+    advice = _FASTER.get(what, "smaller one")
     return f"Decoding the {what} takes longer than {limit_s:g} seconds: send a {advice}."
 
 
+_FASTER = {
+    "video": "shorter or smaller one, or its frames",
+    "document": "smaller one, or pictures of its pages",
+}
 _CAUSES = {
     **{9: "memory", 6: "memory"},  # SIGKILL of a machine without memory; C++ and Rust abort
     **{14: "time", 24: "time"},  # SIGALRM, SIGXCPU

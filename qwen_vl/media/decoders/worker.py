@@ -6,7 +6,7 @@ be in the memory of the next one's decoder, written or not. Where there is no go
 Windows) a process reads one file and ends.
 
 A fork bounds its memory and cannot open files or addresses once it reads. An alarm ends it if the
-server is gone. `pictures` and `clips` do the reading.
+server is gone. `pictures`, `clips` and `documents` do the reading.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ def main() -> None:
     with contextlib.suppress(EOFError):
         while True:
             request, size = wire.receive(pipe_in)
-            if request["do"] == "clip":  # OpenCV and FFmpeg load when the first one comes
-                from qwen_vl.media.decoders import clips  # noqa: F401
+            _reader_of(request)  # imported here, for all that are forked
             if not _CAN_FORK:
                 return _serve(request, size, pipe_in, pipe_out)
             child = os.fork()
@@ -59,17 +58,16 @@ def _serve(request: dict[str, Any], size: int, pipe_in: FileIO, pipe_out: FileIO
     try:
         _end_in_time(request["limit_s"])
         settings = Settings(**request["settings"])
+        reader = _reader_of(request)
         if request["do"] == "clip":
-            from qwen_vl.media.decoders import clips
-
             with Path(request["path"]).open("rb") as file:
                 _bound(request["memory_bytes"], request["limit_s"])
-                for header, pixels in clips.read(file, request, settings):
+                for header, pixels in reader.read(file, request, settings):
                     wire.send(pipe_out, header, pixels)
         else:
             data = bytes(wire.read(pipe_in, size))
             _bound(request["memory_bytes"], request["limit_s"])
-            for header, pixels in pictures.read(data, request, settings):
+            for header, pixels in reader.read(data, request, settings):
                 wire.send(pipe_out, header, pixels)
     except UserError as error:
         end |= {"error": type(error).__name__, "text": str(error)}
@@ -78,6 +76,19 @@ def _serve(request: dict[str, Any], size: int, pipe_in: FileIO, pipe_out: FileIO
     except Exception:  # noqa: BLE001 - raised again in the server
         end |= {"error": "bug", "text": traceback.format_exc()[-4000:]}
     wire.send(pipe_out, end)
+
+
+def _reader_of(request: dict[str, Any]) -> Any:
+    """What reads it. OpenCV, FFmpeg and PDFium load when the first file comes that needs them."""
+    if request["do"] == "clip":
+        from qwen_vl.media.decoders import clips
+
+        return clips
+    if request["do"] == "pages":
+        from qwen_vl.media.decoders import documents
+
+        return documents
+    return pictures
 
 
 def _end_in_time(limit_s: float) -> None:
