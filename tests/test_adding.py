@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,13 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 from support import clip_files
 from support.browser_app import Tab, chromium, running_page
+from support.pdf_files import pdf
 from support.scripted_engine import ScriptedEngine, echo
 
+from qwen_vl.ui.adding_strings import ADDING_WORDS
+
+CHART = Path(__file__).resolve().parents[1] / "examples" / "images" / "chart.png"
+THUMBNAILS = "#chat-box .thumbnails img"
 COPY = """async (base64) => {
     const file = await (await fetch(`data:image/png;base64,${base64}`)).blob();
     await navigator.clipboard.write([new ClipboardItem({ "image/png": file })]);
@@ -117,3 +123,81 @@ def test_a_picture_pasted_while_no_field_has_the_focus_joins_the_question(
     tab.page.keyboard.press("Control+V")
     expect(tab.page.locator("#chat-box img")).to_have_count(1)
     expect(tab.page.locator("#chat-box textarea")).to_be_focused()
+
+
+def add(tab: Tab, *files: Path) -> None:
+    """Chooses files by the button of the question box."""
+    tab.page.set_input_files("#chat-box input[type=file]", [str(path) for path in files])
+
+
+def test_bad_files_are_told_by_name_as_they_are_added_and_all_else_stays(
+    tab: Tab, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "note.png").write_text("no picture at all")
+    (tmp_path / "half.png").write_bytes(CHART.read_bytes()[: CHART.stat().st_size // 2])
+    (tmp_path / "letter.docx").write_bytes(b"PK\3\4")
+    (tmp_path / "large.png").write_bytes(bytes(11 << 20))
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and nothing more")
+    tab.page.fill("#chat-box textarea", "my draft")
+    add(tab, picture, *sorted(tmp_path.iterdir()), CHART)
+    bar = tab.page.locator("#undo-bar")
+    expect(bar).to_contain_text("“letter.docx” was not added: pictures, PDFs and clips")
+    expect(bar).to_contain_text("“large.png” was not added: it has more than 10 MB.")
+    for name, why in {"note": "not a picture", "half": "incomplete", "broken": "damaged"}.items():
+        told = tab.page.get_by_text(f"“{name}.").filter(has_text=why)
+        expect(told.first).to_be_visible()
+    expect(tab.page.locator("#chat-box .thumbnail-item")).to_have_count(2)
+    expect(tab.page.locator("#chat-box textarea")).to_have_value("my draft")
+    tab.page.press("#chat-box textarea", "Enter")
+    tab.wait_text("#chat .bot", "You said: my draft [2 pictures, 1 messages]")
+
+
+def test_a_document_becomes_pictures_of_its_pages_and_others_can_be_chosen(
+    tab: Tab, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report.pdf").write_bytes(pdf(12))
+    add(tab, picture)
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(1)
+    drag(tab, "#chat", tmp_path / "report.pdf")
+    pages = tab.page.get_by_label("Pages of “report.pdf”: 12 in all, up to 8 at once")
+    expect(pages).to_have_value("1-8")
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(9)
+    pages.fill("2-3，11")
+    pages.press("Enter")
+    expect(pages).to_have_value("2-3, 11")
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(4)
+    pages.fill("13")
+    pages.press("Enter")
+    tab.wait_text("body", "There is no such page: the document has 12.")
+    expect(pages).to_have_value("2-3, 11")
+    tab.ask("which pages?")
+    tab.wait_text("#chat .bot", "You said: which pages? [4 pictures, 1 messages]")
+    expect(pages).to_be_hidden()  # they are sent
+
+
+def test_a_clip_in_the_chat_is_offered_to_the_video_tab(tab: Tab, clips: list[Path]) -> None:
+    drag(tab, "#chat", clips[0])
+    offer = tab.page.locator("#undo-bar")
+    expect(offer).to_contain_text("“two.webm” is a clip.")
+    offer.get_by_role("button", name="Open in the Video tab").click()
+    tab.wait_text("#video-note", "of a clip of 2.0 s")
+    expect(tab.page.locator("#chat-box .thumbnail-item")).to_have_count(0)
+
+
+def test_a_long_paste_stays_text_side_by_side_too(tab: Tab) -> None:
+    open_tab(tab, "Side by side")
+    pasted = "word " * 2000
+    box = tab.page.locator("#compare-box textarea")
+    tab.page.evaluate("(text) => navigator.clipboard.writeText(text)", pasted)
+    box.focus()
+    tab.page.keyboard.press("Control+V")
+    expect(box).to_have_value(pasted)
+    expect(tab.page.locator("#compare-box .thumbnail-item")).to_have_count(0)
+
+
+def test_both_languages_have_the_words_of_adding() -> None:
+    english, chinese = ADDING_WORDS["en"], ADDING_WORDS["zh"]
+    assert english.keys() == chinese.keys()
+    fields = re.compile(r"\{\w+\}")
+    for key, text in english.items():
+        assert set(fields.findall(text)) == set(fields.findall(chinese[key])), key

@@ -24,29 +24,31 @@ from qwen_vl.ui import (
     video_file,
     video_layout,
 )
+from qwen_vl.ui.adding_strings import ADDING_WORDS
 from qwen_vl.ui.chat import Chat
 from qwen_vl.ui.chat_strings import CHAT_WORDS
 from qwen_vl.ui.compare import Compare
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.examples import files_of_examples, load_examples
-from qwen_vl.ui.guard import MB, PageGuard
+from qwen_vl.ui.guard import MB, PageGuard, limits_mb
 from qwen_vl.ui.keeping import Keeping
 from qwen_vl.ui.presets import limits
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.status import Watch
-from qwen_vl.ui.strings import I18N, SCRIPT_WORDS, label
-from qwen_vl.ui.uploads import Uploads, own_folder
+from qwen_vl.ui.strings import I18N, SCRIPT_WORDS, WORDS, label
+from qwen_vl.ui.uploads import own_folder, own_uploads
 from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
-STYLES = ("style", "chats", "reading", "first_view", "compare", "alive")
+STYLES = ("style", "chats", "reading", "first_view", "compare", "alive", "adding")
 SCRIPTS = (  # in the order in which they run
     *("say", "icons", "written", "thoughts", "keeping"),
     *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
     *("chat_file", "report", "video_chat"),
     *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
-    *("times", "timeline", "strip", "access", "settings_panel", "tasks", "alive", "adding"),
+    *("times", "timeline", "strip", "access", "settings_panel", "tasks", "alive"),
+    "adding",
 )
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
@@ -115,16 +117,18 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
 
 def launch_options(settings: Settings) -> dict[str, Any]:
     """Arguments for `demo.launch` that belong to the page: looks, words, limits."""
-    uploads = Uploads(own_folder(), int(settings.max_upload_mb * MB))
     guard = Middleware(
-        PageGuard, settings=settings, uploads=uploads, early_script=_script("language")
+        PageGuard,
+        settings=settings,
+        uploads=own_uploads(settings),
+        early_script=_script("language"),
     )
     return {
         "app_kwargs": {"middleware": [guard]},
         "theme": theme(),
-        "head": _head(),
+        "head": _head(settings),
         "i18n": I18N,
-        "max_file_size": int(max(settings.max_video_mb, settings.max_image_mb) * MB),
+        "max_file_size": int(max(limits_mb(settings).values()) * MB),
         "max_threads": 128,  # every streaming answer holds one while it waits
         "state_session_capacity": SESSIONS,
         "allowed_paths": files_of_examples(load_examples()),
@@ -136,11 +140,14 @@ def launch_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _head() -> str:
+def _head(settings: Settings) -> str:
     # As "css" every selector would get a prefix that breaks those for the outermost elements.
     style = f"<style>{''.join(_read(f'{name}.css') for name in STYLES)}</style>"
-    words = {name: {**SCRIPT_WORDS[name], **CHAT_WORDS[name]} for name in SCRIPT_WORDS}
-    scripts = (f"window.scriptWords = {json.dumps(words)};", *map(_script, SCRIPTS))
+    all_words = (SCRIPT_WORDS, CHAT_WORDS, ADDING_WORDS)
+    words = {lang: {k: v for some in all_words for k, v in some[lang].items()} for lang in WORDS}
+    told = f"window.scriptWords = {json.dumps(words)};"
+    told += f"window.fileLimitsMb = {json.dumps(limits_mb(settings))};"
+    scripts = (told, *map(_script, SCRIPTS))
     return HEAD + style + "".join(f"<script>{{{script}}}</script>" for script in scripts)
 
 

@@ -17,7 +17,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
-from qwen_vl.ui import chats, regions, task_chips
+from qwen_vl.ui import adding, chats, regions, task_chips
 from qwen_vl.ui.bubbles import bubbles
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
@@ -43,8 +43,6 @@ from qwen_vl.ui.refusals import told
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.sidebar import Knobs, Sidebar
 from qwen_vl.ui.strings import label, language_of, say
-
-PASTED_CHARS = 10_000_000  # a paste stays text; Send says where it is too long for the model
 
 Box = dict[str, Any]  # the input box: {"text": str, "files": [path]}
 
@@ -101,6 +99,9 @@ class Chat(Conversation):
             return box_value(text, files) if emptied else gr.skip(), gr.skip()
         if not text.strip() and not files:
             gr.Info(say("nothing_to_send", lang))
+            return gr.skip(), gr.skip()
+        if any(path.lower().endswith(".pdf") for path in files):
+            gr.Info(say("pages_coming", lang))
             return gr.skip(), gr.skip()
         asked = [*history, *user_turns(text, files)]
         if not self._accepted(asked, bool(files), system_prompt, request):
@@ -196,7 +197,7 @@ class Chat(Conversation):
         chatbot = bubbles(
             "chat",
             label("chat_empty"),
-            "max(320px, calc(100dvh - var(--around-chat)))",
+            "max(320px, calc(100dvh - var(--around-chat) - var(--added)))",
             examples=[_card(example) for example in spoken_in(self.examples, "en")],
             editable="user",
         )
@@ -206,13 +207,15 @@ class Chat(Conversation):
             elem_id="chat-box",
             show_label=False,
             placeholder=label("chat_hint"),
-            file_types=["image"],
+            file_types=["image", ".pdf"],
             file_count="multiple",
             sources=["upload"],
-            max_plain_text_length=PASTED_CHARS,
+            max_plain_text_length=adding.PASTED_CHARS,
             lines=1,
             max_lines=8,
         )
+        pages = adding.lay_out_pages()
+        adding.wire(adding.Adding(self), box, pages)
         with gr.Row(elem_classes="under-box"):
             webcam = gr.Accordion(label("webcam"), open=False, elem_id="webcam-panel")
             with webcam:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from qwen_vl.ui import adding
 from qwen_vl.ui.bubbles import bubbles
 from qwen_vl.ui.compare import OWN, Column, Compare
 from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, QUIET, SOON, UNQUEUED
@@ -38,9 +39,11 @@ def lay_out(compare: Compare, side: Sidebar, page: gr.Blocks) -> dict[str, Compo
         file_types=["image"],
         file_count="multiple",
         sources=["upload"],
+        max_plain_text_length=adding.PASTED_CHARS,
         lines=1,
         max_lines=4,
     )
+    adding.wire(adding.Adding(left), box)
     with gr.Row(elem_classes="under-box"):
         gr.Markdown(label("compare_note"), elem_id="compare-note")
         new = gr.Button(label("new_chat"), size="sm", elem_id="compare-new", min_width=100, scale=0)

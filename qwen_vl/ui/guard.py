@@ -103,7 +103,7 @@ class PageGuard:
         if size_bytes is None:
             raise Refused(411, "Say how large the upload is.")
         pictures_mb = self.settings.max_images * self.settings.max_image_mb
-        most_mb = max(pictures_mb, self.settings.max_video_mb)
+        most_mb = max(pictures_mb, *limits_mb(self.settings).values())
         if size_bytes > most_mb * MB + BODY_BYTES:
             raise Refused(413, f"Upload at most {most_mb:g} MB at once.")
         ticket = await run_in_threadpool(self.uploads.begin, size_bytes)
@@ -152,6 +152,15 @@ class PageGuard:
         headers["content-length"] = str(len(body))
         scope = {**scope, "headers": headers.raw}
         await self.app(scope, replayed(body, receive), send)
+
+
+def limits_mb(settings: Settings) -> dict[str, float]:
+    """How large one file of each kind may be. `adding.js` tells it before anything is sent."""
+    return {
+        "picture": settings.max_image_mb,
+        "clip": settings.max_video_mb,
+        "document": settings.max_document_mb,
+    }
 
 
 TOO_LONG = "The conversation is too long for this server: start a new one."

@@ -157,6 +157,7 @@ _ZH = {
     "Page {a} of the document is more than 5 metres long. Leave it out.": (
         "文档第 {a} 页长度超过 5 米：请不要选它。"
     ),
+    "There is no room for uploads now: try again later.": "上传空间已满：请稍后重试。",
     "The number of frames must be at least 1.": "帧数至少为 1。",
     "The seconds between frames must be more than 0.": "帧间隔必须大于 0 秒。",
     "Something broke inside the server; its log has the details.": "服务器内部出错，详情见其日志。",

@@ -10,10 +10,12 @@ from typing import Any
 
 import gradio as gr
 
+from qwen_vl.ui.adding_strings import ADDING_EN, ADDING_ZH
 from qwen_vl.ui.setting_strings import SETTINGS_EN, SETTINGS_ZH
 
 EN = {
     **SETTINGS_EN,
+    **ADDING_EN,
     # frame
     "chat_tab": "Chat",
     "video_tab": "Video",
@@ -27,7 +29,7 @@ EN = {
     "degraded": "Still answering, but: {detail}",
     "text_only": "This model reads text only: pictures and clips are switched off.",
     # chat
-    "chat_hint": "Ask, or drop, paste or upload pictures…",
+    "chat_hint": "Ask, or drop, paste or upload pictures and PDFs…",
     "chat_hint_text": "Ask a question…",
     "chat_empty": "Add a picture and ask about it, or try an example",
     "webcam": "Webcam",
@@ -126,6 +128,7 @@ EN = {
 
 ZH = {
     **SETTINGS_ZH,
+    **ADDING_ZH,
     "chat_tab": "对话",
     "video_tab": "视频",
     "settings": "设置",
@@ -136,7 +139,7 @@ ZH = {
     "load_failed": "模型无法加载：{detail}",
     "degraded": "仍可回答，但：{detail}",
     "text_only": "此模型只能读取文字：图片和视频已停用。",
-    "chat_hint": "输入问题，或拖入、粘贴、上传图片…",
+    "chat_hint": "输入问题，或拖入、粘贴、上传图片和 PDF…",
     "chat_hint_text": "输入问题…",
     "chat_empty": "放入图片并提问，或试试示例",
     "webcam": "摄像头",

@@ -1,4 +1,4 @@
-// A bar that says what is gone, and brings it back.
+// A bar that says what is gone or was not taken, and offers to bring it back or elsewhere.
 const undo = (() => {
 	const SHOWN_MS = 20_000;
 	let bar = null;
@@ -32,8 +32,8 @@ const undo = (() => {
 
 	return {
 		tell: (text) => show(text),
-		offer(text, bringBack) {
-			const back = button(say("undo"), () => {
+		offer(text, bringBack, name = say("undo")) {
+			const back = button(name, () => {
 				close();
 				bringBack();
 			});

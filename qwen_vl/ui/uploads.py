@@ -18,13 +18,14 @@ from typing import IO
 
 from gradio.utils import get_upload_folder
 
-from qwen_vl.config import keep_uploads_in
+from qwen_vl.config import Settings, keep_uploads_in
 
 try:
     import fcntl
 except ImportError:  # Windows: folders go at the end of their process alone
     fcntl = None  # type: ignore[assignment]
 
+MB = 1024 * 1024
 PREFIX = "qwen-vl-"
 LOCK = ".lock"
 KEPT_AT_LEAST_S = 600.0  # younger files are not removed to make room: somebody is using them
@@ -68,6 +69,19 @@ def _locked(folder: Path) -> IO[str] | None:
     except OSError:  # held, another user's, or removed a moment ago
         return None
     return lock
+
+
+def own_uploads(settings: Settings) -> Uploads:
+    """What lies in this process's folder: the same object for all who ask."""
+    with _LOCK:
+        most_bytes = int(settings.max_upload_mb * MB)
+        uploads = _UPLOADS.setdefault(own_folder(), Uploads(own_folder(), most_bytes))
+        uploads.most_bytes = most_bytes
+        return uploads
+
+
+_LOCK = threading.Lock()
+_UPLOADS: dict[Path, Uploads] = {}
 
 
 class Uploads:
