@@ -184,6 +184,37 @@ def test_a_clip_in_the_chat_is_offered_to_the_video_tab(tab: Tab, clips: list[Pa
     expect(tab.page.locator("#chat-box .thumbnail-item")).to_have_count(0)
 
 
+def test_pictures_stand_side_by_side_and_a_click_or_enter_enlarges(tab: Tab, picture: Path) -> None:
+    add(tab, picture, CHART)
+    thumbnail = tab.page.locator(THUMBNAILS).nth(1)
+    whole = tab.page.get_by_role("dialog", name="Enlarge picture 2").locator("img")
+    for opened_by in (thumbnail.click, lambda: thumbnail.press("Enter")):
+        opened_by()
+        expect(whole).to_be_in_viewport(ratio=1)
+        tab.page.keyboard.press("Escape")
+        expect(tab.page.get_by_role("dialog")).to_have_count(0)
+        expect(thumbnail).to_be_focused()
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(2)
+    tab.ask_whole("and?")
+    sent = tab.page.locator("#chat .user-row img")
+    left, right = (sent.nth(index).bounding_box() for index in range(2))
+    assert left is not None
+    assert right is not None
+    assert left["x"] + left["width"] <= right["x"]
+    assert abs(left["y"] - right["y"]) < 4
+    sent.nth(0).click()
+    expect(tab.page.locator("dialog.enlarged img")).to_be_in_viewport(ratio=1)
+    tab.page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(tab.page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=str)
+def test_the_camera_opens_in_view(tab: Tab, size: tuple[int, int]) -> None:
+    tab.page.set_viewport_size({"width": size[0], "height": size[1]})
+    tab.page.click("#webcam-panel .label-wrap")
+    expect(tab.page.locator("#webcam")).to_be_in_viewport(ratio=0.98)
+
+
 def test_a_long_paste_stays_text_side_by_side_too(tab: Tab) -> None:
     open_tab(tab, "Side by side")
     pasted = "word " * 2000

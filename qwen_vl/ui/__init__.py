@@ -41,14 +41,14 @@ from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
-STYLES = ("style", "chats", "reading", "first_view", "compare", "alive", "adding")
+STYLES = ("style", "chats", "reading", "first_view", "compare", "alive", "adding", "enlarging")
 SCRIPTS = (  # in the order in which they run
     *("say", "icons", "written", "thoughts", "keeping"),
     *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
     *("chat_file", "report", "video_chat"),
     *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
     *("times", "timeline", "strip", "access", "settings_panel", "tasks", "alive"),
-    "adding",
+    *("adding", "enlarging"),
 )
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600

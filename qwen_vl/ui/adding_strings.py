@@ -25,6 +25,7 @@ ADDING_SCRIPT_EN = {
     "for_chat": "“{name}” belongs to a chat.",
     "open_video": "Open in the Video tab",
     "open_chat": "Add to the chat",
+    "enlarge": "Enlarge picture {n}",
 }
 ADDING_SCRIPT_ZH = {
     "file_kind": "未添加“{name}”：此处可读取图片、PDF 和视频。",
@@ -35,5 +36,6 @@ ADDING_SCRIPT_ZH = {
     "for_chat": "“{name}”适合放入对话。",
     "open_video": "在“视频”页打开",
     "open_chat": "放入对话",
+    "enlarge": "放大图{n}",
 }
 ADDING_WORDS = {"en": ADDING_SCRIPT_EN, "zh": ADDING_SCRIPT_ZH}
