@@ -315,17 +315,6 @@ def test_an_answer_cannot_make_the_browser_call_another_server(tab: Tab) -> None
     assert tab.page.evaluate("window.blocked.blockedURI").startswith(ELSEWHERE)
 
 
-def test_a_file_that_is_no_picture_is_refused_in_words(tab: Tab, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    tab.page.set_input_files("#chat-box input[type=file]", broken)
-    tab.page.wait_for_selector("#chat-box img")
-    tab.ask("what is it?")
-    tab.wait_text(".toast-body", "damaged")
-    expect(tab.page.locator("#chat-box textarea")).to_have_value("what is it?")
-    expect(tab.page.locator("#chat .user")).to_have_count(0)
-
-
 @pytest.mark.parametrize("locale", ["zh", "zh-CN", "zh-HK", "zh-TW", "zh-Hans"])
 def test_the_page_speaks_chinese(browser: Browser, url: str, locale: str) -> None:
     context = browser.new_context(locale=locale, viewport={"width": 390, "height": 844})
