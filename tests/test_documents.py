@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.pdf_files import PROTECTED, endless, pdf
+from support.pictures import as_uri
+from support.scripted_engine import ScriptedEngine
+from test_api import CHAT, asking, assert_error, serving
 
 from qwen_vl.config import Settings
 from qwen_vl.errors import BadRequest, NotFound, TooLarge, UnsupportedMedia, UserError
 from qwen_vl.media.documents import as_ranges, read_pages
 
 SETTINGS = Settings()
+CODES = {400: "bad_request", 413: "too_large", 415: "unsupported_media", 422: "unsupported"}
 
 
 def ink(image: Image.Image) -> float:
@@ -75,6 +80,8 @@ def test_a_large_sheet_is_scaled_down() -> None:
     width, height = page.picture.size
     assert 7_000_000 < width * height <= 8_010_000
     assert width / height == pytest.approx(2384 / 3370, rel=1e-3)
+    (page,) = read_pages(pdf(), replace(SETTINGS, max_image_megapixels=1)).pages
+    assert 900_000 < page.picture.size[0] * page.picture.size[1] < 1_000_000
 
 
 NO_PAGES = pdf(0)
@@ -115,3 +122,41 @@ def test_files_are_bounded_and_may_be_gone(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="Add it again"):
         read_pages(tmp_path / "gone.pdf", SETTINGS)
     assert len(read_pages(tmp_path / "long.pdf", SETTINGS).pages) == 2
+
+
+def as_file(data: bytes, **more: Any) -> dict[str, Any]:
+    file = {"filename": "report.pdf", "file_data": as_uri(data, "application/pdf")}
+    return {"type": "file", "file": file, **more}
+
+
+def test_the_api_takes_documents_as_openai_does() -> None:
+    engine = ScriptedEngine("a")
+    question = {"type": "text", "text": "What does it say?"}
+    with serving(engine, SETTINGS) as client:
+        for part in (as_file(pdf(3)), as_file(pdf(12, size=(60, 60)), pages="2-3, 12")):
+            response = client.post(CHAT, json=asking([part, question]))
+            assert response.status_code == 200, response.text
+    first, second = (request[0][0] for request in engine.requests)
+    assert [part.image.size for part in first.images] == [(1240, 1755)] * 3
+    assert len(second.images) == 3
+    assert second.text == "What does it say?"
+
+
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [
+        ({"type": "file"}, 400),
+        ({"type": "file", "file": {"file_id": "file-1"}}, 422),
+        ({"type": "file", "file": {"file_data": "https://example.com/a.pdf"}}, 400),
+        (as_file(b"no document"), 415),
+        (as_file(PROTECTED), 400),
+        (as_file(pdf(3), pages="9"), 400),
+        (as_file(pdf(3), pages=2), 400),
+        (as_file(pdf(3) + bytes(300_000)), 413),
+    ],
+)
+def test_the_api_refuses_bad_documents_in_words(part: dict[str, Any], status: int) -> None:
+    with serving(ScriptedEngine("a"), Settings(max_document_mb=0.25)) as client:
+        response = client.post(CHAT, json=asking([part, {"type": "text", "text": "Hi"}]))
+    assert response.status_code == status, response.text
+    assert_error(response.json(), CODES[status])

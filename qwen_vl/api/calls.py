@@ -16,6 +16,7 @@ from fastapi import Request
 
 from qwen_vl.api.clips import ClipReader
 from qwen_vl.api.completions import fields_of, logprobs_of, prompts_of
+from qwen_vl.api.documents import DocumentReader
 from qwen_vl.api.fetch import MAX_SECONDS, fetch_image, took_too_long
 from qwen_vl.api.forms import with_form_told
 from qwen_vl.api.logprobs import asked_logprobs
@@ -119,7 +120,7 @@ class Reader:
         """A chat completion in the OpenAI format, changed in place; `earlier` goes before it."""
         in_openai_form(raw.get("messages"))
         await self._fetch_images(request, raw)
-        if not _parts(raw, "video_url"):
+        if not _parts(raw, "video_url", "file"):
             places = self._pictures if _parts(raw, "image_url", "video") else self._texts
             return await places.run(lambda: self._parse_chat(raw, threading.Event(), earlier))
         has_left = threading.Event()
@@ -181,7 +182,8 @@ class Reader:
         """Reads what this server knows; `model` and unknown fields change nothing."""
         stream, usage = _streaming(raw)
         clips = ClipReader(self.settings, has_left)
-        others = {"video_url": clips.clip, "video": clips.frames}
+        documents = DocumentReader(self.settings, has_left)
+        others = {"video_url": clips.clip, "video": clips.frames, "file": documents.pages}
         added = messages = from_openai(raw.get("messages"), self.settings, others)
         if earlier:
             messages = with_one_system([*earlier, *added])

@@ -88,8 +88,8 @@ def _named_images(raw: list[Any]) -> int:
     """How many pictures a request holds at least, before any is decoded."""
     parts = parts_in(raw)
     frames = (part.get("frames") for part in parts if part.get("type") == "video")
-    clips = sum(part.get("type") in ("image_url", "video_url") for part in parts)
-    return clips + sum(len(listed) for listed in frames if isinstance(listed, list))
+    named = sum(part.get("type") in ("image_url", "video_url", "file") for part in parts)
+    return named + sum(len(listed) for listed in frames if isinstance(listed, list))
 
 
 def _openai_message(raw: Any, where: str, read: Callable[[Any, str], Sequence[Part]]) -> Message:

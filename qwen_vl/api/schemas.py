@@ -105,6 +105,19 @@ class FramesContent(BaseModel):
     compact: CompactWish = "auto"
 
 
+class FileData(BaseModel):
+    file_data: DataUri
+    filename: str | None = None
+
+
+class DocumentContent(BaseModel):
+    """A PDF, whose pages become pictures; `pages` says which, else they are the first ones."""
+
+    type: Literal["file"]
+    file: FileData
+    pages: Annotated[str | None, Field(description="as in 1-3, 7")] = None
+
+
 class CalledFunction(BaseModel):
     name: str
     arguments: Annotated[str, Field(description="a JSON object, as text")]
@@ -118,7 +131,11 @@ class ToolCallObject(BaseModel):
 
 class RequestMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextContent | PictureContent | ClipContent | FramesContent] | None = None
+    content: (
+        str
+        | list[TextContent | PictureContent | ClipContent | FramesContent | DocumentContent]
+        | None
+    ) = None
     tool_calls: Annotated[
         list[ToolCallObject] | None, Field(description="of an earlier answer")
     ] = None

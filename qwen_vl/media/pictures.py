@@ -42,6 +42,7 @@ _HEAD_CHARS = 1024  # of a data: URI, in which its data must begin
 _SPARE_BYTES = 24 << 20  # what decoding takes besides the pixels and the file
 _BASE64 = re.compile(r"[;:]\s*base64\s*,", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_EXAMPLES = {"image": "image/png", "video": "video/mp4", "document": "application/pdf"}
 _BLANKS = " \t\r\n\f\v"
 _ESCAPES = (("%2B", "+"), ("%2F", "/"), ("%3D", "="), ("%0A", ""), ("%0D", ""), ("%20", ""))
 _PIECE_CHARS = 1 << 20
@@ -164,15 +165,16 @@ def load_data_uri(uri: str, settings: Settings) -> Image.Image:
 
 
 def data_uri_bytes(uri: str, kind: str, limit_mb: float) -> bytes:
-    """What a base64 data: URI holds. `kind` is "image" or "video"; its own label does not count.
+    """What a base64 data: URI holds; its own label does not count.
 
-    Takes what clients write: wrapped lines, blanks, the URL-safe alphabet, padding or none. Takes
-    time in proportion to its length, and its length is checked first. Raises BadRequest, TooLarge.
+    `kind` is "image", "video" or "document", for the words of a refusal. Takes what clients write:
+    wrapped lines, blanks, the URL-safe alphabet, padding or none. Takes time in proportion to its
+    length, and its length is checked first. Raises BadRequest, TooLarge.
     """
-    what = {"image": "picture", "video": "video"}[kind]
+    what = {"image": "picture"}.get(kind, kind)
     head = _BASE64.search(uri, 0, _HEAD_CHARS)
     if head is None or not uri[: head.start() + 1].lstrip().lower().startswith("data:"):
-        example = {"image": "data:image/png", "video": "data:video/mp4"}[kind]
+        example = f"data:{_EXAMPLES[kind]}"
         raise BadRequest(
             f"Only data: URIs are accepted here. Send the {what} as {example};base64,..."
         )

@@ -87,7 +87,8 @@ def _page(document: pdfium.PdfDocument, number: int, settings: Settings) -> Mess
     width, height = page.get_size()
     if max(width, height) > MAX_PAGE_POINTS:
         raise TooLarge(f"Page {number} of the document is more than 5 metres long. Leave it out.")
-    scale = min(DPI / POINTS_PER_INCH, (MAX_PAGE_PIXELS / max(1.0, width * height)) ** 0.5)
+    most_pixels = min(MAX_PAGE_PIXELS, settings.max_image_megapixels * 990_000)  # sides round up
+    scale = min(DPI / POINTS_PER_INCH, (most_pixels / max(1.0, width * height)) ** 0.5)
     check_size(round(width * scale), round(height * scale), settings, "page")
     try:
         bitmap = page.render(scale=scale, rev_byteorder=True)
