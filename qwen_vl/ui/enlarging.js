@@ -8,12 +8,12 @@
 		dialog.className = "enlarged";
 		const whole = document.createElement("img");
 		whole.src = image.currentSrc || image.src;
-		whole.alt = image.alt;
+		whole.alt = image.alt || say("picture", { n: 1 });
 		const close = document.createElement("button");
 		close.type = "button";
 		close.append(icons.close());
 		close.setAttribute("aria-label", say("close"));
-		dialog.setAttribute("aria-label", image.alt);
+		dialog.setAttribute("aria-label", whole.alt);
 		dialog.append(whole, close);
 		dialog.addEventListener("click", () => dialog.close()); // the browser gives the focus back
 		dialog.addEventListener("close", () => dialog.remove());
