@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -190,6 +191,41 @@ def test_presets_set_the_values_and_are_remembered(tab: Tab, engine: ScriptedEng
     tab.open_settings()
     page.click("#reset-sampling")
     expect(page.locator("#style input[value=balanced]")).to_be_checked()
+
+
+def test_what_a_visitor_set_wins_over_the_values_of_a_model_that_gets_ready_later(
+    browser: Browser, url: str, engine: ScriptedEngine
+) -> None:
+    own = {"temperature": 1.5, "max_image_tokens": 512, "frame_tokens": 256, "detail": None}
+    context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.add_init_script(f"localStorage['qwen-vl'] ??= {json.dumps(json.dumps(own))}")
+    tab = Tab(page, url)
+    engine.set_status(state="loading", detail="Reading the model")
+    try:
+        page.goto(url)
+        expect(page.locator("#state-pill")).to_contain_text("loading")
+        tab.open_settings(expert=True)
+        expect(number(tab, "temperature")).to_have_value("1.5")
+        number(tab, "top-k").fill("7")  # and one is changed while the model loads
+        number(tab, "top-k").press("Tab")
+        kept = '"top_k":7'
+        page.wait_for_function(f"localStorage['qwen-vl'].includes('{kept}')")
+    finally:
+        engine.set_status(state="ready", detail="")
+    # A slider that was not touched is the model's: it ends where the model does.
+    ends = page.locator("#max-image-tokens input[type=range]")
+    page.wait_for_selector("#state-pill.ready")
+    expect(ends).to_have_attribute("max", "2048")
+    expect(number(tab, "temperature")).to_have_value("1.5")
+    expect(number(tab, "top-k")).to_have_value("7")
+    expect(number(tab, "max-image-tokens")).to_have_value("512")
+    page.click("#open-settings")
+    tab.ask_whole("as I set it")
+    params = engine.requests[-1][1]
+    assert (params.temperature, params.top_k, params.max_image_tokens) == (1.5, 7, 512)
+    assert params.top_p == SEEING.preset(has_images=True).top_p
+    context.close()
 
 
 def test_a_task_puts_its_words_into_the_box_and_shapes_the_answer(

@@ -540,7 +540,8 @@ def test_the_watch_sets_the_recommended_sampling_once_the_model_is_known() -> No
     engine.set_status(state="ready")
     updates = watch.look(seen, request())
     values = dict(zip(PRESET, updates[6:], strict=False))
-    think, effort = updates[-2:]
+    think, effort, model = updates[-3:]
+    assert model  # what tells the page to put a visitor's own values back
     assert not think.constructor_args["visible"]
     assert not effort.constructor_args["visible"]
     head = list(updates[:4])

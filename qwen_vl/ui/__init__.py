@@ -101,10 +101,11 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
         chats.wire_opening(chats.Chats(chat, keeping), chatbot, chat.after, box)
         video_file.wire_opening(carried, talk, reading["outputs"])
         chat_file.wire(chat_file.ChatFile(engine), side)
-        first_look = watch.wire(
+        first_look, model = watch.wire(
             demo, header, banner, box, webcam, side, keeping.components["frame_tokens"]
         )
         keeping.wire(first_look).then(video.extract_kept, **reading)
+        keeping.restore_on(model.change, [*side.controls, "frame_tokens"])
         demo.load(chat.show_examples, None, chatbot, **SOON)
         demo.load(video.show_examples, None, clips, **SOON)
         demo.unload(chat.leave)

@@ -37,6 +37,10 @@ const keeping = (() => {
 				return "{}";
 			}
 		},
+		// As it is now: a visitor may have changed something since the page was opened.
+		kept() {
+			return JSON.stringify(kept);
+		},
 		begin() {
 			begun = true;
 			chats.begun();

@@ -101,15 +101,23 @@ class Keeping:
         back.then(None, None, None, js="() => keeping.begin()", **BROWSER)
         return back
 
+    def restore_on(self, trigger: Any, names: Sequence[str]) -> None:
+        """At this event the server has set these anew: what a visitor chose wins."""
+
+        def restore(text: str, request: gr.Request) -> list[Any]:
+            return self.values(_kept(text), names, request)
+
+        trigger(
+            restore,
+            gr.Textbox(visible=False),
+            [self.components[name] for name in names],
+            js="() => keeping.kept()",
+            **QUIET,
+        )
+
     def restore(self, text: str, request: gr.Request) -> list[Any]:
         """What the browser kept, as JSON -> a value for each component, or a skip."""
-        try:
-            kept = json.loads(text)
-        except (ValueError, RecursionError):
-            kept = None
-        if not isinstance(kept, dict):
-            kept = {}
-        return self.values(kept, self.components, request)
+        return self.values(_kept(text), self.components, request)
 
     def values(
         self, kept: Mapping[str, Any], names: Iterable[str], request: gr.Request
@@ -149,6 +157,15 @@ class Keeping:
             return False
         low, high = component.minimum, component.maximum
         return (low is None or low <= value) and (high is None or value <= high)
+
+
+def _kept(text: str) -> Mapping[str, Any]:
+    """What a browser sends; nothing where it cannot be read."""
+    try:
+        kept = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def _is_here(path: str) -> bool:

@@ -77,22 +77,24 @@ class Watch:
         self.settings = settings
 
     def look(self, seen: str, request: gr.Request) -> tuple[Any, ...]:
-        """-> header, banner, timer, seen, box, webcam, sampling; only what changed since `seen`."""
+        """-> header, banner, timer, seen, box, webcam, sampling, model; only what changed."""
         status = self.engine.status()
         before = seen.partition("\n")[0]  # the model whose sampling values were set
         model = f"{status.model_id} {status.family}" if status.answers else before
         now = f"{model}\n{status}"
-        nothing = (gr.skip(),) * (len(PRESET) + 2 + len(THINKING))
+        nothing = (gr.skip(),) * (len(PRESET) + 2 + len(THINKING) + 1)
         if now == seen:
             return (*(gr.skip(),) * 6, *nothing)
         lang = language_of(request)
         timer = gr.Timer(LOOK_EVERY_S if status.state == "loading" else LOOK_LATER_S)
         head = (header_html(status, lang), banner_html(status, lang), timer, now)
-        # A visitor's own sampling values stay unless there is another model.
+        # Sampling values stay unless there is another model: then a visitor's own come back after.
         if model == before:
             return (*head, gr.skip(), gr.skip(), *nothing)
         values = limited_values(self.settings, status) + thinking_controls(status.family)
-        return (*head, box_for(status), gr.Accordion(visible=status.accepts_images), *values)
+        later = model if seen else gr.skip()  # they come back after the first look in any case
+        webcam = gr.Accordion(visible=status.accepts_images)
+        return (*head, box_for(status), webcam, *values, later)
 
     def lay_out_head(self) -> tuple[gr.HTML, gr.HTML]:
         """They say nothing until the first look: how the server was when it started is old news."""
@@ -113,14 +115,19 @@ class Watch:
         webcam: gr.Accordion,
         side: Sidebar,
         frame_tokens: Component,
-    ) -> Any:
-        """Looks when the page is opened, and later. Returns the first look, for what follows it."""
-        seen = gr.State("")
+    ) -> tuple[Any, gr.Textbox]:
+        """Looks when the page is opened, and later.
+
+        Returns the first look, for what follows it, and what changes when a later one has set the
+        values that are recommended for its model.
+        """
+        seen, model = gr.State(""), gr.Textbox(elem_id="known-model")  # a State tells no change
         timer = gr.Timer(LOOK_EVERY_S)
         outputs = [header, banner, timer, seen, box, webcam, *side.preset_outputs]
         outputs += [side.controls["max_image_tokens"], frame_tokens, *side.thinking_outputs]
+        outputs.append(model)
         timer.tick(self.look, seen, outputs, queue=False, **QUIET)
-        return demo.load(self.look, seen, outputs, queue=False, **QUIET)
+        return demo.load(self.look, seen, outputs, queue=False, **QUIET), model
 
 
 def _lay_out_button(words: Any, name: str, script: str) -> None:
