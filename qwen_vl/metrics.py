@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from qwen_vl.engine import Answer, Engine
 from qwen_vl.errors import Bug, UserError
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Chunk, EngineStats, EngineStatus, Message
+from qwen_vl.schema import Chunk, Cost, EngineStats, EngineStatus, Message
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TTFT_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -166,6 +166,11 @@ class Measured:
             raise
         answer.when_ended(self._metrics.ended)
         return answer
+
+    def count(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Cost | None:
+        return self._engine.count(messages, params, scope)
 
     def drain(self, seconds: float) -> None:
         self._engine.drain(seconds)

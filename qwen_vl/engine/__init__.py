@@ -11,7 +11,7 @@ from typing import Protocol
 from qwen_vl.config import Settings
 from qwen_vl.engine.answer import Answer
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import EngineStats, EngineStatus, Message
+from qwen_vl.schema import Cost, EngineStats, EngineStatus, Message
 
 __all__ = ["Answer", "Engine", "open_engine"]
 
@@ -40,6 +40,16 @@ class Engine(Protocol):
 
         What one `scope` (an API key, a page session) leaves in caches serves that scope alone;
         only what the server itself sets is shared.
+        """
+        ...
+
+    def count(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Cost | None:
+        """What `stream` would cost, without any work on the model; None where it is not known.
+
+        What is too long is counted, too. Raises what `stream` raises before it decodes a picture,
+        except ContextExceeded and Busy.
         """
         ...
 

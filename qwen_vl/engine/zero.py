@@ -43,7 +43,7 @@ from qwen_vl.errors import (
 )
 from qwen_vl.families import BUNDLED, DEFAULT
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Chunk, EngineStats, EngineStatus, FramePair, ImagePart, Message
+from qwen_vl.schema import Chunk, Cost, EngineStats, EngineStatus, FramePair, ImagePart, Message
 
 Item = Chunk | UserError | None  # what comes out of a call
 
@@ -205,6 +205,17 @@ class ZeroEngine:
         write = (self._write, answer, decoded, params, scope, seconds)
         threading.Thread(target=context.run, args=write, name="zero", daemon=True).start()
         return answer
+
+    def count(self, messages: Sequence[Message], params: SamplingParams, scope: str = "") -> Cost:
+        if self._status.state == "failed" or _held is None:
+            raise ModelUnavailable(self._status.detail)
+        prompt = _held.loaded.prompts.build(messages, params)
+        most_tokens = self._settings.max_context_tokens
+        return Cost(
+            len(prompt.token_ids),
+            tuple(picture.tokens for picture in prompt.pictures),
+            min(most_tokens, _held.loaded.context_tokens or most_tokens),
+        )
 
     def drain(self, seconds: float) -> None:
         self._draining = True

@@ -28,7 +28,7 @@ from qwen_vl.ui.adding_strings import ADDING_WORDS
 from qwen_vl.ui.chat import Chat
 from qwen_vl.ui.chat_strings import CHAT_WORDS
 from qwen_vl.ui.compare import Compare
-from qwen_vl.ui.conversation import SOON
+from qwen_vl.ui.conversation import SOON, UNQUEUED
 from qwen_vl.ui.examples import files_of_examples, load_examples
 from qwen_vl.ui.guard import MB, PageGuard, limits_mb
 from qwen_vl.ui.keeping import Keeping
@@ -41,14 +41,17 @@ from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
 
-STYLES = ("style", "chats", "reading", "first_view", "compare", "alive", "adding", "enlarging")
+STYLES = (
+    *("style", "chats", "reading", "first_view", "compare", "alive", "adding", "enlarging"),
+    "cost",
+)
 SCRIPTS = (  # in the order in which they run
     *("say", "icons", "written", "thoughts", "keeping"),
     *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
     *("chat_file", "report", "video_chat"),
     *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
     *("times", "timeline", "strip", "access", "settings_panel", "tasks", "alive"),
-    *("adding", "enlarging"),
+    *("adding", "enlarging", "cost"),
 )
 FILES_KEPT_S = 24 * 3600
 CLEAN_EVERY_S = 3600
@@ -105,6 +108,7 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
             demo, header, banner, box, webcam, side, keeping.components["frame_tokens"]
         )
         keeping.wire(first_look).then(video.extract_kept, **reading)
+        model.change(None, js="() => cost.changed()", **UNQUEUED)
         keeping.restore_on(model.change, [*side.controls, "frame_tokens"])
         demo.load(chat.show_examples, None, chatbot, **SOON)
         demo.load(video.show_examples, None, clips, **SOON)

@@ -17,7 +17,7 @@ from qwen_vl.engine import Engine
 from qwen_vl.errors import UserError
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
-from qwen_vl.ui import adding, chats, regions, task_chips
+from qwen_vl.ui import adding, chats, cost, regions, task_chips
 from qwen_vl.ui.bubbles import bubbles
 from qwen_vl.ui.conversation import (
     ANSWERS_AT_ONCE,
@@ -203,6 +203,7 @@ class Chat(Conversation):
         )
         self.shown_files = chatbot.temp_files
         task_chips.lay_out()
+        line = cost.lay_out()
         box = gr.MultimodalTextbox(
             elem_id="chat-box",
             show_label=False,
@@ -232,6 +233,7 @@ class Chat(Conversation):
             new_chat = gr.Button(
                 label("new_chat"), size="sm", elem_id="new-chat", min_width=100, scale=0
             )
+        cost.wire(cost.CostLine(self), line, side, box, chatbot)
         both = [box, chatbot]
         cut = chats.before_cut
         retried = chatbot.retry(self.retry, chatbot, both, js=cut("retry"), **SOON)

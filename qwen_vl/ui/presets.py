@@ -70,6 +70,12 @@ def limits(settings: Settings, status: EngineStatus) -> dict[str, int]:
     }
 
 
+def lower_detail(tokens: int, settings: Settings, status: EngineStatus) -> Detail | None:
+    """The next preset that gives a picture fewer visual tokens than these; None if none does."""
+    lower = [one for one in DETAILS if image_tokens(one, settings, status) < tokens]
+    return lower[-1] if lower else None
+
+
 def image_tokens(detail: Detail, settings: Settings, status: EngineStatus) -> int:
     """The most visual tokens per picture for this detail."""
     most = limits(settings, status)["max_image_tokens"]

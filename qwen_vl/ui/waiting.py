@@ -9,6 +9,15 @@ from qwen_vl.schema import Standing
 from qwen_vl.ui.strings import say
 
 LONG_S = 3.0  # what takes less is over before it is read
+LONG_MIN = 2  # from then on nobody counts seconds
+
+
+def duration(seconds: float, lang: str) -> str:
+    """About how long something takes: whole seconds, or minutes."""
+    minutes = round(seconds / 60)
+    if minutes >= LONG_MIN:
+        return say("minutes", lang, n=minutes)
+    return say("seconds", lang, n=max(1, round(seconds)))
 
 
 def waiting_words(standing: Standing | None, waited_s: float, lang: str) -> str:
@@ -24,5 +33,5 @@ def waiting_words(standing: Standing | None, waited_s: float, lang: str) -> str:
         n, of_all = standing.picture, standing.pictures
         words = say("wait_picture", lang, n=n, all=of_all, percent=percent)
     if standing.left_s is not None and standing.left_s >= LONG_S:
-        words += say("wait_left", lang, seconds=f"{standing.left_s:.0f}")
+        words += say("wait_left", lang, time=duration(standing.left_s, lang))
     return words

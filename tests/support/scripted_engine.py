@@ -15,7 +15,7 @@ from qwen_vl.engine.answer import written
 from qwen_vl.errors import Unsupported
 from qwen_vl.families import FAMILIES
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import Chunk, EngineStats, EngineStatus, FinishReason, Message, Usage
+from qwen_vl.schema import Chunk, Cost, EngineStats, EngineStatus, FinishReason, Message, Usage
 
 Step = str | Chunk | threading.Event | Exception | Callable[[Sequence[Message]], str]
 
@@ -93,9 +93,9 @@ class ScriptedEngine:
 
     A text is said, a chunk passed on, an event waited for, an exception raised; a function of the
     messages is asked for a text, which is said word by word. `refusal` is raised by `stream`
-    itself. `delay_s` is the time before each piece of text. Without a `finish_reason` answers end
-    without a last chunk. `requests`, `scopes` and `answers` keep what came in and what went out,
-    oldest first.
+    itself. `cost` is what `count` says. `delay_s` is the time before each piece of text. Without a
+    `finish_reason` answers end without a last chunk. `requests`, `scopes` and `answers` keep what
+    came in and what went out, oldest first.
     """
 
     def __init__(
@@ -107,12 +107,14 @@ class ScriptedEngine:
         status: EngineStatus = READY,
         stats: EngineStats | None = None,
         delay_s: float = 0.0,
+        cost: Cost | None = None,
     ) -> None:
         self.steps: Sequence[Step] = steps or (echo,)
         self.refusal = refusal
         self.finish_reason = finish_reason
         self.usage = usage
         self.delay_s = delay_s
+        self.cost = cost
         self.requests: list[tuple[tuple[Message, ...], SamplingParams]] = []
         self.scopes: list[str] = []
         self.answers: list[ScriptedAnswer] = []
@@ -127,6 +129,11 @@ class ScriptedEngine:
     def cancelled(self) -> int:
         """How many answers were closed before their end."""
         return sum(answer.cancelled for answer in self.answers)
+
+    def count(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Cost | None:
+        return self.cost
 
     def drain(self, seconds: float) -> None:
         pass

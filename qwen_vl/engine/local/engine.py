@@ -49,7 +49,7 @@ from qwen_vl.heap import share_heaps
 from qwen_vl.laps import Laps
 from qwen_vl.models import too_large
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import EngineStats, EngineStatus, Message, is_raw
+from qwen_vl.schema import Cost, EngineStats, EngineStatus, Message, is_raw
 from qwen_vl.start_cache import StartCache, folder_of
 
 MB = 2**20
@@ -161,6 +161,21 @@ class LocalEngine:
         self._ready()
         scheduler.add(sequence)
         return sequence.answer
+
+    def count(self, messages: Sequence[Message], params: SamplingParams, scope: str = "") -> Cost:
+        loaded, scheduler = self._ready()
+        prompt = loaded.prompts.build(messages, params)
+        keys = token_keys(prompt, loaded.image_token_id)
+        prepared = preparation.find(prompt, keys, scope, self._prefixes, self._vision)
+        visual = sum(prompt.pictures[i].tokens for i in prepared.missing)
+        rest = len(keys) - self._prefixes.found(keys, scope)
+        most_tokens = self._settings.max_context_tokens
+        return Cost(
+            len(keys),
+            tuple(picture.tokens for picture in prompt.pictures),
+            min(most_tokens, loaded.context_tokens or most_tokens),
+            scheduler.speeds.seconds(visual, rest),
+        )
 
     def _drafter(self, loaded: LoadedModel, prompt: Prompt) -> Drafter | None:
         if self._settings.draft == "off":

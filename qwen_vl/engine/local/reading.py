@@ -44,6 +44,14 @@ class Speeds:
     def __init__(self) -> None:
         self.encoding, self.prefill = Speed(), Speed()
 
+    def seconds(self, visual: int, tokens: int) -> float | None:
+        """How long it takes to encode `visual` of a prompt's tokens and to read `tokens` of them.
+
+        None as long as a speed that it needs was not measured.
+        """
+        encoding_s, prefill_s = self.encoding.seconds(visual), self.prefill.seconds(tokens)
+        return None if encoding_s is None or prefill_s is None else encoding_s + prefill_s
+
 
 class Reading:
     """One prompt on its way through the model. `tell` hears how far it is, at every step.
@@ -78,14 +86,11 @@ class Reading:
     def _report(self) -> None:
         visual_left, tokens_left = sum(self._pictures[self._encoded :]), self._tokens - self._done
         work = sum(self._pictures) + self._tokens
-        encoding_s = self._speeds.encoding.seconds(visual_left)
-        prefill_s = self._speeds.prefill.seconds(tokens_left)
-        left_s = None if encoding_s is None or prefill_s is None else encoding_s + prefill_s
         self._tell(
             Standing(
                 picture=self._encoded + 1 if visual_left else 0,
                 pictures=len(self._pictures),
                 done=1 - (visual_left + tokens_left) / max(1, work),
-                left_s=left_s,
+                left_s=self._speeds.seconds(visual_left, tokens_left),
             )
         )

@@ -23,7 +23,7 @@ from qwen_vl.engine.ray.routing import conversation_of
 from qwen_vl.engine.ray.served import Served
 from qwen_vl.errors import EngineFailed, ModelUnavailable, NotFound, StillLoading, UserError
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import EngineStats, EngineStatus, Message
+from qwen_vl.schema import Cost, EngineStats, EngineStatus, Message
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,11 @@ class RayEngine:
         return self._bridge.answer(
             lambda answer: self._write(answer, model, messages, params, scope)
         )
+
+    def count(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Cost | None:
+        return None  # only the replicas have the tokenizer
 
     def drain(self, seconds: float) -> None:
         self._bridge.drain(seconds)

@@ -29,7 +29,7 @@ from qwen_vl.engine.remote.wire import EVENT_BYTES, TOKEN_BYTES, Garbled, events
 from qwen_vl.errors import Busy, EngineFailed, ModelUnavailable, StillLoading, Unsupported
 from qwen_vl.families import family_by_name
 from qwen_vl.sampling import SamplingParams
-from qwen_vl.schema import EngineStats, EngineStatus, Message, UpstreamStats
+from qwen_vl.schema import Cost, EngineStats, EngineStatus, Message, UpstreamStats
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class RemoteEngine:
         facts: dict[str, Any] = {"device": "remote", "reason": f"{up_count} of "
                                  f"{len(self._upstreams)} servers answer"}  # fmt: skip
         facts["family"] = family_by_name(self.model_id)
+        told = (up.context_tokens(self._settings.remote_model) for up in self._upstreams)
+        facts["context_tokens"] = min((tokens for tokens in told if tokens), default=None)
         if not self._checked:
             return EngineStatus("loading", self.model_id, "Looking for the servers", **facts)
         if not up_count:
@@ -96,6 +98,11 @@ class RemoteEngine:
             await self._try_all(answer, request)
 
         return self._bridge.answer(write)
+
+    def count(
+        self, messages: Sequence[Message], params: SamplingParams, scope: str = ""
+    ) -> Cost | None:
+        return None  # only the server behind this one has the model's tokenizer
 
     def drain(self, seconds: float) -> None:
         self._bridge.drain(seconds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import httpx2
 import openai
@@ -16,6 +17,7 @@ from qwen_vl.engine.remote.refusal import said_of
 from qwen_vl.engine.remote.wire import (
     Garbled,
     client_of,
+    contexts_of,
     credentials_of,
     models_of,
     shown_url,
@@ -39,13 +41,15 @@ class Upstream:
         self.healthy = False
         self.error = ""
         self.models: tuple[str, ...] = ()
+        self._contexts: dict[str, int] = {}
         self.running = 0
         self.refused: set[str] = set()  # request fields that it does not take
 
     async def look(self, wanted: str) -> None:
         """Whether it answers, and serves the model that is wanted if one is."""
         try:
-            self.models = await asyncio.wait_for(self._listed(), LOOK_S)
+            listed = await asyncio.wait_for(self._listed(), LOOK_S)
+            self.models, self._contexts = models_of(listed), contexts_of(listed)
         except (asyncio.TimeoutError, TimeoutError):
             self.healthy, self.error = False, "it answers too slowly"
             return
@@ -67,14 +71,18 @@ class Upstream:
         """The model's name as this server knows it."""
         return wanted or (self.models[0] if self.models else "default")
 
+    def context_tokens(self, wanted: str) -> int | None:
+        """Tokens of prompt and answer of the model to ask, where the server tells it."""
+        return self._contexts.get(self.model_to_ask(wanted))
+
     def said(self, error: Exception) -> str:
         """An error of this server in one short line that anybody may see."""
         return said_of(error, self._hidden)
 
-    async def _listed(self) -> tuple[str, ...]:
+    async def _listed(self) -> dict[str, Any]:
         client = self.client.with_options(timeout=CONNECT_S)
         async with client.models.with_streaming_response.list() as response:
-            return models_of(await whole(response.iter_bytes()))
+            return await whole(response.iter_bytes())
 
 
 def shown_model(name: str) -> str:

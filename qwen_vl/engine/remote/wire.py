@@ -208,6 +208,22 @@ def models_of(listed: dict[str, Any]) -> tuple[str, ...]:
     return tuple(id for id in ids if isinstance(id, str) and 0 < len(id) < 300 and id.isprintable())
 
 
+def contexts_of(listed: dict[str, Any]) -> dict[str, int]:
+    """How many tokens prompt and answer may have, by model id, where the list tells it."""
+    entries = [entry for entry in _list(listed, "data") if isinstance(entry, dict)]
+    told = {entry.get("id"): _context(entry) for entry in entries}
+    return {id: tokens for id, tokens in told.items() if isinstance(id, str) and tokens}
+
+
+def _context(entry: dict[str, Any]) -> int | None:
+    """vLLM's, SGLang's and our own name for it, OpenRouter's, and those of llama.cpp's server."""
+    meta = entry.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    told = [entry.get("max_model_len"), entry.get("context_length")]
+    told += [meta.get("n_ctx"), meta.get("n_ctx_train")]
+    return next((n for n in told if type(n) is int and 0 < n <= MOST_TOKENS), None)
+
+
 def _list(found: dict[str, Any], name: str) -> list[Any]:
     value = found.get(name)
     if not isinstance(value, list | None):
