@@ -302,14 +302,14 @@ class Cost:
     """What a question will cost, counted from sizes alone, before anything is decoded."""
 
     prompt_tokens: int  # of the whole conversation, its pictures included
-    picture_tokens: tuple[int, ...] = ()  # visual tokens of each picture, in their order
-    most_tokens: int | None = None  # that prompt and answer together may have; None: not known
+    picture_tokens: tuple[int, ...]  # visual tokens of each picture, in their order
+    most_tokens: int  # that prompt and answer together may have
     ttft_s: float | None = None  # about, once its turn has come; None: nothing was measured yet
 
     @property
     def is_too_long(self) -> bool:
         """Whether no room is left for an answer."""
-        return self.most_tokens is not None and self.prompt_tokens >= self.most_tokens
+        return self.prompt_tokens >= self.most_tokens
 
 
 @dataclass(frozen=True)

@@ -222,14 +222,20 @@ def test_more_than_the_bound_is_busy_and_the_end_refuses() -> None:
 
 @contextlib.contextmanager
 def strange(
-    answer: Callable[[Any, dict[str, Any]], None], looked: Callable[[], object] = lambda: None
+    answer: Callable[[Any, dict[str, Any]], None],
+    looked: Callable[[], object] = lambda: None,
+    **facts: Any,
 ) -> Iterator[str]:
-    """A server whose POST is `answer(handler, body)`, and which tells when it is looked at."""
+    """A server whose POST is `answer(handler, body)`, and which tells when it is looked at.
+
+    `facts` stand in its list, beside the model's name.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             looked()
-            reply(self, 200, {"object": "list", "data": [{"id": "strange", "object": "model"}]})
+            model = {"id": "strange", "object": "model", **facts}
+            reply(self, 200, {"object": "list", "data": [model]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -245,6 +251,23 @@ def strange(
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("facts", "tokens"),
+    [
+        ({"max_model_len": 4096}, 4096),  # vLLM, SGLang
+        ({"context_length": 8192}, 8192),  # OpenRouter
+        ({"meta": {"n_ctx_train": 2048, "n_params": 7}}, 2048),  # llama.cpp's server
+        ({"max_model_len": None, "meta": None}, None),
+        ({"max_model_len": "many", "context_length": True, "meta": []}, None),
+        ({"max_model_len": -1}, None),
+    ],
+)
+def test_the_context_is_what_the_server_tells(facts: dict[str, Any], tokens: int | None) -> None:
+    with strange(lambda *_: None, **facts) as url, asking(url) as engine:
+        assert engine.status().context_tokens == tokens
+        assert engine.count(HELLO, PARAMS) is None  # it has no tokenizer of that model
 
 
 def reply(handler: Any, status: int, body: dict[str, Any]) -> None:

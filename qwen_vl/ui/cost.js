@@ -57,7 +57,10 @@ const cost = (() => {
 			draft = value;
 			changed();
 		},
-		sent: hide,
+		sent() {
+			draft = null; // the box says so only a moment later
+			hide();
+		},
 		told() {
 			show(isWanted);
 			if (isWanted && (isAnnounced || line()?.querySelector(".refused")))

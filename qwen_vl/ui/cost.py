@@ -94,10 +94,9 @@ def line_html(cost: Cost, new_pictures: int, lower: Detail | None, lang: str) ->
 
 
 def _prompt(cost: Cost, lang: str) -> str:
-    most = cost.most_tokens or cost.prompt_tokens
-    percent = max(1, round(100 * cost.prompt_tokens / most))
-    figures = {"n": f"{cost.prompt_tokens:,}", "most": f"{most:,}", "percent": percent}
-    return say("cost_prompt", lang, **figures)
+    percent = max(1, round(100 * cost.prompt_tokens / cost.most_tokens))
+    figures = {"n": f"{cost.prompt_tokens:,}", "most": f"{cost.most_tokens:,}"}
+    return say("cost_prompt", lang, percent=percent, **figures)
 
 
 def picture_sum(tokens: Sequence[int]) -> str:

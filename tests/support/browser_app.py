@@ -28,10 +28,12 @@ expect.set_options(timeout=WAIT_MS)
 
 @contextmanager
 def running_page(
-    engine: Engine, port: int | None = None, beside: Engine | None = None
+    engine: Engine,
+    port: int | None = None,
+    beside: Engine | None = None,
+    settings: Settings = Settings(port=0),  # noqa: B008 - it is frozen
 ) -> Iterator[str]:
     """Serves the page for `engine` on a free port, or this one; gives its address."""
-    settings = Settings(port=0)
     demo: gr.Blocks = build(engine, settings, beside)
     _, url, _ = demo.launch(
         server_name="127.0.0.1",
