@@ -22,7 +22,7 @@ from qwen_vl.ui.sidebar import Knobs, Sidebar
 from qwen_vl.ui.strings import language_of, say
 from qwen_vl.ui.waiting import duration
 
-MOST_ADDENDS = 4  # pictures whose tokens are added up before a reader's eyes
+MOST_ADDENDS = 3  # pictures whose tokens are added up before a reader's eyes
 
 
 class CostLine:
@@ -77,26 +77,29 @@ def line_html(cost: Cost, new_pictures: int, lower: Detail | None, lang: str) ->
     """`lower` is the preset that one click goes to; None without one."""
     button = ""
     if lower is not None:
-        words = escape(say("cost_less", lang, detail=say(f"detail_{lower}", lang)))
+        name = say("cost_less_name", lang, detail=say(f"detail_{lower}", lang))
+        words = escape(say("cost_less", lang)) + _where_wide(name)
         button = f'<button type="button" class="less-detail" data-detail="{lower}">{words}</button>'
+    figures = {"n": f"{cost.prompt_tokens:,}", "most": f"{cost.most_tokens:,}"}
     if cost.is_too_long:
-        figures = {"n": f"{cost.prompt_tokens:,}", "most": f"{cost.most_tokens:,}"}
         return _refusal(say("cost_too_long", lang, **figures), button)
-    facts = [_prompt(cost, lang)]
+    share = say(
+        "cost_share", lang, percent=max(1, round(100 * cost.prompt_tokens / cost.most_tokens))
+    )
+    facts = [escape(say("cost_prompt", lang, **figures)) + _where_wide(share)]
     if new_pictures:
         total = picture_sum(cost.picture_tokens[-new_pictures:])
         key = "cost_picture" if new_pictures == 1 else "cost_pictures"
-        facts.append(say(key, lang, sum=total))
+        facts.append(escape(say(key, lang, sum=total)))
     if cost.ttft_s is not None:
-        facts.append(say("cost_first", lang, time=duration(cost.ttft_s, lang)))
-    parts = [*(f"<span>{escape(fact)}</span>" for fact in facts), *([button] if button else [])]
+        facts.append(escape(say("cost_first", lang, time=duration(cost.ttft_s, lang))))
+    parts = [*(f"<span>{fact}</span>" for fact in facts), *([button] if button else [])]
     return f"<p>{' · '.join(parts)}</p>"
 
 
-def _prompt(cost: Cost, lang: str) -> str:
-    percent = max(1, round(100 * cost.prompt_tokens / cost.most_tokens))
-    figures = {"n": f"{cost.prompt_tokens:,}", "most": f"{cost.most_tokens:,}"}
-    return say("cost_prompt", lang, percent=percent, **figures)
+def _where_wide(words: str) -> str:
+    """Words that give way on a narrow screen, as HTML."""
+    return f'<span class="where-wide">{escape(words)}</span>'
 
 
 def picture_sum(tokens: Sequence[int]) -> str:
