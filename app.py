@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from qwen_vl import installed
+from qwen_vl import installed, stubs
 
+stubs.leave_out()
 with installed.or_told():
     import gradio as gr
     from gradio import http_server

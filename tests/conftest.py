@@ -13,12 +13,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 from support import home  # noqa: F401
-from support.tiny_models import FAMILIES
 from support.until import until
 
+from qwen_vl import stubs
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, open_engine
 
+stubs.leave_out()  # as `app.py` does
 
 def opened(settings: Settings) -> Engine:
     """An engine that has finished loading, one way or the other."""
@@ -38,6 +39,8 @@ def _ordinary_priority() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A random checkpoint of every supported family, by name."""
+    from support.tiny_models import FAMILIES  # not in the process that only hands out the tests
+
     root = tmp_path_factory.mktemp("models")
     return {name: write(root / name) for name, write in FAMILIES.items()}
 
