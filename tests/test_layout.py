@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,15 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def is_module(dotted: str) -> bool:
     path = ROOT / Path(*dotted.split("."))
     return path.is_dir() or path.with_suffix(".py").exists()
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
@@ -66,7 +73,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
     `from package import name` names the module `package.name` where there is one.
     """
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -100,11 +107,7 @@ def is_opening(path: Path) -> bool:
 
 def test_opening_an_engine_imports_late() -> None:
     path = ROOT / "qwen_vl/engine/__init__.py"
-    top = [
-        node.module or ""
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ImportFrom)
-    ]
+    top = [node.module or "" for node in parsed(path).body if isinstance(node, ast.ImportFrom)]
     inner = [room_of(dotted) for dotted, _ in imports(path) if dotted.startswith("qwen_vl")]
     assert {room_of(name) for name in top if name.startswith("qwen_vl")} <= {"engine", *EVERYBODYS}
     assert {"engine.local", "engine.remote"} <= set(inner) <= set(MAY_IMPORT)
@@ -125,7 +128,7 @@ def test_libraries_have_their_owners(path: Path) -> None:
 def test_only_config_reads_the_environment(path: Path) -> None:
     if module_of(path) in ("qwen_vl.config", "app"):
         return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         read = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
         assert not read, f"{path.name}:{node.lineno} reads the environment: make it a setting"
         if isinstance(node, ast.ImportFrom) and node.module == "os":
