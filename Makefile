@@ -12,7 +12,7 @@ run: .venv/app
 	$(BIN)/python app.py $(ARGS)
 
 test: tools .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Engines on Ray and behind other people's servers, and nginx before this one, where it is installed. An environment of its own: Ray is large, and
 # llama-cpp-python is compiled here, which takes some minutes and a C++ compiler.

@@ -21,6 +21,20 @@ from qwen_vl.engine import Engine, open_engine
 
 stubs.leave_out()  # as `app.py` does
 
+# What takes longest begins first, so that no process is alone with it at the end: files with a
+# browser, then these, then all others.
+LONG = ("start_cache", "packaging", "tiny_model_web", "docs", "engine", "video", "job_store")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        if hasattr(item.module, "running_page"):  # type: ignore[attr-defined]
+            return 0
+        return 1 if item.path.stem.removeprefix("test_") in LONG else 2
+
+    items.sort(key=place)
+
+
 def opened(settings: Settings) -> Engine:
     """An engine that has finished loading, one way or the other."""
     engine = open_engine(settings)
