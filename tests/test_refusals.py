@@ -15,6 +15,7 @@ import qwen_vl
 from qwen_vl import errors
 from qwen_vl.config import Settings
 from qwen_vl.conversation import check_conversation
+from qwen_vl.engine.model import checkpoint
 from qwen_vl.errors import UserError
 from qwen_vl.media.pictures import open_image
 from qwen_vl.schema import ImagePart, Message, TextPart
@@ -59,6 +60,31 @@ def test_every_refusal_of_the_page_has_its_chinese() -> None:
     texts = sorted(set(raised()))
     assert len(texts) > 20
     assert [text for text in texts if not CHINESE.search(told(text, "zh"))] == []
+
+
+def steps() -> Iterator[str]:
+    """What the source of the engines says while a model loads."""
+    for file in sorted((ROOT / "engine").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
+                if name.lstrip("_") == "report" and (text := written(node.args[0])):
+                    yield text
+
+
+def test_every_step_of_a_start_has_its_chinese() -> None:
+    texts = sorted(set(steps()))
+    assert len(texts) > 5
+    assert [text for text in texts if not CHINESE.search(told(text, "zh"))] == []
+
+
+@pytest.mark.parametrize(
+    "before", ["", "A/B is not on this machine and the model hub cannot be reached. "]
+)
+def test_the_bundled_model_says_in_chinese_what_it_is(before: str) -> None:
+    notice = before + checkpoint.find(Settings(model="bundled"), lambda *_: None).notice
+    assert "qwen3-vl-tiny-demo" in told(notice, "zh")
+    assert "small demo" not in told(notice, "zh")
 
 
 def refusal_of(data: bytes) -> UserError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from qwen_vl.ui.engine_words import ENGINE_ZH
+
 # English template -> Chinese one. {a}, {b} stand for what differs.
 _ZH = {
     # conversations
@@ -166,7 +168,7 @@ _SLOT = re.compile(r"\{(\w)\}")
 
 
 def told(refusal: object, lang: str) -> str:
-    """The text of a refusal in `lang` ("en" or "zh")."""
+    """The text of a refusal, or of what an engine says of itself, in `lang` ("en" or "zh")."""
     text = str(refusal)
     if lang != "zh":
         return text
@@ -179,7 +181,7 @@ def told(refusal: object, lang: str) -> str:
 @lru_cache(maxsize=1)
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
     # The longest first: "{a} is not read here" would fit what others say more exactly.
-    ordered = sorted(_ZH.items(), key=lambda item: -len(_SLOT.sub("", item[0])))
+    ordered = sorted((_ZH | ENGINE_ZH).items(), key=lambda item: -len(_SLOT.sub("", item[0])))
     return [(re.compile(_pattern(english), re.DOTALL), chinese) for english, chinese in ordered]
 
 

@@ -15,6 +15,7 @@ from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.schema import EngineStatus
 from qwen_vl.ui.conversation import QUIET, UNQUEUED
+from qwen_vl.ui.refusals import told
 from qwen_vl.ui.sidebar import PRESET, THINKING, Sidebar, limited_values, thinking_controls
 from qwen_vl.ui.strings import label, language_of, say
 
@@ -53,17 +54,17 @@ def banner_html(status: EngineStatus, lang: str) -> str:
         width = 100 if status.progress is None else round(100 * min(max(status.progress, 0), 1))
         kind = "bar unknown" if status.progress is None else "bar"
         lines.append(
-            f'<div class="note loading">{escape(status.detail) or "…"}'
+            f'<div class="note loading">{escape(told(status.detail, lang)) or "…"}'
             f'<div class="{kind}"><i style="width:{width}%"></i></div></div>'
         )
     if status.state == "degraded" and status.detail:
-        text = say("degraded", lang, detail=status.detail)
+        text = say("degraded", lang, detail=told(status.detail, lang))
         lines.append(f'<div class="note failed">{escape(text)}</div>')
     if status.state == "failed":
-        text = say("load_failed", lang, detail=status.detail)
+        text = say("load_failed", lang, detail=told(status.detail, lang))
         lines.append(f'<div class="note failed">{escape(text)}</div>')
     if status.notice:
-        lines.append(f'<div class="note info">{escape(status.notice)}</div>')
+        lines.append(f'<div class="note info">{escape(told(status.notice, lang))}</div>')
     if status.is_text_only:
         lines.append(f'<div class="note info text-only">{escape(say("text_only", lang))}</div>')
     return "".join(lines)
