@@ -75,7 +75,8 @@ class PlainAsker(Asker):
 def plain_turn(task: str, seed: int, lang: str, kind: str) -> tuple[list[Image.Image], Turn]:
     """The pictures of a seed and a plainly worded question of this kind with its answer."""
     ask = PlainAsker(random.Random(seed), lang)
-    images, _, _, stream = dialogues.draw(task, random.Random(seed), ask, EASE, wide=False)
+    wide = task in dialogues.WIDE_DRAWERS  # documents as others print them
+    images, _, _, stream = dialogues.draw(task, random.Random(seed), ask, EASE, wide, None)
     for turn in stream:
         if turn.kind == kind and turn.answer != "[]":
             return images, turn
