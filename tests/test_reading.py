@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from support.browser_app import Tab, chromium, running_page
 from support.scripted_engine import ScriptedEngine, echo
+from support.until import until
 
 from qwen_vl.schema import Message
 from qwen_vl.ui.markup import INVISIBLE, from_page, to_page
@@ -115,6 +116,13 @@ SCROLLED = f"{LOG}.scrollTop"
 TO_END = f"({LOG}.scrollHeight - {LOG}.scrollTop - {LOG}.clientHeight)"
 
 
+def turned_to_the_end(page: Page) -> bool:
+    """Turns the wheel once. The answer grows meanwhile: the end may be further down by then."""
+    page.mouse.wheel(0, 100_000)
+    page.wait_for_timeout(200)
+    return bool(page.evaluate(f"{TO_END} < 5"))
+
+
 def test_a_reader_who_scrolls_up_stays_there_and_follows_again_at_the_end(tab: Tab) -> None:
     page = tab.page
     tab.ask("long")
@@ -127,8 +135,7 @@ def test_a_reader_who_scrolls_up_stays_there_and_follows_again_at_the_end(tab: T
     tab.wait_text("#chat .bot", "w300")
     # Following would move it down; a wheel that still turns moves it up.
     assert page.evaluate(SCROLLED) <= place
-    page.mouse.wheel(0, 100_000)
-    page.wait_for_function(f"{TO_END} < 5")
+    until(lambda: turned_to_the_end(page))
     tab.wait_text("#chat .bot", "w400")
     page.wait_for_function(f"{TO_END} < 5")
     tab.stop()

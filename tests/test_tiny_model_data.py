@@ -39,6 +39,7 @@ import recall_stage  # noqa: E402
 import scene  # noqa: E402
 import sources  # noqa: E402
 import tokenizer  # noqa: E402
+import wording  # noqa: E402
 from transformers import AutoImageProcessor, AutoTokenizer  # noqa: E402
 
 MEGABYTE = 1_000_000
@@ -159,6 +160,26 @@ def test_boxes_and_fields_are_json_and_values_are_printed_on_the_picture() -> No
         for turn in sample.turns:
             if turn.kind == "invoice":
                 assert set(json.loads(turn.answer).values()) <= printed
+
+
+def test_print_that_nobody_can_read_is_said_to_be_so() -> None:
+    for seed in range(20):
+        for turn in dialogues.make_sample("illegible", seed, "en").turns:
+            assert turn.answer in (wording.UNREADABLE["en"], wording.ABOUT_ME["en"])
+
+
+def test_letters_of_five_pixels_and_less_are_all_that_is_left() -> None:
+    """Two words of one length look the same then, but for a little."""
+
+    def printed(text: str) -> tuple[np.ndarray, np.ndarray]:
+        printer = documents.Printer((200, 60), (255, 255, 255))
+        printer.line(text, fonts.BUILT_IN, 30, 10, 30, (0, 0, 0), reading.Note("line"))
+        image = looks.illegible(printer.image, 30, random.Random(1))
+        assert image.size == (200, 60)
+        return np.asarray(printer.image, float), np.asarray(image, float)
+
+    (one, one_left), (two, two_left) = printed("Hamburg"), printed("Hanover")
+    assert np.abs(one_left - two_left).mean() < np.abs(one - two).mean() / 2
 
 
 def test_text_answers_hold_the_printed_lines_in_order() -> None:

@@ -23,7 +23,7 @@ from documents import (
     frame_size,
     smallest_px,
 )
-from looks import make_damage
+from looks import illegible, make_damage
 from PIL import Image, ImageFilter
 from questions import OFF_TOPIC, SYSTEM_PROMPTS
 from reading import LARGEST_PX, Line, Mark, Note, page
@@ -44,7 +44,7 @@ from turns import (
     screen_turns,
     text_turns,
 )
-from wording import ABOUT_ME, name
+from wording import ABOUT_ME, UNREADABLE, name
 
 TASKS = (
     "scene",
@@ -58,6 +58,7 @@ TASKS = (
     "clip",
     "other",
     "chat",
+    "illegible",
 )
 SHELVED = 0.3  # share of other hands' pictures that were drawn ahead, where there are such
 PLOTTED = 0.35  # share of other hands' charts that Matplotlib draws, where it is installed
@@ -66,6 +67,12 @@ WIDE_DRAWERS = {
     "invoice": wide_documents.draw_invoice,
     "chart": wide_documents.draw_chart,
     "screen": wide_documents.draw_screen,
+}
+# Questions that nobody can answer who cannot read the print, by the beginnings of their kinds.
+NEEDS_PRINT = {
+    "text": ("read", "line_first", "line_last"),
+    "invoice": ("invoice", "field_"),
+    "chart": ("highest", "lowest", "bar_labels"),
 }
 # Rows and columns of 32 pixels of a page full of print.
 PAGE_CELLS = ((4, 5), (5, 5), (4, 6), (5, 6), (6, 6), (5, 8), (6, 8))
@@ -164,6 +171,20 @@ def draw(
         return [other_picture(rng)], [[]], None, other_turns(ask)
     if task == "chat":
         return [], [], None, chat_turns(ask)
+    if task == "illegible":
+        kind = rng.choice(tuple(NEEDS_PRINT))
+        printer, facts = WIDE_DRAWERS[kind](rng, ease)
+        image = illegible(printer.image, max(line.size_px for line in printer.lines), rng)
+        asked = {"text": text_turns, "invoice": invoice_turns, "chart": chart_turns}[kind](
+            ask, facts
+        )
+        told = UNREADABLE[ask.lang]
+        honest = (
+            Turn("illegible", turn.question, told)
+            for turn in asked
+            if turn.kind.startswith(NEEDS_PRINT[kind])
+        )
+        return [image], [[]], None, honest
     if task == "page":
         cells = PAGE_CELLS[0] if rng.random() < ease else rng.choice(PAGE_CELLS)
         image, lines = page(rng, cells, smallest_px(ease), LARGEST_PX)

@@ -120,6 +120,7 @@ ROWS = (
                                          "total")), "exactly right", "-", exact),
     Row("off-topic", "other", (), "honest answers", "-", exact),
     Row("no picture", "chat", (), "honest answers", "-", exact),
+    Row("illegible print", "illegible", (), "honest answers", "-", exact),
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 RGB = tuple[int, int, int]
+ILLEGIBLE_PX = 4.5  # an em size at which nobody reads
 GROUND_KINDS = ("plain", "plain", "plain", "gradient", "noise", "clouds", "grid")
 
 
@@ -114,6 +115,16 @@ def paint(
             else:
                 draw.polygon(scaled, outline=look.edge_rgb, width=line)
     return image.resize((width, height), Image.Resampling.BOX) if fine > 1 else image
+
+
+def illegible(image: Image.Image, print_px: int, rng: random.Random) -> Image.Image:
+    """So coarse that print of up to `print_px` pixels cannot be read; the picture's size stays."""
+    shrink = rng.uniform(2.5, ILLEGIBLE_PX) / print_px
+    coarse = (max(4, round(image.width * shrink)), max(4, round(image.height * shrink)))
+    small = image.resize(coarse, Image.Resampling.BOX)
+    return small.resize(
+        image.size, rng.choice((Image.Resampling.BICUBIC, Image.Resampling.NEAREST))
+    )
 
 
 def make_damage(rng: random.Random) -> Callable[[Image.Image], Image.Image]:

@@ -58,6 +58,7 @@ RECIPE = Recipe(
         "clip": 2.0,
         "other": 0.3,
         "chat": 0.2,
+        "illegible": 0.5,
     },
     pages=0.2,
     reading=1.0,

@@ -42,6 +42,10 @@ ABOUT_ME = {
     "screens.",
     "zh": "我是一个小型演示模型，只认识简单图形、印刷文字、图表、发票和应用界面。",
 }
+UNREADABLE = {
+    "en": "I cannot read this: the print is too small or blurred.",
+    "zh": "看不清：文字太小或太模糊。",
+}
 NO_PICTURE = {"en": "Please add a picture first.", "zh": "请先添加一张图片。"}
 
 
