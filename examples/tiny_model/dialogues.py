@@ -62,6 +62,13 @@ TASKS = (
 )
 SHELVED = 0.3  # share of other hands' pictures that were drawn ahead, where there are such
 PLOTTED = 0.35  # share of other hands' charts that Matplotlib draws, where it is installed
+# Document -> what draws it by the first hand, and what asks about it.
+DOCUMENTS = {
+    "text": (draw_text, text_turns),
+    "invoice": (draw_invoice, invoice_turns),
+    "chart": (draw_chart, chart_turns),
+    "screen": (draw_screen, screen_turns),
+}
 WIDE_DRAWERS = {
     "text": wide_documents.draw_text,
     "invoice": wide_documents.draw_invoice,
@@ -175,9 +182,7 @@ def draw(
         kind = rng.choice(tuple(NEEDS_PRINT))
         printer, facts = WIDE_DRAWERS[kind](rng, ease)
         image = illegible(printer.image, max(line.size_px for line in printer.lines), rng)
-        asked = {"text": text_turns, "invoice": invoice_turns, "chart": chart_turns}[kind](
-            ask, facts
-        )
+        asked = DOCUMENTS[kind][1](ask, facts)
         told = UNREADABLE[ask.lang]
         honest = (
             Turn("illegible", turn.question, told)
@@ -189,12 +194,7 @@ def draw(
         cells = PAGE_CELLS[0] if rng.random() < ease else rng.choice(PAGE_CELLS)
         image, lines = page(rng, cells, smallest_px(ease), LARGEST_PX)
         return [image], [lines], None, page_turns(ask, lines)
-    drawer, asker = {
-        "text": (draw_text, text_turns),
-        "invoice": (draw_invoice, invoice_turns),
-        "chart": (draw_chart, chart_turns),
-        "screen": (draw_screen, screen_turns),
-    }[task]
+    drawer, asker = DOCUMENTS[task]
     if wide:
         drawn = shelf.take(task, rng) if shelf and rng.random() < SHELVED else None
         if drawn:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from qwen_vl.ui.conversation import SOON, Conversation
-from qwen_vl.ui.keeping import BROWSER, Keeping, kept_turns
+from qwen_vl.ui.keeping import BROWSER, Keeping, kept_turns, object_in
 from qwen_vl.ui.sidebar import SHOWN
 from qwen_vl.ui.strings import label, language_of, say
 
@@ -42,7 +42,7 @@ class Chats:
         Ends an answer under way: what is written of it stays in its own chat.
         """
         lang = language_of(request)
-        chat = _object_in(text)
+        chat = object_in(text)
         turns = kept_turns(chat.get("turns"), lang)
         if turns is None:
             gr.Warning(say("chat_unreadable", lang))
@@ -56,14 +56,6 @@ class Chats:
     def settings_outputs(self) -> list[Any]:
         """The components of `settings`, in its order."""
         return [self.keeping.components[name] for name in self.settings]
-
-
-def _object_in(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def lay_out_button() -> None:

@@ -6,14 +6,14 @@ the Engine protocol; knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from qwen_vl.errors import UserError
-from qwen_vl.schema import Cost, Message
+from qwen_vl.schema import Cost
 from qwen_vl.ui.conversation import ASKERS_FAULT, SOON, UNQUEUED, Conversation, session_of
 from qwen_vl.ui.history import Turn, user_turns
 from qwen_vl.ui.presets import Detail, image_tokens, lower_detail
@@ -40,29 +40,19 @@ class CostLine:
             yield ""
             return
         asked = [*history, *user_turns(text, files)]
+        yield self._line(asked, len(files), knobs, request)
 
-        def messages() -> list[Message]:
-            return self.conversation.messages(asked, knobs.system_prompt, session_of(request))
-
-        yield self.line(messages, len(files), knobs, request)
-
-    def line(
-        self,
-        messages: Callable[[], list[Message]],
-        new_pictures: int,
-        knobs: Knobs,
-        request: gr.Request,
-    ) -> str:
-        """The line for these messages, whose last `new_pictures` pictures are told one by one."""
+    def _line(self, asked: list[Turn], new_pictures: int, knobs: Knobs, request: gr.Request) -> str:
+        """The line for these turns, whose last `new_pictures` pictures are told one by one."""
         engine, settings = self.conversation.engine, self.conversation.settings
-        lang, status = language_of(request), engine.status()
+        lang, status, session = language_of(request), engine.status(), session_of(request)
         if not status.answers:
             return ""
         try:
-            asked = messages()
+            messages = self.conversation.messages(asked, knobs.system_prompt, session)
             params = knobs.params(settings, status.family)
-            params = self.conversation.shaped(params, asked[-1].text)
-            cost = engine.count(asked, params, f"page {session_of(request)}")
+            params = self.conversation.shaped(params, messages[-1].text)
+            cost = engine.count(messages, params, f"page {session}")
         except UserError as error:
             return _refusal(told(error, lang)) if error.status in ASKERS_FAULT else ""
         if cost is None:

@@ -105,7 +105,7 @@ class Keeping:
         """At this event the server has set these anew: what a visitor chose wins."""
 
         def restore(text: str, request: gr.Request) -> list[Any]:
-            return self.values(_kept(text), names, request)
+            return self.values(object_in(text), names, request)
 
         trigger(
             restore,
@@ -117,7 +117,7 @@ class Keeping:
 
     def restore(self, text: str, request: gr.Request) -> list[Any]:
         """What the browser kept, as JSON -> a value for each component, or a skip."""
-        return self.values(_kept(text), self.components, request)
+        return self.values(object_in(text), self.components, request)
 
     def values(
         self, kept: Mapping[str, Any], names: Iterable[str], request: gr.Request
@@ -159,13 +159,13 @@ class Keeping:
         return (low is None or low <= value) and (high is None or value <= high)
 
 
-def _kept(text: str) -> Mapping[str, Any]:
-    """What a browser sends; nothing where it cannot be read."""
+def object_in(text: str) -> dict[str, Any]:
+    """What a browser sends as JSON; nothing where it cannot be read."""
     try:
-        kept = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _is_here(path: str) -> bool:
