@@ -245,6 +245,12 @@ class Settings:
     max_upload_mb: float = _option(
         MAX_UPLOAD_MB, "space for all visitors' uploads, in MB; the oldest are deleted first"
     )
+    upload_folder: str = _option(
+        "",
+        "folder that keeps visitors' uploads beyond a restart, for a week at most, so that the "
+        "pictures in their chats come back; without one they go when the server ends",
+        metavar="FOLDER",
+    )
     max_image_megapixels: float = _option(
         MAX_IMAGE_MEGAPIXELS, "largest picture, in million pixels, before it is scaled down"
     )
@@ -604,6 +610,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if SPACE_STORAGE.is_dir() and os.access(SPACE_STORAGE, os.W_OK):
             found["job_file"] = str(SPACE_STORAGE / "jobs.sqlite")
             found["cache_folder"] = str(SPACE_STORAGE / "qwen_vl")
+            found["upload_folder"] = str(SPACE_STORAGE / "uploads")
         else:
             found["quantized_cache"] = False  # its disk does not outlive this start
     for item in fields(Settings):

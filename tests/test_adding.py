@@ -15,6 +15,7 @@ from support.browser_app import Tab, chromium, running_page
 from support.pdf_files import pdf
 from support.scripted_engine import ScriptedEngine, echo
 
+from qwen_vl.ui.adding import Opened, documents_in
 from qwen_vl.ui.adding_strings import ADDING_WORDS
 
 CHART = Path(__file__).resolve().parents[1] / "examples" / "images" / "chart.png"
@@ -173,6 +174,41 @@ def test_a_document_becomes_pictures_of_its_pages_and_others_can_be_chosen(
     tab.ask("which pages?")
     tab.wait_text("#chat .bot", "You said: which pages? [4 pictures, 1 messages]")
     expect(pages).to_be_hidden()  # they are sent
+
+
+def test_each_document_has_its_pages_to_choose_after_a_reload_too(tab: Tab, tmp_path: Path) -> None:
+    for name, count in (("report", 5), ("letter", 2)):
+        (tmp_path / f"{name}.pdf").write_bytes(pdf(count))
+        add(tab, tmp_path / f"{name}.pdf")
+        expect(tab.page.get_by_label(f"Pages of “{name}.pdf”: {count} in all")).to_be_visible()
+    report, letter = (
+        tab.page.get_by_label(f"Pages of “{name}.pdf”") for name in ("report", "letter")
+    )
+    report.fill("2")
+    report.press("Enter")
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(3)
+    tab.page.wait_for_timeout(1000)  # it is kept a moment after it is shown
+    tab.open()
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(3)
+    expect(report).to_have_value("2")
+    expect(letter).to_have_value("1-2")
+    report.fill("4-5")
+    report.press("Enter")
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(4)
+    expect(report).to_have_value("4-5")
+    for left in (3, 2):
+        tab.page.locator("#chat-box .thumbnail-item .delete-button").first.click()
+        expect(tab.page.locator(THUMBNAILS)).to_have_count(left)
+    expect(report).to_be_hidden()
+    expect(letter).to_have_value("1-2")
+    tab.ask("which pages?")
+    tab.wait_text("#chat .bot", "You said: which pages? [2 pictures, 1 messages]")
+
+
+def test_pages_tell_whose_they_are() -> None:
+    paths = [f"/up/a.pdf-page-{number}-of-12.jpg" for number in (3, 1)]
+    (found,) = documents_in([paths[0], "/up/other.jpg", paths[1], "/up/a.pdf-page-x-of-3.jpg"])
+    assert found == Opened(Path("/up/a.pdf"), 12, [3, 1])
 
 
 def test_a_clip_in_the_chat_is_offered_to_the_video_tab(tab: Tab, clips: list[Path]) -> None:

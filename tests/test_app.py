@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
-from support.running_app import PATIENCE_S, ROOT, started
+from support.running_app import PATIENCE_S, ROOT, drain, started
 
 
 def long_question(tokens: int) -> dict[str, object]:
@@ -79,6 +80,19 @@ def test_port_0_is_a_free_one_and_the_log_tells_where_the_seconds_went(host: str
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_uploads_are_there_after_a_restart_where_a_folder_is_named(tmp_path: Path) -> None:
+    flags = ("--upload-folder", str(tmp_path / "uploads"))
+    picture = (ROOT / "examples" / "images" / "chart.png").read_bytes()
+    with started(*flags) as (process, client):
+        drain(process)
+        sent = client.post("/gradio_api/upload", files={"files": ("a.png", picture)})
+        (path,) = sent.json()
+        process.terminate()
+        process.wait(PATIENCE_S)
+    with started(*flags) as (_, client):
+        assert client.get(f"/gradio_api/file={path}").content == picture
 
 
 def test_a_stopped_server_waits_no_longer_than_told() -> None:

@@ -21,7 +21,7 @@ from qwen_vl.engine.model.both_sides import (
 )
 from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.load import load
-from qwen_vl.engine.model.quantize import Int8Linear
+from qwen_vl.engine.model.quantize import Int8Linear, Wide
 from qwen_vl.engine.model.samples import round_inputs
 from qwen_vl.start_cache import StartCache
 
@@ -31,7 +31,7 @@ OUTLIERS = torch.tensor([3, 77])
 
 def layer(seed: int = 0, bias: torch.Tensor | None = None) -> Int8Linear:
     weight = torch.randn(OUT, IN, generator=torch.Generator().manual_seed(seed)) * 0.05
-    return Int8Linear(weight, bias, torch.float32)
+    return Int8Linear(weight, bias, Wide())
 
 
 def inputs(rows: int, seed: int = 1) -> torch.Tensor:

@@ -66,7 +66,7 @@ def test_a_space_listens_on_all_addresses_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("has_storage", [True, False])
-def test_a_space_keeps_jobs_and_weights_in_its_storage_if_it_has_any(
+def test_a_space_keeps_jobs_weights_and_uploads_in_its_storage_if_it_has_any(
     has_storage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path if has_storage else tmp_path / "none"
@@ -77,6 +77,7 @@ def test_a_space_keeps_jobs_and_weights_in_its_storage_if_it_has_any(
     rounded = str(folder / "qwen_vl") if has_storage else ""
     on_space = load_settings([], {"SPACE_ID": "a/b"})
     assert (on_space.cache_folder, on_space.quantized_cache) == (rounded, has_storage)
+    assert on_space.upload_folder == (str(folder / "uploads") if has_storage else "")
     chosen = {"SPACE_ID": "a/b", "QWEN_VL_JOB_FILE": "elsewhere"}
     assert load_settings([], chosen).job_file == "elsewhere"
 

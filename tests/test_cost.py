@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 from support.browser_app import Tab, chromium, running_page
@@ -161,7 +163,7 @@ def test_the_line_follows_pictures_and_detail_and_tells_the_truth(
     context.add_init_script(f"localStorage['qwen-vl'] ??= {kept}")
     page = context.new_page()
     tab = Tab(page, url).open()
-    line, lower = page.locator("#cost"), page.locator("#cost .less-detail")
+    line, lower = page.locator("#chat-cost"), page.locator("#chat-cost .less-detail")
     expect(line).not_to_be_visible()
     top = page.locator("#chat-box").bounding_box()["y"]
     page.fill("#chat-box textarea", "Which is larger?")
@@ -195,15 +197,57 @@ def test_the_line_follows_pictures_and_detail_and_tells_the_truth(
     context.close()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_line_of_a_clip_follows_frames_and_detail_and_tells_the_truth(
+    browser: Browser, url: str, tmp_path: Path, width: int, height: int
+) -> None:
+    clip = tmp_path / "clip.webm"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"VP80"), 10, (320, 240))
+    for index in range(40):
+        writer.write(np.full((240, 320, 3), (0, 0, 255 * (index // 20)), np.uint8))
+    writer.release()
+    context = browser.new_context(locale="en-GB", viewport={"width": width, "height": height})
+    page = context.new_page()
+    tab = Tab(page, url).open()
+    page.get_by_role("tab", name="Video").click()
+    line, lower = page.locator("#video-cost"), page.locator("#video-cost .less-detail")
+    expect(line).not_to_be_visible()
+    page.set_input_files("#clip input[type=file]", clip)
+    tab.wait_text("#video-note", "4 frames")
+    expect(line).to_contain_text("frames: 4 × 117 = 468")  # what a timeline will cost
+    expect(page.locator("#ask")).to_be_in_viewport(ratio=1)
+    page.locator("#frames .strip input").first.uncheck()
+    expect(line).to_contain_text("frames: 3 × 117 = 351")
+    page.locator("#frames .strip input").first.check()
+    expect(lower).to_contain_text("Less detail")
+    lower.click()
+    expect(line).to_contain_text("frames: 4 × 48 = 192")
+    page.click("#choose-frames .label-wrap")
+    expect(page.locator("#frame-tokens input[type=number]")).to_have_value("48")
+    page.click("#choose-frames .label-wrap")
+    page.fill("#question textarea", "What happens?")
+    page.wait_for_timeout(600)  # the line's wait, and then its count
+    expect(line).to_be_visible()
+    told = prompt_tokens(line.inner_text())
+    page.click("#ask")
+    expect(line).not_to_be_visible()
+    tab.wait_text("#video-chat .bot", "prompt tokens")
+    assert prompt_tokens(page.inner_text("#video-chat")) == told
+    page.wait_for_selector("#ask:not([disabled])")
+    expect(line).not_to_be_visible()  # nothing is asked
+    assert tab.error_overlays() == 0
+    context.close()
+
+
 def test_what_will_be_refused_is_said_before(browser: Browser, url: str) -> None:
     context = browser.new_context(locale="zh-CN", viewport={"width": 390, "height": 844})
     page = context.new_page()
     Tab(page, url).open()
     page.fill("#chat-box textarea", "a b c d " * 5000)
-    expect(page.locator("#cost .refused")).to_contain_text("此模型最多")
+    expect(page.locator("#chat-cost .refused")).to_contain_text("此模型最多")
     expect(page.locator("#cost-announced")).to_contain_text("此模型最多")
     page.fill("#chat-box textarea", "")
-    expect(page.locator("#cost")).not_to_be_visible()
+    expect(page.locator("#chat-cost")).not_to_be_visible()
     context.close()
 
 
@@ -215,7 +259,9 @@ def test_an_engine_that_cannot_count_says_nothing(browser: Browser, tmp_path: Pa
         page = context.new_page()
         Tab(page, url).open()
         page.fill("#chat-box textarea", "x" * 300_000)
-        expect(page.locator("#cost")).to_contain_text("300,000 characters are more than the limit")
+        expect(page.locator("#chat-cost")).to_contain_text(
+            "300,000 characters are more than the limit"
+        )
         page.fill("#chat-box textarea", "short")
-        expect(page.locator("#cost p")).to_have_count(0)
+        expect(page.locator("#chat-cost p")).to_have_count(0)
         context.close()

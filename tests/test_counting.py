@@ -109,6 +109,9 @@ def test_sizes_and_patches_are_the_processors_to_the_last_bit(
             image = Image.effect_noise(size, 80).convert("RGB")
             theirs = processor(image, size=limits, return_tensors="pt")
             counted = reader.count(ImagePart(image), tokens)
+            if int(theirs["image_grid_thw"].prod()) // 4 > tokens:
+                assert counted.tokens <= tokens or min(counted.grid) == processor.merge_size
+                continue
             assert torch.equal(counted.grid_thw, theirs["image_grid_thw"])
             assert counted.tokens == int(theirs["image_grid_thw"].prod()) // 4
             pixels = reader.pixels(counted)

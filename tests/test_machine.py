@@ -63,7 +63,7 @@ def test_auto_takes_int8_where_it_is_faster(
 def test_prefill_multiplies_in_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for gain, expected in ((2.0, torch.bfloat16), (0.3, torch.float32)):
         monkeypatch.setattr(machine, "measure", lambda _, g=gain: speeds((g, 1.0), (1.0, 4.0)))
-        assert machine.choose(Settings(device="cpu")).product_dtype == expected
+        assert machine.choose(Settings(device="cpu")).wide.dtype == expected
 
 
 def test_the_probe_measures() -> None:

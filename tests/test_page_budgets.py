@@ -31,7 +31,7 @@ from qwen_vl.ui.runs import MOST_RUNS, Runs
 from qwen_vl.ui.shelf import Shelf
 from qwen_vl.ui.sidebar import Knobs
 from qwen_vl.ui.status import banner_html
-from qwen_vl.ui.uploads import FILE_BYTES, KEPT_AT_LEAST_S, Uploads, own_folder
+from qwen_vl.ui.uploads import FILE_BYTES, KEPT_AT_LEAST_S, KEPT_AT_MOST_S, Uploads, own_folder
 
 KNOBS = Knobs(
     sampling={
@@ -204,19 +204,19 @@ import sys
 from qwen_vl import stubs
 stubs.leave_out()
 from qwen_vl.ui.uploads import own_folder
-folder = own_folder()
+folder = own_folder(*sys.argv[1:])
 (folder / "upload.png").write_bytes(b"x")
 print(folder, flush=True)
 sys.stdin.read()
 """
 
 
-def claiming(folder: Path) -> subprocess.Popen[str]:
-    """A process with a folder of its own below `folder`, which it names."""
+def claiming(folder: Path, *kept: str) -> subprocess.Popen[str]:
+    """A process with a folder of its own below `folder`, or in `kept`, which it names."""
     environ = {**os.environ, "GRADIO_TEMP_DIR": str(folder)}
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, "-c", CLAIM], env=environ, stdin=pipe, stdout=pipe, text=True
+        [sys.executable, "-c", CLAIM, *kept], env=environ, stdin=pipe, stdout=pipe, text=True
     )
 
 
@@ -237,6 +237,38 @@ def test_uploads_go_with_their_process_even_a_killed_one(folder: Path) -> None:
     assert (own.is_dir(), left.exists(), (used / "upload.png").exists()) == (True, False, True)
     lives.communicate("")
     assert not used.exists()
+
+
+def test_a_folder_that_is_named_outlives_its_process(folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    first = claiming(folder, str(kept))
+    assert named_by(first) == kept
+    beside = claiming(folder, str(kept))
+    assert named_by(beside).parent == folder  # one process at a time has it
+    for process in (first, beside):
+        process.communicate("")
+    assert (kept / "upload.png").exists()
+    again = claiming(folder, str(kept))
+    assert named_by(again) == kept
+    again.communicate("")
+
+
+def test_a_folder_with_other_files_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    process = claiming(folder, str(tmp_path))
+    assert named_by(process).parent == folder
+    process.communicate("")
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_uploads_go_after_a_week(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 100 * FILE_BYTES)
+    for name, age_s in (("old", KEPT_AT_MOST_S + 60), ("new", KEPT_AT_MOST_S - 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"x")
+        os.utime(tmp_path / name / "a.png", (time.time() - age_s,) * 2)
+    assert uploads.begin(1) is not None
+    assert [path.parent.name for path in tmp_path.glob("*/a.png")] == ["new"]
 
 
 # --- what is kept between requests ---

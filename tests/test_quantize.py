@@ -17,7 +17,7 @@ from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.int4 import GROUP, mean_squares, round_to_int4
 from qwen_vl.engine.model.load import load
 from qwen_vl.engine.model.machine import Choice
-from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear, is_rounded, quantize
+from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear, Wide, is_rounded, quantize
 from qwen_vl.engine.model.samples import importance
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
@@ -38,7 +38,7 @@ def test_int8_computes_what_its_codes_say(
     weight: torch.Tensor, rows: int, product: torch.dtype
 ) -> None:
     bias = torch.linspace(-1, 1, 128)
-    layer = Int8Linear(weight, bias, product)
+    layer = Int8Linear(weight, bias, Wide(product))
     assert (layer.dequantised() - weight).abs().max() <= weight.abs().amax(1).max() / 127
     x = torch.randn(2, rows, 256)
     expected = x @ layer.dequantised().T + bias
@@ -48,14 +48,14 @@ def test_int8_computes_what_its_codes_say(
 
 
 def test_prefill_in_float32_is_exact_up_to_rounding(weight: torch.Tensor) -> None:
-    layer = Int8Linear(weight, None, torch.float32)
+    layer = Int8Linear(weight, None, Wide())
     x = torch.randn(40, 256)
     torch.testing.assert_close(layer(x), x @ layer.dequantised().T, rtol=1e-5, atol=1e-5)
 
 
 def test_int8_keeps_a_row_of_zeros(weight: torch.Tensor) -> None:
     weight[5] = 0
-    layer = Int8Linear(weight, None, torch.float32)
+    layer = Int8Linear(weight, None, Wide())
     assert (layer(torch.randn(2, 256))[:, 5] == 0).all()
 
 
@@ -111,7 +111,7 @@ def test_int4_goes_by_what_each_layer_is_given(tiny_checkpoints: dict[str, Path]
     judged = load(found, choice, lambda *_: None, None, lambda: seen).model
     whole = AutoModelForImageTextToText.from_pretrained(found.folder, dtype="auto")
     assert seen.keys() == {path for path, one in whole.named_modules() if is_rounded(path, one)}
-    quantize(whole, "int4", torch.float32, seen)
+    quantize(whole, "int4", Wide(), seen)
     blind = load(found, choice, lambda *_: None).model
     layer = next(path for path, one in judged.named_modules() if isinstance(one, Int4Linear))
     packed = [model.get_submodule(layer).packed for model in (judged, whole, blind)]
@@ -142,7 +142,7 @@ def test_no_plain_linear_layer_is_left(tiny_checkpoints: dict[str, Path]) -> Non
     model = AutoModelForCausalLM.from_pretrained(
         tiny_checkpoints["qwen_text"], dtype=torch.bfloat16
     )
-    quantize(model, "int8", torch.float32)
+    quantize(model, "int8", Wide())
     assert not any(type(module) is nn.Linear for module in model.modules())
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
@@ -189,6 +189,6 @@ def test_an_embedding_that_does_more_than_look_up_is_kept() -> None:
 
     model, ids = Tiny(), torch.arange(10)
     before = model.embed(ids)
-    quantize(model, "int8", torch.float32)
+    quantize(model, "int8", Wide())
     assert torch.equal(model.embed(ids), before)
     assert isinstance(model.head, Int8Linear)

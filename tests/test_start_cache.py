@@ -29,7 +29,7 @@ from qwen_vl.engine.model import machine
 from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.cpu import cpu_name
 from qwen_vl.engine.model.machine import Choice
-from qwen_vl.engine.model.quantize import quantize
+from qwen_vl.engine.model.quantize import Wide, quantize
 from qwen_vl.engine.model.rounded import entry_name, load_rounded, read_extras, write
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message, TextPart
@@ -119,7 +119,7 @@ def test_tensor_by_tensor_is_as_all_at_once(
     family: str, scheme: str, folders: dict[str, Path], cache: StartCache
 ) -> None:
     whole = auto_class(folders[family]).from_pretrained(folders[family], dtype="auto")
-    quantize(whole, scheme, torch.float32)
+    quantize(whole, scheme, Wide())
     choice = replace(INT8, quantize=scheme)
     first = loaded(folders[family], choice, cache)
     assert same(first, whole)

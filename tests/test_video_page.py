@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -223,6 +224,48 @@ def test_a_question_about_a_clip_is_edited(tab: Tab, clip: Path) -> None:
     page.fill("#video-chat .user textarea", "first")
     page.click("#video-chat button[aria-label='Submit']")
     tab.wait_text("#video-chat .bot", "You said: first [3 pictures, 1 messages]")
+
+
+def test_versions_of_a_question_about_a_clip_are_kept(tab: Tab, clip: Path) -> None:
+    page = tab.page
+    said = page.locator("#video-chat .bot.message").filter(has_text="You said")
+    versions = page.locator("#video-chat .versions")
+    read(tab, clip)
+    ask(tab, "first")
+    wait_idle(tab)
+    page.click("#video-chat button[aria-label='Edit']")
+    page.fill("#video-chat .user textarea", "second")
+    page.click("#video-chat button[aria-label='Submit']")
+    expect(versions).to_contain_text("2/2")
+    page.get_by_role("button", name="Retry").click()
+    expect(versions).to_contain_text("3/3")
+    page.get_by_role("button", name="Earlier version").click()
+    expect(versions).to_contain_text("2/3")
+    page.get_by_role("button", name="Earlier version").click()
+    expect(said).to_contain_text("You said: first [3 pictures, 1 messages]")
+    page.reload()
+    page.get_by_role("tab", name="Video").click()
+    expect(versions).to_contain_text("1/3")
+    page.get_by_role("button", name="Later version").click()
+    expect(said).to_contain_text("You said: second")
+    tab.wait_text("#video-note", "3 frames")  # read anew: the clip came back as well
+    ask(tab, "third")
+    expect(said).to_have_text([re.compile("second"), re.compile(r"third \[3 pictures, 3 messages")])
+    wait_idle(tab)
+    page.get_by_role("button", name="Delete").first.click()
+    expect(said).to_have_count(1)
+    page.locator("#undo-bar").get_by_role("button", name="Undo").click()
+    expect(said).to_have_count(2)
+    # Cleared, it can come back; what is asked after that begins anew.
+    page.get_by_role("button", name="Clear").last.click()
+    expect(said).to_have_count(0)
+    ask(tab, "fourth")
+    wait_idle(tab)
+    expect(said).to_have_count(1)
+    expect(versions).to_have_count(0)
+    page.locator("#undo-bar").get_by_role("button", name="Undo").click()
+    expect(said).to_have_text([re.compile("second"), re.compile("third")])
+    expect(versions).to_contain_text("2/3")
 
 
 def test_stop_in_the_video_tab(tab: Tab, clip: Path) -> None:

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from qwen_vl.engine.model.both_sides import Int8Product, is_exact, judge, round_both_sides
 from qwen_vl.engine.model.int4 import mean_squares
-from qwen_vl.engine.model.quantize import Int8Linear, is_rounded, quantize
+from qwen_vl.engine.model.quantize import Int8Linear, Wide, is_rounded, quantize
 
 WINDOW = 512  # tokens that are read in one go
 TOPICS = ("assignment", "exceptions", "naming", "with", "typesmapping", "formatstrings")
@@ -78,16 +78,16 @@ def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
     """The model in every form that is compared with float32, one at a time."""
     seen = tokenizer(weights)(other_text(), return_tensors="pt").input_ids[:, :WINDOW]
     model = read(weights)
-    _replace(model, lambda layer: Int8Linear(layer.weight.data, None, torch.float32).dequantised())
+    _replace(model, lambda layer: Int8Linear(layer.weight.data, None, Wide()).dequantised())
     yield "int8 weights, multiplied in float32", model
     for dtype in (torch.float32, torch.bfloat16):
         model = read(weights)
-        quantize(model, "int8", dtype)
+        quantize(model, "int8", Wide(dtype))
         yield f"int8, prefill in {str(dtype).removeprefix('torch.')}", model
     if is_exact():
         for name, most_fine_rows in (("decode", WINDOW), ("prefill", 0)):
             model = read(weights)
-            quantize(model, "int8", torch.float32)
+            quantize(model, "int8", Wide())
             round_both_sides(model, judge(model, partial(model, seen)))
             for layer in model.modules():
                 if isinstance(layer, Int8Product):
@@ -98,10 +98,7 @@ def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
     importance = mean_squares(linear, partial(model, seen))
     for scheme in ("int8", "int4"):
         model = read(weights)
-        quantize(model, scheme, torch.float32, importance)
-        for layer in model.modules():
-            if isinstance(layer, Int8Linear):
-                layer.most_decode_rows = WINDOW
+        quantize(model, scheme, Wide(least_rows=WINDOW + 1), importance)
         yield f"{scheme}, decode", model
 
 

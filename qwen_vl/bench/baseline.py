@@ -87,7 +87,7 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
             config, dtype=torch.bfloat16 if rounded else choice.dtype
         )
     if rounded:
-        quantize(model, choice.quantize, choice.product_dtype)
+        quantize(model, choice.quantize, choice.wide)
         release_memory()
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)

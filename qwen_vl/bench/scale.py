@@ -13,6 +13,7 @@ import argparse
 import heapq
 import itertools
 import json
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -129,7 +130,10 @@ class _Replica:
         self.features: OrderedDict[int, None] = OrderedDict()
         self.busy = False
         self.alive = True
-        self.life = 0  # events of an earlier life are void
+        self.task = 0  # the piece of work that is under way; the events of earlier ones are void
+        self.began_s = 0.0  # of a stretch of steps without a prompt beside them
+        self.step_s = 0.0  # of each of these; 0 while a prompt is read
+        self.is_cut = False  # it ends with the step that is under way
 
     @property
     def load(self) -> int:
@@ -167,7 +171,18 @@ class Simulation:
         while self._events and self._events[0][0] < self.world.seconds:
             self._now_s, _, happen = heapq.heappop(self._events)
             happen()
+        for replica in self._replicas:  # stretches that the end cuts
+            if replica.step_s:
+                done = int((self.world.seconds - replica.began_s) / replica.step_s)
+                self._count_steps(replica, done, self.world.seconds)
         return self.figures
+
+    def _count_steps(self, replica: _Replica, steps: int, ended_s: float) -> None:
+        """Those of a stretch that ended so late that they count."""
+        late_s = ended_s - self.world.warm_s
+        counted = min(steps, int(late_s / replica.step_s) + 1) if replica.step_s else steps
+        if late_s >= 0:
+            self.figures.tokens += counted * len(replica.rows)
 
     def _after(self, seconds: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self._now_s + seconds, next(self._order), happen))
@@ -251,18 +266,36 @@ class Simulation:
 
     def _work(self, replica: _Replica) -> None:
         """Begins the next piece of work, unless one is under way."""
-        if replica.busy or not replica.alive:
+        if not replica.alive:
             return
-        world = self.world
-        if replica.reading is None and replica.waiting and len(replica.rows) < world.rows:
+        if replica.busy:
+            return self._cut_short(replica)
+        world, rows = self.world, replica.rows
+        if replica.reading is None and replica.waiting and len(rows) < world.rows:
             replica.reading = replica.waiting.pop(0)
             replica.reading.work_s = self._reading_s(replica, replica.reading)
-        if replica.reading is None and not replica.rows:
-            return
-        piece_s = min(PIECE_S, replica.reading.work_s) if replica.reading else 0.0
-        takes_s = piece_s + (world.times.decode_s(len(replica.rows)) if replica.rows else 0.0)
-        replica.busy, life = True, replica.life
-        self._after(takes_s, lambda: self._worked(replica, life, piece_s))
+        step_s = world.times.decode_s(len(rows)) if rows else 0.0
+        if (question := replica.reading) is not None:
+            piece_s = min(PIECE_S, question.work_s)
+            self._begin(replica, piece_s + step_s, steps=1, piece_s=piece_s)
+        elif rows:  # as many steps as nothing happens in
+            steps = min(row.left for row in rows)
+            replica.began_s, replica.step_s = self._now_s, step_s
+            self._begin(replica, steps * step_s, steps)
+
+    def _begin(self, replica: _Replica, takes_s: float, steps: int, piece_s: float = 0.0) -> None:
+        replica.busy = True
+        replica.task += 1
+        task = replica.task
+        self._after(takes_s, lambda: self._worked(replica, task, steps, piece_s))
+
+    def _cut_short(self, replica: _Replica) -> None:
+        """A prompt has come: a stretch of steps ends with the one that is under way."""
+        if replica.step_s and not replica.is_cut and len(replica.rows) < self.world.rows:
+            steps = max(1, math.ceil((self._now_s - replica.began_s) / replica.step_s - 1e-9))
+            ends_s = replica.began_s + steps * replica.step_s
+            replica.is_cut = True
+            self._begin(replica, max(0.0, ends_s - self._now_s), steps)
 
     def _reading_s(self, replica: _Replica, question: _Question) -> float:
         """What is left to read, by what this replica has read already."""
@@ -280,14 +313,13 @@ class Simulation:
             0 if saw else question.pictures, question.history + question.new
         )
 
-    def _worked(self, replica: _Replica, life: int, piece_s: float) -> None:
-        if replica.life != life:
+    def _worked(self, replica: _Replica, task: int, steps: int, piece_s: float) -> None:
+        if replica.task != task:
             return
-        replica.busy = False
+        self._count_steps(replica, steps, self._now_s)
+        replica.busy, replica.is_cut, replica.step_s = False, False, 0.0
         for row in replica.rows:
-            row.left -= 1
-        if self._counts:
-            self.figures.tokens += len(replica.rows)
+            row.left -= steps
         for row in [row for row in replica.rows if row.left <= 0]:
             replica.rows.remove(row)
             self._answered(row)
@@ -308,7 +340,7 @@ class Simulation:
         lost = replica.rows
         self.figures.lost += len(lost)
         dead = _Replica(replica.number)
-        replica.__dict__.update(dead.__dict__, alive=False, life=replica.life + 1)
+        replica.__dict__.update(dead.__dict__, alive=False, task=replica.task + 1)
         for question in waiting:
             self._send(question)
         for question in lost:

@@ -84,6 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--most-at-once", type=at_least(1), default=8, help="concurrent requests, at most"
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="without drafts and schemas, half of the time",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results")
     args = parser.parse_args(argv)
     try:
@@ -99,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             image_px=args.image_px,
             new_tokens=args.new_tokens,
             most_at_once=args.most_at_once,
+            quick=args.quick,
         )
     except ModelUnavailable as error:
         parser.exit(1, f"{error}\n")
@@ -124,9 +130,18 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def measure(
-    settings: Settings, *, shape: str | None, image_px: int, new_tokens: int, most_at_once: int
+    settings: Settings,
+    *,
+    shape: str | None,
+    image_px: int,
+    new_tokens: int,
+    most_at_once: int,
+    quick: bool = False,
 ) -> tuple[list[Figure], str]:
-    """Runs everything, one after another, and prints what it is doing -> (figures, model name)."""
+    """Runs everything, one after another, and prints what it is doing -> (figures, model name).
+
+    `quick` leaves out drafts and schemas.
+    """
     from qwen_vl.bench import baseline, drafts
     from qwen_vl.bench.shapes import SHAPES
 
@@ -140,9 +155,11 @@ def measure(
             raise ModelUnavailable(engine.status().detail)
         name = f"{engine.subject.name} in {engine.subject.precision}"
         load_s = engine.subject.load_s
-        ours = run_engine(engine, image_px, new_tokens, most_at_once)
-        say("Engine: dictated answers, with drafts and without")
-        drafted = drafts.measure(engine, 2 * new_tokens)
+        ours = run_engine(engine, image_px, new_tokens, most_at_once, quick)
+        drafted: list[drafts.Compared] = []
+        if not quick:
+            say("Engine: dictated answers, with drafts and without")
+            drafted = drafts.measure(engine, 2 * new_tokens)
     engine.close()
     del engine
     baseline.release_memory()
@@ -217,14 +234,18 @@ class EngineRun:
     together: dict[int, tuple[float, float]]
     texts_alone: Usage
     texts_together: list[Usage]
-    unconstrained_s: float  # of one decode step
+    unconstrained_s: float | None  # of one decode step; None: not measured
     constrained_s: float | None  # the same question with a schema; None: the tokenizer takes none
 
 
 def run_engine(
-    engine: baseline.SubjectEngine, image_px: int, new_tokens: int, most_at_once: int
+    engine: baseline.SubjectEngine,
+    image_px: int,
+    new_tokens: int,
+    most_at_once: int,
+    quick: bool = False,
 ) -> EngineRun:
-    """All of the engine's rows."""
+    """All of the engine's rows but those of drafts; with `quick` without that of a schema, too."""
     say("Engine: warming up")
     ask(engine, [_user(noise(image_px, seed=99), QUESTION)], 2)
     say("Engine: one request")
@@ -261,7 +282,7 @@ def run_engine(
     ask(engine, asked[0], 2)
     _, alone = ask(engine, asked[1], new_tokens)
     texts = ask_together(engine, asked[2 : 2 + min(TEXTS, most_at_once)], new_tokens)
-    free, bound = schema_cost(engine, asked[1], new_tokens)
+    free, bound = (None, None) if quick else schema_cost(engine, asked[1], new_tokens)
     step_s = 1 / fastest.tokens_per_s
     overhead_s = step_s - forward_s
     return EngineRun(
@@ -287,7 +308,7 @@ def schema_cost(
 
 
 def _constrained(run: EngineRun) -> list[Figure]:
-    if run.constrained_s is None:
+    if run.constrained_s is None or run.unconstrained_s is None:
         return []
     free_ms, bound_ms = run.unconstrained_s * 1000, run.constrained_s * 1000
     return [_against("decode step with a schema", bound_ms, "ms", free_ms, "one without")]

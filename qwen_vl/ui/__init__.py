@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.ui import (
+    adding,
     chat_file,
     chats,
     compare_layout,
@@ -47,8 +48,8 @@ STYLES = (
 )
 SCRIPTS = (  # in the order in which they run
     *("say", "icons", "written", "thoughts", "keeping"),
-    *("undo", "branches", "chats", "chat_list", "exchange_tools", "reading"),
-    *("chat_file", "report", "video_chat"),
+    *("undo", "branches", "following", "chats", "chat_list", "video_chat", "exchange_tools"),
+    *("reading", "chat_file", "report"),
     *("watching", "files", "marks", "preview", "downloads", "places", "regions"),
     *("times", "timeline", "strip", "access", "settings_panel", "tasks", "alive"),
     *("adding", "enlarging", "cost"),
@@ -66,7 +67,7 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
 
     Building it starts nothing and loads nothing.
     """
-    own_folder()  # Gradio's components ask for it as they are built
+    own_folder(settings.upload_folder)  # Gradio's components ask for it as they are built
     runs = Runs()
     examples = load_examples()
     chat = Chat(engine, settings, runs, [item for item in examples if item.video is None])
@@ -76,7 +77,7 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
     with gr.Blocks(
         title="Qwen-VL",
         analytics_enabled=False,
-        delete_cache=(CLEAN_EVERY_S, FILES_KEPT_S),
+        delete_cache=None if settings.upload_folder else (CLEAN_EVERY_S, FILES_KEPT_S),
         fill_width=True,
     ) as demo:
         # First: Gradio numbers names that come twice, and handlers of the page are named too.
@@ -107,7 +108,9 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
         first_look, model = watch.wire(
             demo, header, banner, box, webcam, side, keeping.components["frame_tokens"]
         )
-        keeping.wire(first_look).then(video.extract_kept, **reading)
+        restored = keeping.wire(first_look)
+        restored.then(video.extract_kept, **reading)
+        adding.tell(restored.then, box)
         model.change(None, js="() => cost.changed()", **UNQUEUED)
         keeping.restore_on(model.change, [*side.controls, "frame_tokens"])
         demo.load(chat.show_examples, None, chatbot, **SOON)

@@ -134,12 +134,21 @@ const adding = (() => {
 		first,
 	);
 
-	// Files that the server has not looked into yet are shown to it.
+	// What is in a box now, also where the server has put it there, which Gradio tells nobody. Files that
+	// the server has not looked into yet are shown to it, and which pages stand there now.
+	const PAGE = /-page-\d+-of-\d+\.jpg$/;
 	const known = new Set();
+	const pages = {}; // by the name of the box
 	const seen = (box, name) => {
-		const fresh = (box?.files ?? []).filter(({ path }) => !known.has(path));
-		for (const { path } of fresh) known.add(path);
+		document.dispatchEvent(new CustomEvent("box-seen", { detail: { name, box } }));
+		const paths = (box?.files ?? []).map(({ path }) => path);
+		const fresh = paths.filter((path) => !known.has(path));
+		for (const path of fresh) known.add(path);
 		if (fresh.length) document.querySelector(`#look-${name}`).click();
+		const now = paths.filter((path) => PAGE.test(path)).join();
+		if (now === (pages[name] ?? "")) return;
+		pages[name] = now;
+		document.querySelector(`#pages-of-${name}`)?.click();
 	};
 
 	// The box with what the server found in its files: a path's beginning -> what takes their place.

@@ -7,8 +7,11 @@ that are typed meanwhile stay. Knows conversations and media; knows nothing of e
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -22,7 +25,10 @@ from qwen_vl.ui.refusals import told
 from qwen_vl.ui.strings import label, language_of, say
 from qwen_vl.ui.uploads import own_uploads
 
-PAGE = "-page-"  # in the names of pictures that are pages; style.css and adding.js know it too
+# The name of a picture that is a page tells whose it is: so what a browser kept is enough to choose
+# other pages. adding.css and adding.js know it too.
+_PAGE = re.compile(r"(?P<document>.+)-page-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.jpg")
+FIELDS = 3  # documents whose pages can be chosen at a time; of more, those that came stay
 LOOKS_AT_ONCE = 8
 PASTED_CHARS = 10_000_000  # a paste stays text; Send says where it is too long for the model
 
@@ -30,12 +36,23 @@ PASTED_CHARS = 10_000_000  # a paste stays text; Send says where it is too long 
 Changes = dict[str, list[str]]
 
 
-class Opened(TypedDict):
-    """The document that was added last, and which of its pages stand in the box."""
+@dataclass(frozen=True)
+class Opened:
+    """A document of which pages stand in the box; `numbers` are theirs, from 1, of `page_count`."""
 
-    path: str
-    name: str
-    chosen: str
+    path: Path
+    page_count: int
+    numbers: list[int]
+
+
+def documents_in(paths: Iterable[str]) -> list[Opened]:
+    """The documents whose pages are among these files, in the order in which they come."""
+    found: dict[str, Opened] = {}
+    for page in filter(None, map(_PAGE.fullmatch, paths)):
+        name = page["document"]
+        document = found.setdefault(name, Opened(Path(name), int(page["count"]), []))
+        document.numbers.append(int(page["number"]))
+    return list(found.values())
 
 
 class Adding:
@@ -45,20 +62,17 @@ class Adding:
         self.conversation = conversation
         self.settings = conversation.settings
 
-    def look(self, box: dict[str, Any] | None, request: gr.Request) -> tuple[Any, Any, Any]:
-        """The box as the browser sends it -> (changes as JSON, the field of pages, document)."""
+    def look(self, box: dict[str, Any] | None, request: gr.Request) -> str:
+        """The box as the browser sends it -> changes as JSON."""
         lang, session = language_of(request), session_of(request)
         changes: Changes = {}
-        shown: tuple[Any, Any] = gr.skip(), gr.skip()
         for file in (box or {}).get("files") or []:
             path = Path(file["path"])
             name = file.get("orig_name") or path.name
             try:
                 check_paths([str(path)], Path(get_upload_folder()))
                 if _is_document(path):
-                    document = read_pages(path, self.settings)
-                    changes[str(path)] = self._written(path, document)
-                    shown = self._shown(path, name, document, lang)
+                    changes[str(path)] = self._written(path, read_pages(path, self.settings))
                 else:
                     self._check_picture(session, path)
             except (Busy, Abandoned):  # says nothing about the file
@@ -67,22 +81,31 @@ class Adding:
                 changes[str(path)] = []
                 text = say("file_refused", lang, name=name, why=told(error, lang))
                 gr.Warning(toast(text), duration=REFUSAL_SHOWN_S)
-        return json.dumps(changes), *shown
+        return json.dumps(changes)
 
-    def choose(
-        self, chosen: str, opened: Opened | None, request: gr.Request
-    ) -> tuple[Any, Any, Any]:
-        """Other pages of the document -> as `look`."""
-        if opened is None or chosen.strip() == opened["chosen"]:
-            return "{}", gr.skip(), gr.skip()
-        lang, path = language_of(request), Path(opened["path"])
-        try:
-            document = read_pages(path, self.settings, chosen)
-            changes = {str(path): self._written(path, document)}
-        except UserError as error:
-            gr.Warning(toast(told(error, lang)), duration=REFUSAL_SHOWN_S)
-            return "{}", opened["chosen"], gr.skip()
-        return json.dumps(changes), *self._shown(path, opened["name"], document, lang)
+    def fields(self, box: dict[str, Any] | None, request: gr.Request) -> list[Any]:
+        """One field for each document in the box, FIELDS at most; the others are hidden."""
+        lang = language_of(request)
+        shown = [self._field(document, lang) for document in _opened(box)[:FIELDS]]
+        return shown + [gr.Textbox(visible=False)] * (FIELDS - len(shown))
+
+    def choosing(self, place: int) -> Callable[..., tuple[str, Any]]:
+        """The handler of one field: other pages of its document -> (changes as JSON, the field)."""
+
+        def choose(chosen: str, box: dict[str, Any] | None, request: gr.Request) -> tuple[str, Any]:
+            opened = _opened(box)
+            if place >= len(opened) or chosen.strip() == as_ranges(opened[place].numbers):
+                return "{}", gr.skip()
+            path, lang = opened[place].path, language_of(request)
+            try:
+                check_paths([str(path)], Path(get_upload_folder()))
+                changes = {str(path): self._written(path, read_pages(path, self.settings, chosen))}
+            except UserError as error:
+                gr.Warning(toast(told(error, lang)), duration=REFUSAL_SHOWN_S)
+                return "{}", as_ranges(opened[place].numbers)
+            return json.dumps(changes), gr.skip()
+
+        return choose
 
     def _check_picture(self, session: str, path: Path) -> None:
         """Decodes a picture that is new, so that Send finds no fault with it."""
@@ -95,17 +118,17 @@ class Adding:
             pictures.forget(session, path)
             raise
 
-    def _shown(self, path: Path, name: str, document: Document, lang: str) -> tuple[Any, Opened]:
-        chosen = as_ranges([page.number for page in document.pages])
-        most = self.settings.max_document_pages
-        words = say("pages_of", lang, name=name, count=document.page_count, most=most)
-        field = gr.Textbox(chosen, label=words, visible=True)
-        return field, Opened(path=str(path), name=name, chosen=chosen)
+    def _field(self, document: Opened, lang: str) -> gr.Textbox:
+        facts = {"name": document.path.name, "count": document.page_count}
+        words = say("pages_of", lang, most=self.settings.max_document_pages, **facts)
+        return gr.Textbox(as_ranges(document.numbers), label=words, visible=True)
 
     def _written(self, path: Path, document: Document) -> list[str]:
         """The pages as files beside the document, which count as uploads do."""
         files = {
-            path.with_name(f"{path.name}{PAGE}{page.number}.jpg"): page.picture.jpeg
+            path.with_name(
+                f"{path.name}-page-{page.number}-of-{document.page_count}.jpg"
+            ): page.picture.jpeg
             for page in document.pages
         }
         uploads = own_uploads(self.settings)
@@ -130,28 +153,46 @@ def _is_document(path: Path) -> bool:
         return False
 
 
-def lay_out_pages() -> gr.Textbox:
-    """The field that says which pages of a document are asked about."""
-    return gr.Textbox(label=label("pages"), visible=False, max_lines=1, elem_id="pages")
+def _opened(box: dict[str, Any] | None) -> list[Opened]:
+    return documents_in(file["path"] for file in (box or {}).get("files") or [])
 
 
-def wire(adding: Adding, box: gr.MultimodalTextbox, pages: gr.Textbox | None = None) -> None:
-    """`pages` is missing where no documents are offered: of one, the first pages would count."""
+def lay_out_pages() -> list[gr.Textbox]:
+    """The fields that say which pages of documents are asked about."""
+    with gr.Row(elem_id="pages"):
+        return [
+            gr.Textbox(label=label("pages"), visible=False, max_lines=1, min_width=240)
+            for _ in range(FIELDS)
+        ]
+
+
+def wire(adding: Adding, box: gr.MultimodalTextbox, fields: Sequence[gr.Textbox] = ()) -> None:
+    """`fields` are missing where no documents are offered: of one, the first pages would count."""
     changes = gr.Textbox(visible=False)
-    opened = gr.State(None)
-    field = gr.Textbox(visible=False) if pages is None else pages
-    found = [changes, field, opened]
     put: dict[str, Any] = {"js": "(changes, box) => adding.merged(changes, box)", **SOON}
     looked = {"concurrency_limit": LOOKS_AT_ONCE, "trigger_mode": "multiple", **QUIET}
-    # Gradio tells of every key that is pressed; the script knows which files are new.
+    # Gradio tells of every key that is pressed; the script knows what is new.
     look = gr.Button(elem_id=f"look-{box.elem_id}")
-    seen = f"(box) => adding.seen(box, {json.dumps(box.elem_id)})"
-    box.change(None, box, None, js=seen, **UNQUEUED)
-    look.click(adding.look, box, found, preprocess=False, **looked).then(
-        None, [changes, box], box, **put
-    )
-    if pages is None:
+    tell(box.change, box)
+    found = look.click(adding.look, box, changes, preprocess=False, **looked)
+    tell(found.then(None, [changes, box], box, **put).then, box)
+    if not fields:
         return
-    gr.on([pages.submit, pages.blur], adding.choose, [pages, opened], found, **SOON).then(
-        None, [changes, box], box, **put
-    )
+    pages = gr.Button(elem_id=f"pages-of-{box.elem_id}")
+    pages.click(adding.fields, box, [*fields], preprocess=False, trigger_mode="always_last", **SOON)
+    for place, field in enumerate(fields):
+        chosen = gr.on(
+            [field.submit, field.blur],
+            adding.choosing(place),
+            [field, box],
+            [changes, field],
+            preprocess=False,
+            **SOON,
+        )
+        tell(chosen.then(None, [changes, box], box, **put).then, box)
+
+
+def tell(trigger: Any, box: gr.MultimodalTextbox) -> None:
+    """At this event the script looks at the box. Gradio is silent when the server has set it."""
+    seen = f"(box) => adding.seen(box, {json.dumps(box.elem_id)})"
+    trigger(None, box, None, js=seen, **UNQUEUED)

@@ -42,13 +42,20 @@ const branches = (() => {
 		node.at = node.next.length - 1;
 	};
 
+	const path = (root) => shown(root).flatMap((node) => node.turns);
+	const asked = (turns) => JSON.stringify(turns.filter(isAsked).map(written));
+
 	return {
 		exchanges,
 		shown,
 		textOf,
-		asked: (turns) => JSON.stringify(turns.filter(isAsked).map(written)),
+		path,
 		empty: () => ({ next: [], at: -1 }),
-		path: (root) => shown(root).flatMap((node) => node.turns),
+		// Whether a page that was to go from one tree to the other, and shows these turns, has done so.
+		hasMoved(from, to, turns) {
+			const seen = asked(turns);
+			return seen === asked(path(to)) || seen !== asked(path(from));
+		},
 
 		// Takes in what the page shows now; says whether anything is new. With `again` the last
 		// question was asked once more: its other answers stay.

@@ -203,7 +203,7 @@ class Chat(Conversation):
         )
         self.shown_files = chatbot.temp_files
         task_chips.lay_out()
-        line = cost.lay_out()
+        line = cost.lay_out("chat")
         box = gr.MultimodalTextbox(
             elem_id="chat-box",
             show_label=False,
@@ -235,12 +235,12 @@ class Chat(Conversation):
             )
         cost.wire(cost.CostLine(self), line, side, box, chatbot)
         both = [box, chatbot]
-        cut = chats.before_cut
+        cut = partial(chats.before_cut, "chats")
         retried = chatbot.retry(self.retry, chatbot, both, js=cut("retry"), **SOON)
         edited = chatbot.edit(self.edit, chatbot, both, js=cut("edit"), **SOON)
         undone = chatbot.undo(self.undo, chatbot, both, js=cut("undo"), **SOON)
         for handled in (retried, edited, undone):
-            chats.after(handled, chatbot, chats.RELEASED)
+            chats.after(handled, chatbot, chats.released("chats"))
         for asked in (
             box.submit(self.send, [box, chatbot, side.system_prompt], both, **SOON),
             retried,
@@ -257,8 +257,10 @@ class Chat(Conversation):
         box.stop(self.stop, None, None, **UNQUEUED)
         anew: list[Any] = [chatbot.clear, new_chat.click]
         cleared = gr.on(anew, self.reset_clear, None, both, js=chats.LEAVE, **SOON)
-        chats.after(cleared, chatbot, chats.ARRIVED)
-        camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)
+        chats.after(cleared, chatbot, chats.arrived("chats"))
+        shot = camera.change(add_shot, [box, camera], [box, camera], preprocess=False, **SOON)
+        for put in (shot, undone):
+            adding.tell(put.then, box)
         return chatbot, box, webcam
 
 

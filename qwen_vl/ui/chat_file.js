@@ -128,7 +128,7 @@ const chatFile = (() => {
 	const open = async (blob) => {
 		try {
 			const { tree, frames, settings, title } = await read(blob);
-			if (frames.length) return videoChat.show(branches.path(tree), frames);
+			if (frames.length) return videoChat.show({ tree, frames });
 			chats.show({ ...chats.newChat(), title, tree, isChanged: true, more: { settings } });
 		} catch (error) {
 			undo.tell(error.isTold ? error.message : say("file_upload", { why: error.message }));

@@ -5,7 +5,6 @@ const chats = (() => {
 	const PREFIX = "qwen-vl chat ";
 	const MOST = 200;
 	const MOST_CHARS = 4_000_000; // of the five million that a browser gives a site
-	const WRITE_AFTER_MS = 300; // an answer changes many times a second
 
 	const sizes = new Map(); // id -> how many characters, and when it was written
 	const listeners = [];
@@ -15,10 +14,6 @@ const chats = (() => {
 	let next = null; // what the page will show as soon as the server has checked it
 	let early = null; // what is to be shown as soon as the page has begun
 	let begun = false; // before the page has got back what is kept, its empty chat says nothing
-	let held = false; // while the server cuts the conversation, what is shown is none of these
-	let again = false;
-	let latest = null; // shown and not yet written
-	let waiting = 0;
 
 	const tell = (dropped = 0) => listeners.forEach((listener) => listener(dropped));
 	const clone = (value) => JSON.parse(JSON.stringify(value));
@@ -59,13 +54,6 @@ const chats = (() => {
 		return sizes.size > MOST || chars > MOST_CHARS;
 	};
 
-	const takeIn = () => {
-		const isNew = latest !== null && branches.take(now.tree, latest, again);
-		latest = null;
-		again = false;
-		return isNew;
-	};
-
 	const store = () => {
 		// Another tab went on with this chat: what this tab shows becomes a chat of its own.
 		const text = localStorage.getItem(PREFIX + now.id);
@@ -90,10 +78,7 @@ const chats = (() => {
 		tell(dropped);
 	};
 
-	const write = (force = false) => {
-		clearTimeout(waiting);
-		waiting = 0;
-		if (!(takeIn() || force)) return;
+	const write = () => {
 		try {
 			if (now.tree.next.length) store();
 			else forget(now.id);
@@ -101,16 +86,15 @@ const chats = (() => {
 			document.documentElement.classList.add("keeps-nothing"); // not allowed here, or full
 		}
 	};
+	const shown = following(() => now.tree, write);
 
-	addEventListener("pagehide", () => waiting && write());
 	addEventListener("storage", ({ key, newValue }) => {
 		look(key, newValue);
 		tell();
 	});
 
 	const move = (chat) => {
-		write();
-		held = true;
+		shown.hold();
 		next = chat.id === now.id ? { ...chat, mark: now.mark } : chat;
 	};
 
@@ -135,26 +119,15 @@ const chats = (() => {
 		begun() {
 			begun = true;
 			keeping.put("chat_id", now.id);
-			write(); // somebody may have asked already
+			shown.take(); // somebody may have asked already
 			tell();
 			if (early) show(early);
 		},
 		put(_, turns) {
-			if (held || (!begun && !turns?.length)) return;
-			latest = turns;
-			if (begun) waiting ||= setTimeout(write, WRITE_AFTER_MS);
+			if (begun || turns?.length) shown.see(turns, !begun);
 		},
-		// The server is about to cut the conversation.
-		hold(why) {
-			write();
-			held = true;
-			again = why === "retry";
-		},
-		release(turns) {
-			held = false;
-			latest = turns;
-			write();
-		},
+		hold: shown.hold,
+		release: shown.release,
 
 		// A new chat begins; this one stays in the list.
 		leave() {
@@ -172,47 +145,43 @@ const chats = (() => {
 		show,
 		handed: () => JSON.stringify({ turns: branches.path(next.tree), ...next.more }),
 		arrived(turns) {
-			held = false;
-			// The server may not have answered: then the page shows what it showed.
-			const seen = branches.asked(turns ?? []);
-			const isUnmoved = seen === branches.asked(branches.path(now.tree));
-			if (next && (!isUnmoved || seen === branches.asked(branches.path(next.tree)))) {
-				now = { id: next.id, mark: next.mark, title: next.title, tree: next.tree };
-				keeping.put("chat_id", now.id);
-				for (const setting of Object.entries(next.more?.settings ?? {})) keeping.put(...setting);
-				latest = turns;
-				write(next.isChanged);
-				tell();
-			}
+			const chat = next;
 			next = null;
+			// The server may not have answered: then the page shows what it showed.
+			if (!chat || !branches.hasMoved(now.tree, chat.tree, turns ?? [])) return shown.release(null);
+			now = { id: chat.id, mark: chat.mark, title: chat.title, tree: chat.tree };
+			keeping.put("chat_id", now.id);
+			for (const setting of Object.entries(chat.more?.settings ?? {})) keeping.put(...setting);
+			shown.release(turns, chat.isChanged);
+			tell();
 		},
 
 		// How many exchanges are shown, and which places have several versions.
 		places: () => ({ count: branches.shown(now.tree).length, forks: branches.forks(now.tree) }),
 		// What is shown, to be changed and then given to `show`.
 		copy() {
-			write();
+			shown.take();
 			return { ...clone(now), isChanged: true };
 		},
 		newChat,
 		onChange: (listener) => listeners.push(listener),
 		isShown: (id) => id === now.id,
 		list() {
-			write();
+			shown.take();
 			const found = [...sizes.keys()].map(read).filter(Boolean);
 			return found.sort((a, b) => b.saved - a.saved);
 		},
 		rename(id, title) {
 			const chat = id === now.id ? now : read(id);
 			chat.title = title;
-			if (chat === now) return write(true);
+			if (chat === now) return shown.take(true);
 			const text = `${chat.mark}\n${JSON.stringify({ title, tree: chat.tree })}`;
 			localStorage.setItem(PREFIX + id, text);
 			tell();
 		},
 		remove(id) {
 			const wasShown = id === now.id;
-			write();
+			shown.take();
 			const text = localStorage.getItem(PREFIX + id);
 			const back = () => {
 				localStorage.setItem(PREFIX + id, text);

@@ -19,8 +19,7 @@ from qwen_vl.ui.strings import label, language_of, say
 
 # As the script of an event that has a handler: it runs before the server is asked.
 LEAVE = "() => { chats.leave(); return []; }"
-ARRIVED = "(turns) => chats.arrived(turns)"
-RELEASED = "(turns) => chats.release(turns)"
+Keeper = Literal["chats", "videoChat"]  # the script that keeps what a tab shows
 
 
 class Chats:
@@ -70,13 +69,23 @@ def wire_opening(chats: Chats, chatbot: gr.Chatbot, ready: Any, box: gr.Multimod
     button = gr.Button(visible="hidden", elem_id="open-chat")
     outputs = [chatbot, *chats.settings_outputs]
     opened = button.click(chats.open, carrier, outputs, js="() => chats.handed()", **SOON)
-    after(opened, chatbot, ARRIVED)
+    after(opened, chatbot, arrived("chats"))
     opened.then(ready, None, box, **SOON)
 
 
-def before_cut(why: Literal["edit", "retry", "undo"]) -> str:
+def before_cut(keeper: Keeper, why: Literal["edit", "retry", "undo"]) -> str:
     """The script of an event whose handler cuts the conversation: what goes stays as a branch."""
-    return f"(turns) => {{ chats.hold({json.dumps(why)}); return [turns]; }}"
+    return f"(...values) => {{ {keeper}.hold({json.dumps(why)}); return values; }}"
+
+
+def released(keeper: Keeper) -> str:
+    """The script for `after` such an event."""
+    return f"(turns) => {keeper}.release(turns)"
+
+
+def arrived(keeper: Keeper) -> str:
+    """The script for `after` an event that shows another conversation."""
+    return f"(turns) => {keeper}.arrived(turns)"
 
 
 def after(handled: Any, chatbot: gr.Chatbot, script: str) -> None:

@@ -1,15 +1,14 @@
 // What a question will cost is counted (cost.py) a moment after the draft, a picture or a setting has
-// changed: never while somebody types, and never while an answer is written.
-const cost = (() => {
+// changed: never while somebody types, and never while an answer is written. `writing` is there
+// while one is; `lower` makes it cheaper, as far as the line's button says.
+const costLine = ({ place, writing, focus, isEmpty, lower }) => {
 	const AFTER_MS = 500;
 	let draft = null;
 	let waiting = 0;
 	let isWanted = false; // false once it was sent or emptied: what is told then is old news
 	let isAnnounced = false; // a visitor has asked for less, and hears what came of it
 
-	const isEmpty = () => !draft?.text?.trim() && !draft?.files?.length;
-	const isAnswering = () => document.querySelector("#chat-box .stop-button") !== null;
-	const line = () => document.querySelector("#cost");
+	const line = () => document.querySelector(`#${place}-cost`);
 	const show = (isShown) => {
 		if (line()) line().dataset.shown = String(isShown);
 	};
@@ -20,12 +19,12 @@ const cost = (() => {
 		show(false);
 	};
 	const count = () => {
-		if (isAnswering()) return changed();
+		if (document.querySelector(writing)) return changed();
 		isWanted = true;
-		document.querySelector("#count-cost")?.click();
+		document.querySelector(`#count-${place}-cost`)?.click();
 	};
 	const changed = () => {
-		if (isEmpty()) return hide();
+		if (isEmpty(draft)) return hide();
 		clearTimeout(waiting);
 		waiting = setTimeout(count, AFTER_MS);
 	};
@@ -44,11 +43,11 @@ const cost = (() => {
 	};
 
 	document.addEventListener("click", (event) => {
-		const button = event.target.closest?.("#cost .less-detail");
+		const button = event.target.closest?.(`#${place}-cost .less-detail`);
 		if (!button) return;
 		isAnnounced = true;
-		document.querySelector(`#detail input[value="${button.dataset.detail}"]`)?.click();
-		if (!event.detail) document.querySelector("#chat-box textarea")?.focus(); // by a key: it may go
+		lower(button.dataset.to);
+		if (!event.detail) document.querySelector(focus)?.focus(); // by a key: the button may go
 	});
 
 	return {
@@ -68,5 +67,32 @@ const cost = (() => {
 			isAnnounced = false;
 		},
 	};
-})();
+};
+
+const cost = {
+	chat: costLine({
+		place: "chat",
+		writing: "#chat-box .stop-button",
+		focus: "#chat-box textarea",
+		isEmpty: (draft) => !draft?.text?.trim() && !draft?.files?.length,
+		lower: (detail) => document.querySelector(`#detail input[value="${detail}"]`)?.click(),
+	}),
+	video: costLine({
+		place: "video",
+		writing: "#video-stop:not([disabled])",
+		focus: "#question textarea",
+		isEmpty: () => !document.querySelector("#frames .strip"), // without a question: a timeline
+		// The slider is no part of the page while its panel is closed: Gradio is told its value.
+		lower(tokens) {
+			cost.frameTokens = Number(tokens);
+			keeping.put("frame_tokens", cost.frameTokens);
+			document.querySelector("#lower-frame-tokens").click();
+		},
+	}),
+	frameTokens: 0,
+	changed: () => [cost.chat, cost.video].forEach((one) => one.changed()),
+};
+document.addEventListener("box-seen", ({ detail }) => {
+	if (detail.name === "chat-box") cost.chat.draft(detail.box);
+});
 window.cost = cost;

@@ -1,11 +1,12 @@
 // One row of buttons under each answer: copy, retry, edit, undo, delete, and arrows where a question
 // has several versions. Retry and Undo are Gradio's own, under the last answer; they join the row.
-const exchangeTools = (() => {
+// `keeper` has the tree of what the chat at `home` shows; `writing` is there while it is answered.
+const exchangeTools = (home, keeper, writing) => {
 	const PENCIL = '[d^="M17 3a2.828"]'; // Gradio names its buttons in the visitor's language
 	const rowsOf = () => {
 		const found = [];
 		let before = null;
-		for (const row of document.querySelectorAll("#chat .message-row")) {
+		for (const row of document.querySelectorAll(`${home} .message-row`)) {
 			const isUser = row.classList.contains("user-row");
 			if (!before || (isUser && !before.classList.contains("user-row"))) found.push([]);
 			found.at(-1).push(row);
@@ -24,23 +25,23 @@ const exchangeTools = (() => {
 	};
 
 	const copy = (place) => {
-		const [turns] = branches.shown(chats.copy().tree).slice(place, place + 1);
+		const [turns] = branches.shown(keeper.copy().tree).slice(place, place + 1);
 		const said = turns.turns.filter(({ role, metadata }) => role !== "user" && !metadata?.title);
 		navigator.clipboard?.writeText(said.map(branches.textOf).join("\n\n"));
 	};
 
 	const remove = (place) => {
-		const before = chats.copy();
-		const after = chats.copy();
+		const before = keeper.copy();
+		const after = keeper.copy();
 		branches.remove(after.tree, place);
-		chats.show(after);
-		undo.offer(say("exchange_deleted"), () => chats.show(before));
+		keeper.show(after);
+		undo.offer(say("exchange_deleted"), () => keeper.show(before));
 	};
 
 	const choose = (place, at) => {
-		const changed = chats.copy();
+		const changed = keeper.copy();
 		branches.choose(changed.tree, place, at);
-		chats.show(changed);
+		keeper.show(changed);
 	};
 
 	const versions = ({ place, count, at }) => {
@@ -75,28 +76,28 @@ const exchangeTools = (() => {
 
 	const draw = () => {
 		const exchanges = rowsOf();
-		const isAnswering = Boolean(document.querySelector("#chat-box .stop-button"));
-		const { forks, count } = chats.places();
-		const homes = new Set();
+		const isAnswering = Boolean(document.querySelector(writing));
+		const { forks, count } = keeper.places();
+		const wrappers = new Set();
 		exchanges.forEach((rows, place) => {
 			const isBusy = isAnswering && place === exchanges.length - 1;
 			const isWhole = place < count && !isBusy && rows.at(-1).classList.contains("bot-row");
-			const home = rows.at(-1).nextElementSibling?.querySelector(".icon-button-wrapper");
-			if (!home || !isWhole) return;
-			homes.add(home);
+			const wrapper = rows.at(-1).nextElementSibling?.querySelector(".icon-button-wrapper");
+			if (!wrapper || !isWhole) return;
+			wrappers.add(wrapper);
 			const state = JSON.stringify([place, count, forks]);
-			if (home.dataset.tools === state) return;
-			strip(home);
-			home.dataset.tools = state;
-			home.append(...toolsFor(rows, place, forks, count));
+			if (wrapper.dataset.tools === state) return;
+			strip(wrapper);
+			wrapper.dataset.tools = state;
+			wrapper.append(...toolsFor(rows, place, forks, count));
 		});
-		for (const other of document.querySelectorAll("#chat .icon-button-wrapper[data-tools]"))
-			if (!homes.has(other)) strip(other);
+		for (const other of document.querySelectorAll(`${home} .icon-button-wrapper[data-tools]`))
+			if (!wrappers.has(other)) strip(other);
 	};
 
-	const strip = (home) => {
-		home.querySelectorAll(":scope > .tool").forEach((tool) => tool.remove());
-		delete home.dataset.tools;
+	const strip = (wrapper) => {
+		wrapper.querySelectorAll(":scope > .tool").forEach((tool) => tool.remove());
+		delete wrapper.dataset.tools;
 	};
 
 	let waiting = 0;
@@ -107,7 +108,9 @@ const exchangeTools = (() => {
 		}, 50);
 	};
 
-	chats.onChange(drawSoon);
+	keeper.onChange(drawSoon);
 	const watch = new MutationObserver(drawSoon);
 	watch.observe(document.documentElement, { childList: true, subtree: true });
-})();
+};
+exchangeTools("#chat", chats, "#chat-box .stop-button");
+exchangeTools("#video-chat", videoChat, "#video-stop:not([disabled])");

@@ -1,5 +1,5 @@
 // What a visitor made stays in this browser, and nowhere else: what is being written, and the
-// settings; chats.js has the chats. A tab finds its own again; a new tab goes on with the newest.
+// settings; chats.js and video_chat.js have the chats. A tab finds its own again; a new tab goes on with the newest.
 const keeping = (() => {
 	const KEY = "qwen-vl";
 	const WRITE_AFTER_MS = 300; // an answer changes many times a second
@@ -25,13 +25,20 @@ const keeping = (() => {
 	};
 
 	addEventListener("pagehide", () => waiting && write());
+	document.addEventListener("box-seen", ({ detail }) => {
+		keeping.put(detail.name.replaceAll("-", "_"), detail.box);
+	});
 
 	return {
 		read() {
 			try {
 				const text = sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "{}";
 				kept = JSON.parse(text) ?? {};
-				return JSON.stringify({ ...kept, chat: chats.begin(kept.chat_id) });
+				const shown = {
+					chat: chats.begin(kept.chat_id),
+					video_chat: videoChat.begin(kept.video_versions),
+				};
+				return JSON.stringify({ ...kept, ...shown });
 			} catch {
 				isBlocked(true);
 				return "{}";
@@ -44,6 +51,7 @@ const keeping = (() => {
 		begin() {
 			begun = true;
 			chats.begun();
+			videoChat.begun();
 			write();
 		},
 		put(name, value) {

@@ -25,6 +25,8 @@ CREATIVE_TEMPERATURE = 1.0
 PRECISE_THOUGHT_TEMPERATURE = 0.6  # Qwen's for exact work: greedy thoughts go round in circles
 FRAME_TOKENS = 128
 MOST_FRAME_TOKENS = 1024  # a clip has many frames
+LEAST_FRAME_TOKENS = 32
+FRAME_TOKENS_STEP = 16
 
 
 def styled(recommended: SamplingParams, style: Style, thinks: bool = False) -> SamplingParams:
@@ -74,6 +76,13 @@ def lower_detail(tokens: int, settings: Settings, status: EngineStatus) -> Detai
     """The next preset that gives a picture fewer visual tokens than these; None if none does."""
     lower = [one for one in DETAILS if image_tokens(one, settings, status) < tokens]
     return lower[-1] if lower else None
+
+
+def lower_frame_tokens(tokens: int) -> int | None:
+    """About half as many visual tokens per frame; None where there are no fewer."""
+    half = tokens // 2 // FRAME_TOKENS_STEP * FRAME_TOKENS_STEP
+    fewer = max(LEAST_FRAME_TOKENS, half)
+    return fewer if fewer < tokens else None
 
 
 def image_tokens(detail: Detail, settings: Settings, status: EngineStatus) -> int:

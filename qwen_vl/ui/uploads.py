@@ -1,4 +1,4 @@
-"""The folder of uploads and drawings: one for each process, bounded, removed at its end.
+"""The folder of uploads and drawings: one for each process, bounded, removed at its end or kept.
 
 Gradio writes there. This module gives it the folder, removes the rest of broken uploads, keeps the
 sum within a limit, and removes the folders of killed processes. Knows files; knows nothing of HTTP
@@ -8,6 +8,7 @@ or handlers.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -25,35 +26,63 @@ try:
 except ImportError:  # Windows: folders go at the end of their process alone
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger(__name__)
+
 MB = 1024 * 1024
 PREFIX = "qwen-vl-"
 LOCK = ".lock"
 KEPT_AT_LEAST_S = 600.0  # younger files are not removed to make room: somebody is using them
+KEPT_AT_MOST_S = 7 * 24 * 3600.0  # where uploads outlive the process
 STARTING_S = 60.0  # a folder this young may not be locked yet
 FILE_BYTES = 64 * 1024  # what a small file counts at least, so that there are not too many
 WRITE_S = 1.0  # how far a file's time of writing may lie before the clock's
 
 
-def own_folder() -> Path:
+def own_folder(kept: str = "") -> Path:
     """This process's folder, made the first time it is asked for, which Gradio uses from then on.
 
-    It stands where Gradio would keep uploads, and is removed when the process ends. Folders of dead
-    processes are removed now.
+    `kept` names one that outlives the process, so that what chats show comes back after a restart.
+    Without it, or where another process has it, the folder stands where Gradio would keep uploads,
+    and is removed when the process ends; folders of dead processes are removed now.
     """
     base = Path(get_upload_folder())
     if base in _OWN:
         return base
+    folder, lock = _kept(Path(kept)) if kept else (None, None)
+    if folder is None:
+        folder = _of_process(base)
+        lock = _locked(folder)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _OWN[folder] = lock
+    keep_uploads_in(folder)
+    return folder
+
+
+def _kept(folder: Path) -> tuple[Path | None, IO[str] | None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(folder.iterdir()) and not (folder / LOCK).exists():
+            log.warning("uploads are not kept: there are other files in %s", folder)
+            return None, None
+        (folder / LOCK).touch()
+    except OSError as error:
+        log.warning("uploads are not kept: %s", error)
+        return None, None
+    lock = _locked(folder)
+    if lock is None and fcntl is not None:
+        log.warning("uploads are not kept: another process uses %s", folder)
+        return None, None
+    return folder.resolve(), lock
+
+
+def _of_process(base: Path) -> Path:
     base.mkdir(parents=True, exist_ok=True)
     for left in base.glob(f"{PREFIX}*"):
         settled = left.is_dir() and left.stat().st_mtime < time.time() - STARTING_S
         if settled and (lock := _locked(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
             lock.close()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
-    _OWN[folder] = _locked(folder)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    keep_uploads_in(folder)
-    return folder
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
 
 
 _OWN: dict[Path, IO[str] | None] = {}  # folder -> its lock, held as long as the process runs
@@ -75,7 +104,8 @@ def own_uploads(settings: Settings) -> Uploads:
     """What lies in this process's folder: the same object for all who ask."""
     with _LOCK:
         most_bytes = int(settings.max_upload_mb * MB)
-        uploads = _UPLOADS.setdefault(own_folder(), Uploads(own_folder(), most_bytes))
+        folder = own_folder(settings.upload_folder)
+        uploads = _UPLOADS.setdefault(folder, Uploads(folder, most_bytes))
         uploads.most_bytes = most_bytes
         return uploads
 
@@ -96,12 +126,15 @@ class Uploads:
     def begin(self, size_bytes: int) -> object | None:
         """A ticket for an upload of that size; None where there is no room, even without old files.
 
-        Removes the oldest files to make room, but none that is younger than KEPT_AT_LEAST_S.
+        Removes files older than KEPT_AT_MOST_S. Removes the oldest to make room, too, but none that
+        is younger than KEPT_AT_LEAST_S.
         """
         with self._lock:
             self._sweep()
             announced = sum(size for _, size in self._under_way.values())
             files = sorted(self._files())
+            while files and files[0][0] < time.time() - KEPT_AT_MOST_S:
+                files.pop(0)[2].unlink(missing_ok=True)
             too_many = sum(size for _, size, _ in files) + announced + size_bytes - self.most_bytes
             for written, size, path in files:
                 if too_many <= 0 or written > time.time() - KEPT_AT_LEAST_S:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from qwen_vl.errors import UserError
 from qwen_vl.media.kept import KeptImage
 from qwen_vl.media.pictures import open_image
+from qwen_vl.ui import chats
 from qwen_vl.ui.chat_file import ChatFile
 from qwen_vl.ui.conversation import SOON
 from qwen_vl.ui.frames import Frame
@@ -116,4 +117,6 @@ def wire_opening(files: VideoFile, chatbot: gr.Chatbot, found: list[Any]) -> Non
     """What the scripts press: outside of the tab, which is not there before it is looked at."""
     carrier = gr.Textbox(visible=False)
     button = gr.Button(visible="hidden", elem_id="open-video-chat")
-    button.click(files.open, carrier, [chatbot, *found], js="() => videoChat.handed()", **SOON)
+    handed = "() => videoChat.handed()"
+    opened = button.click(files.open, carrier, [chatbot, *found], js=handed, **SOON)
+    chats.after(opened, chatbot, chats.arrived("videoChat"))

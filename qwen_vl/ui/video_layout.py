@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
 
 from qwen_vl.media.clips import LOOKING, Method
+from qwen_vl.ui import chats, cost
 from qwen_vl.ui.bubbles import bubbles
 from qwen_vl.ui.conversation import ANSWERS_AT_ONCE, QUIET, SOON, UNQUEUED
-from qwen_vl.ui.presets import FRAME_TOKENS, MOST_FRAME_TOKENS
+from qwen_vl.ui.presets import (
+    FRAME_TOKENS,
+    FRAME_TOKENS_STEP,
+    LEAST_FRAME_TOKENS,
+    MOST_FRAME_TOKENS,
+)
 from qwen_vl.ui.sidebar import Sidebar
 from qwen_vl.ui.strings import label
 from qwen_vl.ui.video import COMPACT, VideoChat
@@ -87,10 +94,10 @@ def lay_out(
                 elem_id="max-frames",
             )
             frame_tokens = gr.Slider(
-                32,
+                LEAST_FRAME_TOKENS,
                 MOST_FRAME_TOKENS,
                 FRAME_TOKENS,
-                step=16,
+                step=FRAME_TOKENS_STEP,
                 label=label("frame_tokens"),
                 elem_id="frame-tokens",
                 buttons=[],
@@ -109,10 +116,11 @@ def lay_out(
     chatbot = bubbles(
         "video-chat",
         label("video_empty"),
-        "max(200px, calc(100dvh - 550px))",
+        "max(200px, calc(100dvh - 566px))",
         editable="user",
     )
     video.shown_files = chatbot.temp_files
+    line = cost.lay_out("video")
     with gr.Row(elem_classes="ask-row"):
         question = gr.Textbox(
             show_label=False,
@@ -159,6 +167,16 @@ def lay_out(
     )
     fresh.then(video.extract, **read)
     extract.click(video.extract, **read)
+    clip_cost = cost.ClipCostLine(video)
+    look: dict[str, Any] = {"compact": compact, "frame_tokens": frame_tokens}
+    cost.wire_clip(clip_cost, line, side, question, *seen, **look)
+    gr.on([ask.click, timeline.click], None, None, None, js="() => cost.video.sent()", **UNQUEUED)
+    cut = partial(chats.before_cut, "videoChat")
+    retried = chatbot.retry(video.retry, seen, questions, js=cut("retry"), **SOON)
+    edited = chatbot.edit(video.edit, seen, questions, js=cut("edit"), **SOON)
+    undone = chatbot.undo(video.undo, chatbot, questions, js=cut("undo"), **SOON)
+    for handled in (retried, edited, undone):
+        chats.after(handled, chatbot, chats.released("videoChat"))
     for asked in (
         example.then(video.extract, **read).then(video.ask, [question, *seen], questions, **SOON),
         gr.on(
@@ -169,8 +187,8 @@ def lay_out(
             **SOON,
         ),
         timeline.click(video.ask_timeline, seen, questions, **SOON),
-        chatbot.retry(video.retry, seen, questions, **SOON),
-        chatbot.edit(video.edit, seen, questions, **SOON),
+        retried,
+        edited,
     ):
         asked.then(
             *side.answering(video.answer, *seen, compact, max_image_tokens=frame_tokens),
@@ -180,7 +198,6 @@ def lay_out(
             **QUIET,
         ).then(video.after, None, buttons, **SOON)
     stop.click(video.stop, None, None, **UNQUEUED)
-    chatbot.undo(video.undo, chatbot, questions, **SOON)
     chatbot.clear(video.clear_all, None, questions, **SOON)
     own = {"clip": clip, "video_chat": chatbot, "question": question, "method": method}
     own |= {"every_s": every_s, "count": count, "max_frames": max_frames, "fast": fast}

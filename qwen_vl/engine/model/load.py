@@ -38,6 +38,7 @@ from qwen_vl.families import BUNDLED, FAMILIES, family_of
 from qwen_vl.schema import Family
 from qwen_vl.start_cache import StartCache
 
+TINY_BYTES = 100e6  # of weights
 SMALL_PASS = 2**31  # tokens times bytes of weights: about 10 ms on one core
 
 
@@ -98,10 +99,12 @@ class LoadedModel:
     def forward(self, tokens: int, **inputs: Any) -> Any:
         """The model's forward pass over `tokens` tokens.
 
-        A small pass runs on one thread. A team of threads waits in every layer for its slowest
-        member, and while a clip is being decoded one member has no core.
+        A small pass of a tiny model runs on one thread. A team of threads waits in every layer for
+        its slowest member, and while a clip is being decoded one member has no core. Any pass of a
+        larger model reads its weights for longer than that.
         """
-        small = self.device.type == "cpu" and tokens * self.weight_bytes < SMALL_PASS
+        is_tiny = self.device.type == "cpu" and self.weight_bytes < TINY_BYTES
+        small = is_tiny and tokens * self.weight_bytes < SMALL_PASS
         if not small:
             return self.model(**inputs)
         threads = torch.get_num_threads()
@@ -278,7 +281,7 @@ def choose_for(
 
 def is_tiny(folder: Path) -> bool:
     """Whether the weights are so small (under 100 MB) that precision is no question of speed."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 100e6
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) < TINY_BYTES
 
 
 def has_experts(folder: Path) -> bool:

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 from qwen_vl.config import Settings
 from qwen_vl.engine.model.both_sides import OUTLIER_SHARE, Int8Product, is_exact
 from qwen_vl.engine.model.cpu import cpu_name
-from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
+from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear, Wide
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.heap import trim_heap
 from qwen_vl.start_cache import StartCache
@@ -34,7 +34,8 @@ from qwen_vl.start_cache import StartCache
 _PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
 _PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
 _PREFILL_ROWS = 256  # one small picture
-MEASURED = "2"  # another one whenever other things are measured: earlier figures are void then
+_MOST_NARROW_ROWS = 65
+MEASURED = "3"  # another one whenever other things are measured: earlier figures are void then
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Choice:
     threads: int
     reason: str
     quantize: str = "none"  # "int8" or "int4" on a CPU, "4bit" on a GPU
-    product_dtype: torch.dtype = torch.float32  # what quantized weights are widened to for prefill
+    wide: Wide = field(default_factory=Wide)  # how quantized weights are multiplied in prefill
     both_sides: bool = False  # whether int8 weights are multiplied with int8 inputs
 
     @property
@@ -193,7 +194,7 @@ def _fastest_on_cpu(speeds: Speeds, threads: int, may_round: bool) -> Choice:
 
 def _rounded(threads: int, reason: str, scheme: str, speeds: Speeds) -> Choice:
     return Choice(
-        *("cpu", torch.float32, threads, reason, scheme, speeds.product),
+        *("cpu", torch.float32, threads, reason, scheme, speeds.wide),
         both_sides=speeds.both_sides,
     )
 
@@ -202,17 +203,19 @@ def _rounded(threads: int, reason: str, scheme: str, speeds: Speeds) -> Choice:
 class Speeds:
     """Measured speeds of linear layers as multiples of float32's, by name.
 
-    `both_sides`: int8 is faster with int8 inputs, and its figures are those.
+    `both_sides`: int8 is faster with int8 inputs, and its figures are those. `wide_rows`: from so
+    many rows on, it is faster to widen int8 weights first.
     """
 
     prefill: dict[str, float]
     decode: dict[str, float]
     both_sides: bool = False
+    wide_rows: int = Wide.least_rows
 
     @property
-    def product(self) -> torch.dtype:
-        """The type in which many rows at a time are multiplied fastest."""
-        return torch.bfloat16 if self.prefill["bfloat16"] > 1.1 else torch.float32
+    def wide(self) -> Wide:
+        """How many rows at a time are multiplied fastest."""
+        return Wide(_product(self.prefill["bfloat16"]), self.wide_rows)
 
     def said(self, name: str) -> str:
         """What was measured, in a sentence for the user."""
@@ -243,8 +246,7 @@ def measure(threads: int) -> Speeds:
         "bfloat16": _time([partial(F.linear, weight=half) for half in halves], torch.bfloat16),
     }
     gain = times_s["float32"][0] / times_s["bfloat16"][0]
-    product = torch.bfloat16 if gain > 1.1 else torch.float32
-    coded = [Int8Linear(weight, None, product) for weight in weights]
+    coded = [Int8Linear(weight, None, Wide(_product(gain))) for weight in weights]
     times_s["int8"] = _time(coded, torch.float32)
     both_sides = False
     if is_exact():
@@ -254,6 +256,7 @@ def measure(threads: int) -> Speeds:
         both_sides = times[0] < times_s["int8"][0] and times[1] < 1.1 * times_s["int8"][1]
         if both_sides:
             times_s["int8"] = times
+    wide_rows = _wide_rows(coded[0])
     del coded
     packed = [Int4Linear(weight, None) for weight in weights]
     times_s["int4"] = _time(packed, torch.float32)
@@ -261,7 +264,28 @@ def measure(threads: int) -> Speeds:
         {name: times_s["float32"][i] / spent_s[i] for name, spent_s in times_s.items()}
         for i in (0, 1)
     )
-    return Speeds(prefill, decode, both_sides)
+    return Speeds(prefill, decode, both_sides, wide_rows)
+
+
+def _product(bfloat16_gain: float) -> torch.dtype:
+    """What prefill multiplies in where bfloat16 is so many times as fast as float32."""
+    return torch.bfloat16 if bfloat16_gain > 1.1 else torch.float32
+
+
+def _wide_rows(layer: Int8Linear) -> int:
+    """From how many rows on this layer is faster with widened weights: 17, 33 or 65."""
+    rows, wide = Wide.least_rows, layer.wide
+    while rows < _MOST_NARROW_ROWS:
+        x = torch.randn(2 * rows - 2, _PROBE_WIDTH)
+        spent_s = []
+        for least in (len(x) + 1, 1):
+            layer.wide = replace(wide, least_rows=least)
+            spent_s.append(_best_s(lambda: layer(x)))  # noqa: B023 - used at once
+        if spent_s[1] < spent_s[0]:
+            break
+        rows = len(x) + 1
+    layer.wide = wide
+    return rows
 
 
 def _time(layers: Sequence[Callable[[Tensor], Tensor]], dtype: torch.dtype) -> tuple[float, float]:
@@ -269,11 +293,14 @@ def _time(layers: Sequence[Callable[[Tensor], Tensor]], dtype: torch.dtype) -> t
     times_s = []
     for rows, used in ((_PREFILL_ROWS, layers[:1]), (1, layers)):
         x = torch.randn(rows, _PROBE_WIDTH).to(dtype)
-        best_s = float("inf")
-        for _ in range(4):
-            start_s = time.perf_counter()
-            for layer in used:
-                layer(x)
-            best_s = min(best_s, time.perf_counter() - start_s)
-        times_s.append(best_s)
+        times_s.append(_best_s(lambda: [layer(x) for layer in used]))  # noqa: B023 - used at once
     return times_s[0], times_s[1]
+
+
+def _best_s(run: Callable[[], object]) -> float:
+    best_s = float("inf")
+    for _ in range(4):
+        start_s = time.perf_counter()
+        run()
+        best_s = min(best_s, time.perf_counter() - start_s)
+    return best_s

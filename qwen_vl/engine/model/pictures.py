@@ -7,6 +7,7 @@ are made for one picture at a time, right before the vision encoder takes them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,19 +64,23 @@ class PictureReader:
         return int(self._processor.size["longest_edge"]) // (self._patch_px * self._merge) ** 2
 
     def count(self, part: ImagePart, max_image_tokens: int) -> Picture:
-        """Looks at the size alone. Raises BadRequest for over 200 times as long as wide."""
+        """Looks at the size alone. Raises BadRequest for over 200 times as long as wide.
+
+        Unlike the processor, which may give a few more to a small picture, it keeps to the most,
+        unless the picture is so long that its other side has one token left.
+        """
         side_px = self._patch_px * self._merge  # of one visual token
         limits = self._processor.size
         largest = min(max_image_tokens * side_px**2, int(limits["longest_edge"]))
+        least = min(int(limits["shortest_edge"]), largest)
         width, height = part.size
         try:
-            height_px, width_px = smart_resize(
-                height,
-                width,
-                factor=side_px,
-                min_pixels=min(int(limits["shortest_edge"]), largest),
-                max_pixels=largest,
-            )
+            height_px, width_px = smart_resize(height, width, side_px, least, largest)
+            if height_px * width_px > largest:  # enlarged to the least, and rounded up
+                more = math.isqrt(largest // (height * width)) + 1
+                height_px, width_px = smart_resize(
+                    *(more * height, more * width, side_px, least, largest)
+                )
         except ValueError as error:
             raise BadRequest(f"This picture cannot be read by the model: {error}") from error
         return Picture(

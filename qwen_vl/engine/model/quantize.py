@@ -10,6 +10,7 @@ requests or files.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,32 +24,36 @@ _INT4_ROWS = 64  # outputs that the int4 kernel packs together
 _TILE = 8  # an argument of the packing that means nothing on CPUs
 
 
-class Int8Linear(nn.Module):
-    """y = x W^T + b with W as int8 codes [out, in] and one scale per output.
+@dataclass(frozen=True)
+class Wide:
+    """How many rows are multiplied: in this type, from `least_rows` on; fewer are decoding's."""
 
-    `product_dtype` is what prefill multiplies in.
-    """
+    dtype: torch.dtype = torch.float32
+    least_rows: int = 17
+
+
+class Int8Linear(nn.Module):
+    """y = x W^T + b with W as int8 codes [out, in] and one scale per output."""
 
     codes: Tensor
     scales: Tensor
     bias: Tensor | None
-    most_decode_rows = 16  # with more, widening the weights first is faster
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, product_dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, wide: Wide) -> None:
         super().__init__()
         codes, scales = round_to_int8(weight)
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
         self.register_buffer("bias", None if bias is None else bias.float())
-        self.product_dtype = product_dtype
+        self.wide = wide
         self.out_features, self.in_features = weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features)
-        if len(flat) <= self.most_decode_rows:
+        if len(flat) < self.wide.least_rows:
             y = torch._weight_int8pack_mm(flat.bfloat16(), self.codes, self.scales)
         else:
-            y = F.linear(flat.to(self.product_dtype), widened(self.codes, self.product_dtype))
+            y = F.linear(flat.to(self.wide.dtype), widened(self.codes, self.wide.dtype))
             y = y.float().mul_(self.scales)
         return _shaped(y, x, self.bias)
 
@@ -143,7 +148,7 @@ _of_thread = threading.local()
 
 
 def quantize(
-    model: nn.Module, scheme: str, product_dtype: torch.dtype, importance: Importance | None = None
+    model: nn.Module, scheme: str, wide: Wide, importance: Importance | None = None
 ) -> None:
     """Replaces the model's linear layers one by one, in place, so that memory only ever falls.
 
@@ -154,7 +159,7 @@ def quantize(
     are read. Everything else becomes float32.
     """
     for path in [path for path, module in model.named_modules() if is_rounded(path, module)]:
-        round_layer(model, path, scheme, product_dtype, importance)
+        round_layer(model, path, scheme, wide, importance)
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     # A class of its own may do more than look up: Gemma's embedding scales.
     if type(embedding) is nn.Embedding:
@@ -173,7 +178,7 @@ def round_layer(
     model: nn.Module,
     path: str,
     scheme: str,
-    product_dtype: torch.dtype,
+    wide: Wide,
     importance: Importance | None,
 ) -> None:
     """Replaces the one linear layer that is found under `path`."""
@@ -186,7 +191,7 @@ def round_layer(
         counts = (importance or {}).get(path)
         _put(model, path, Int4Linear(linear.weight.data, bias, counts))
     else:
-        _put(model, path, Int8Linear(linear.weight.data, bias, product_dtype))
+        _put(model, path, Int8Linear(linear.weight.data, bias, wide))
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:

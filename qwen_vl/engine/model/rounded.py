@@ -160,7 +160,7 @@ def _from_pretrained(
     stored: Path | None,
     importance: Importance | None = None,
 ) -> Any:
-    how = Rounding(choice.quantize, choice.product_dtype, stored, importance)
+    how = Rounding(choice.quantize, choice.wide, stored, importance)
     options: dict[str, Any] = {
         "dtype": "auto",  # as it is stored, in half the memory of float32
         "device_map": {"": choice.device},
@@ -169,7 +169,7 @@ def _from_pretrained(
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         # Fewer bits already, in somebody else's form: what comes out of that is rounded.
         model = model_class.from_pretrained(folder, **options)
-        quantize(model, choice.quantize, choice.product_dtype, importance)
+        quantize(model, choice.quantize, choice.wide, importance)
         return model
     try:
         return model_class.from_pretrained(folder, quantization_config=how, **options)

@@ -20,7 +20,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qwen_vl.engine.model.int4 import Importance
-from qwen_vl.engine.model.quantize import is_rounded, quantize, round_layer
+from qwen_vl.engine.model.quantize import Wide, is_rounded, quantize, round_layer
 from qwen_vl.heap import release_pages, trim_heap
 
 _METHOD = "qwen_vl"
@@ -33,7 +33,7 @@ class Outdated(Exception):
 
 @register_quantization_config(_METHOD)
 class Rounding(QuantizationConfigMixin):
-    """How to load: `scheme`, `product_dtype` and `importance` are for `quantize`.
+    """How to load: `scheme`, `wide` and `importance` are for `quantize`.
 
     `stored` is the safetensors file that `from_pretrained` is going to read if that holds rounded
     weights. `failure` is what went wrong on the way, as transformers only says that something did.
@@ -42,14 +42,14 @@ class Rounding(QuantizationConfigMixin):
     def __init__(
         self,
         scheme: str,
-        product_dtype: torch.dtype,
+        wide: Wide,
         stored: Path | None = None,
         importance: Importance | None = None,
         **_: Any,
     ) -> None:
         self.quant_method = _METHOD  # type: ignore[assignment]
         self.scheme = scheme
-        self.product_dtype = product_dtype
+        self.wide = wide
         self.stored = stored
         self.importance = importance
         self.failure: MemoryError | RuntimeError | None = None
@@ -75,7 +75,7 @@ class _Quantizer(HfQuantizer):
         """The model has its shape by now, and no weights: all of it is on the meta device."""
         how = self.quantization_config
         if how.stored:
-            quantize(model, how.scheme, how.product_dtype)
+            quantize(model, how.scheme, how.wide)
             model.all_tied_weights_keys = {}  # each has weights of its own now
             _check(model.state_dict(), how.stored)
 
@@ -83,7 +83,7 @@ class _Quantizer(HfQuantizer):
         how = self.quantization_config
         if not how.stored:
             # What is left: tied, or not rounded.
-            quantize(model, how.scheme, how.product_dtype, how.importance)
+            quantize(model, how.scheme, how.wide, how.importance)
         self.remove_quantization_config(model)  # a model like any other from now on
         return model
 
@@ -119,7 +119,7 @@ class _Round(ConversionOps):
             linear.weight = nn.Parameter(weight, requires_grad=False)
             try:
                 how = self._how
-                round_layer(model, path, how.scheme, how.product_dtype, how.importance)
+                round_layer(model, path, how.scheme, how.wide, how.importance)
             except (MemoryError, RuntimeError) as error:
                 self._how.failure = error
                 raise
