@@ -151,9 +151,17 @@ const adding = (() => {
 		document.querySelector(`#pages-of-${name}`)?.click();
 	};
 
+	// Gradio does not always tell of a file that was removed.
+	const AFTER_MS = 100;
+	document.addEventListener("click", ({ target }) => {
+		const box = target.closest?.(".delete-button")?.closest("#chat-box, #compare-box");
+		if (box) setTimeout(() => document.querySelector(`#see-${box.id}`)?.click(), AFTER_MS);
+	});
+
 	// The box with what the server found in its files: a path's beginning -> what takes their place.
 	const merged = (text, box) => {
 		const changes = Object.entries(JSON.parse(text || "{}"));
+		if (!changes.length) return { __type__: "update" }; // nothing: it may have changed meanwhile
 		const done = new Set();
 		const files = (box?.files ?? []).flatMap((file) => {
 			const change = changes.find(([start]) => file.path.startsWith(start));

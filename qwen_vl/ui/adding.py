@@ -20,6 +20,7 @@ from qwen_vl.errors import Abandoned, Busy, TooLarge, UserError
 from qwen_vl.media.documents import HEAD_BYTES, Document, as_ranges, is_document, read_pages
 from qwen_vl.ui.conversation import QUIET, REFUSAL_SHOWN_S, SOON, UNQUEUED, Conversation, session_of
 from qwen_vl.ui.history import check_paths
+from qwen_vl.ui.keeping import object_in
 from qwen_vl.ui.markup import toast
 from qwen_vl.ui.refusals import told
 from qwen_vl.ui.strings import label, language_of, say
@@ -84,17 +85,25 @@ class Adding:
         return json.dumps(changes)
 
     def fields(self, box: dict[str, Any] | None, request: gr.Request) -> list[Any]:
-        """One field for each document in the box, FIELDS at most; the others are hidden."""
-        lang = language_of(request)
-        shown = [self._field(document, lang) for document in _opened(box)[:FIELDS]]
-        return shown + [gr.Textbox(visible=False)] * (FIELDS - len(shown))
+        """-> what the fields say, as JSON, and the fields.
+
+        There is one for each document in the box, FIELDS at most; the others are hidden.
+        """
+        lang, opened = language_of(request), _opened(box)[:FIELDS]
+        shown = [self._field(document, lang) for document in opened]
+        hidden = [gr.Textbox(visible=False)] * (FIELDS - len(shown))
+        said = {str(place): as_ranges(one.numbers) for place, one in enumerate(opened)}
+        return [json.dumps(said), *shown, *hidden]
 
     def choosing(self, place: int) -> Callable[..., tuple[str, Any]]:
         """The handler of one field: other pages of its document -> (changes as JSON, the field)."""
 
-        def choose(chosen: str, box: dict[str, Any] | None, request: gr.Request) -> tuple[str, Any]:
+        def choose(
+            chosen: str, said: str, box: dict[str, Any] | None, request: gr.Request
+        ) -> tuple[str, Any]:
             opened = _opened(box)
-            if place >= len(opened) or chosen.strip() == as_ranges(opened[place].numbers):
+            # A field that was left as it was asks for nothing: pages may be gone from the box.
+            if place >= len(opened) or chosen.strip() == object_in(said).get(str(place)):
                 return "{}", gr.skip()
             path, lang = opened[place].path, language_of(request)
             try:
@@ -173,18 +182,21 @@ def wire(adding: Adding, box: gr.MultimodalTextbox, fields: Sequence[gr.Textbox]
     looked = {"concurrency_limit": LOOKS_AT_ONCE, "trigger_mode": "multiple", **QUIET}
     # Gradio tells of every key that is pressed; the script knows what is new.
     look = gr.Button(elem_id=f"look-{box.elem_id}")
-    tell(box.change, box)
+    for trigger in (box.change, gr.Button(elem_id=f"see-{box.elem_id}").click):
+        tell(trigger, box)
     found = look.click(adding.look, box, changes, preprocess=False, **looked)
     tell(found.then(None, [changes, box], box, **put).then, box)
     if not fields:
         return
+    said = gr.Textbox(visible=False)
+    shown: dict[str, Any] = {"preprocess": False, "trigger_mode": "always_last", **SOON}
     pages = gr.Button(elem_id=f"pages-of-{box.elem_id}")
-    pages.click(adding.fields, box, [*fields], preprocess=False, trigger_mode="always_last", **SOON)
+    pages.click(adding.fields, box, [said, *fields], **shown)
     for place, field in enumerate(fields):
         chosen = gr.on(
             [field.submit, field.blur],
             adding.choosing(place),
-            [field, box],
+            [field, said, box],
             [changes, field],
             preprocess=False,
             **SOON,
