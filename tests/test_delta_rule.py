@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 from transformers.models.qwen3_5 import modeling_qwen3_5 as plain
 
-from qwen_vl.engine.model.delta_rule import CHUNK, chunk_rule, use_on_cpu
+from qwen_vl.engine.model.delta_rule import CHUNK, chunk_rule, copying, use_on_cpu
 
 
 def inputs(
@@ -47,6 +47,20 @@ def test_it_computes_what_transformers_does(
         )
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_states_are_copied_midway() -> None:
+    given = inputs(1, 2 * CHUNK + 9, 2, 4)
+    options = {"output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    plain_output, plain_state = chunk_rule(**given, **options)
+    with copying([5, CHUNK + 3]) as copies:
+        output, state = chunk_rule(**given, **options)
+    torch.testing.assert_close(output, plain_output, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state, plain_state, rtol=1e-4, atol=1e-5)
+    for after, copied in zip([5, CHUNK + 3], copies[0], strict=True):
+        head = {name: tensor[:, :after] for name, tensor in given.items()}
+        torch.testing.assert_close(copied, chunk_rule(**head, **options)[1], rtol=1e-4, atol=1e-5)
+    assert len(copies) == 1  # nothing is copied any more
 
 
 def test_equal_keys_that_nothing_decays_keep_their_digits() -> None:

@@ -33,7 +33,7 @@ from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS, snapshots_at
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.both_sides import Int8Part, Int8Product
-from qwen_vl.engine.model.load import has_experts
+from qwen_vl.engine.model.load import LoadedModel, has_experts
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
 from qwen_vl.errors import EngineFailed
 from qwen_vl.sampling import SamplingParams
@@ -292,6 +292,29 @@ def test_states_are_kept_where_later_prompts_part(subjects: dict[str, Subject]) 
     short = Message("system", (TextPart("Be kind."),))
     assert kept_at(subjects["qwen3_5_text"], [user("Hi")])[0] == [turn_end]
     assert kept_at(subjects["qwen3_5_text"], [short, user("Hi")])[0] == [turn_end, turn_end]
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_one_pass_reads_a_prompt_and_copies_all_states(
+    family: str, folders: dict[str, Path], sequences: Mapping[Answer, Sequence]
+) -> None:
+    passes: list[int] = []
+    plain = LoadedModel.forward
+
+    def counted(loaded: LoadedModel, tokens: int, **inputs: object) -> object:
+        passes.append(tokens)
+        return plain(loaded, tokens, **inputs)
+
+    subject = Subject(folders[family], ANSWER_STARTS.get(family, ""), sequences, draft="off")
+    asked = [SYSTEM, user(picture(1, 256, 256), "What is on the left?")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoadedModel, "forward", counted)
+        prompt_tokens = subject.asked(asked).usage.prompt_tokens
+    assert [tokens for tokens in passes if tokens > 1] == [prompt_tokens]
+    assert len(kept_at(subject, asked)[1]) > 2
+    other = subject.asked([SYSTEM, user(picture(1, 256, 256), "And on the right?")])
+    assert other.usage.cached_tokens > 64
+    subject.engine.close()
 
 
 def test_ten_turns_about_two_pictures(fresh: Subject) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
 from qwen_vl.engine.local.states import Columns, Snapshot
@@ -156,11 +157,25 @@ class RecurrentLayer(LinearAttentionLayer):
     columns: Columns = ()
     dtype: Any
     device: Any
+    copied_after: Sequence[int] = ()  # of the tokens of the next update
+    copies: Sequence[torch.Tensor] = ()  # of a convolution's state, after each of these
 
     @property
     def states(self) -> list[torch.Tensor | None]:
         """Those of its convolutions, then the recurrent ones; None where it has none."""
         return [*self.conv_states.values(), *self.recurrent_states.values()]
+
+    def update_conv_state(
+        self, conv_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """What the convolution reads: its state and the new tokens, [rows, width, tokens]."""
+        read = super().update_conv_state(conv_states, *args, **kwargs)
+        if self.copied_after:
+            size = int(self.conv_kernel_size[0] or 0)
+            before = read.shape[-1] - conv_states.shape[-1]
+            ends = [read[..., : before + after][..., -size:] for after in self.copied_after]
+            self.copies = [F.pad(end, (size - end.shape[-1], 0)) for end in ends]
+        return read
 
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, state_idx: int = 0, **kwargs: Any

@@ -16,6 +16,7 @@ import torch
 
 from qwen_vl.engine.local.batch import Row
 from qwen_vl.engine.local.cache import new_cache, snapshot_of
+from qwen_vl.engine.local.midway import copying
 from qwen_vl.engine.local.reading import Reading
 from qwen_vl.engine.local.states import Snapshot, States
 from qwen_vl.engine.local.vision import Features
@@ -72,22 +73,27 @@ def prefill(
     cache = new_cache(loaded.layer_kinds, start.columns, start.snapshot)
     snapshots: dict[int, Snapshot] = {}
     while True:
-        stop = next((at for at in snapshots_at if at > done), len(prompt.token_ids))
+        stop = len(prompt.token_ids)
+        if not loaded.copies_midway:
+            stop = next((at for at in snapshots_at if at > done), stop)
         size = chunk_tokens(loaded, done)
         if stop - done <= size + size // REST_SHARE:
             size = stop - done
         chunk = prompt.token_ids[done : done + size]
         began_s = time.monotonic()
         visual = sum(token == loaded.image_token_id for token in chunk)
-        output = loaded.forward(
-            len(chunk),
-            input_ids=torch.tensor([chunk]).to(loaded.device),
-            position_ids=positions[..., done : done + len(chunk)].to(loaded.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **_encoded([level[:visual] for level in levels] if visual else []),
-        )
+        midway = [at for at in snapshots_at if done < at < done + len(chunk)]
+        with copying(cache, [at - done for at in midway]) as copies:
+            output = loaded.forward(
+                len(chunk),
+                input_ids=torch.tensor([chunk]).to(loaded.device),
+                position_ids=positions[..., done : done + len(chunk)].to(loaded.device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **_encoded([level[:visual] for level in levels] if visual else []),
+            )
+        snapshots.update(zip(midway, copies, strict=True))
         levels = [level[visual:] for level in levels]
         done += len(chunk)
         wait_for(loaded)

@@ -9,6 +9,10 @@ arXiv 2412.06464. Knows nothing of caches or families.
 from __future__ import annotations
 
 import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -41,6 +45,30 @@ def _with_rule(forward: FunctionType) -> FunctionType:
     )
 
 
+def layers_here(model: nn.Module) -> int:
+    """How many of this model's layers compute their rule here."""
+    forwards = (vars(module).get("forward") for module in model.modules())
+    return sum(_RULE in getattr(forward, "__globals__", ()) for forward in forwards)
+
+
+_wish = threading.local()
+
+
+@contextmanager
+def copying(after: Sequence[int]) -> Iterator[list[list[Tensor]]]:
+    """Within, on this thread, each call of the rule copies its state after so many of its tokens.
+
+    `after` rises, and its numbers are smaller than that of a call's tokens. Gives the copies of
+    each call, in the order of the calls.
+    """
+    copies: list[list[Tensor]] = []
+    _wish.after, _wish.copies = after, copies
+    try:
+        yield copies
+    finally:
+        _wish.after = ()
+
+
 def chunk_rule(
     query: Tensor,
     key: Tensor,
@@ -57,6 +85,30 @@ def chunk_rule(
     `g` is the decay in log space and `beta` the rate of update, both [rows, tokens, heads]. Returns
     the output, as `value`, and the state [rows, heads, key dim, dim] in float32.
     """
+    given, normalise = (query, key, value, g, beta), use_qk_l2norm_in_kernel
+    after = getattr(_wish, "after", ())
+    if not after:
+        return _chunk_rule(*given, initial_state, output_final_state, normalise)
+    outputs, copies, state = [], [], initial_state
+    for start, end in pairwise((0, *after, key.shape[1])):
+        q, k, v, decay, rate = (tensor[:, start:end] for tensor in given)
+        output, state = _chunk_rule(q, k, v, decay, rate, state, True, normalise)
+        outputs.append(output)
+        copies.append(state)
+    _wish.copies.append(copies[:-1])
+    return torch.cat(outputs, 1), state if output_final_state else None
+
+
+def _chunk_rule(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+    use_qk_l2norm_in_kernel: bool,
+) -> tuple[Tensor, Tensor | None]:
     rows, tokens, key_heads, key_dim = key.shape
     heads, dim = value.shape[-2:]
     if use_qk_l2norm_in_kernel:

@@ -27,6 +27,7 @@ from transformers import (
 from qwen_vl.config import Settings
 from qwen_vl.engine.model import thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
+from qwen_vl.engine.model.delta_rule import layers_here
 from qwen_vl.engine.model.int4 import Importance
 from qwen_vl.engine.model.layers import LayerKind, layer_kinds, state_values, token_values
 from qwen_vl.engine.model.machine import Choice, choose, is_out_of_memory
@@ -91,6 +92,13 @@ class LoadedModel:
     def is_recurrent(self) -> bool:
         """Whether some layers keep states that hold after one token only."""
         return any(kind.is_recurrent for kind in self.layer_kinds)
+
+    @cached_property
+    def copies_midway(self) -> bool:
+        """Whether a pass can copy the states of recurrent layers after any of its tokens."""
+        recurrent = [kind for kind in self.layer_kinds if kind.is_recurrent]
+        has_one = all(kind.states == 1 for kind in recurrent)
+        return has_one and layers_here(self.model) == len(recurrent) > 0
 
     @cached_property
     def weight_bytes(self) -> int:
