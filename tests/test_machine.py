@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.model import machine
+from qwen_vl.engine.model.load import LoadedModel
 from qwen_vl.errors import ModelUnavailable
+from qwen_vl.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,6 +73,40 @@ def test_the_probe_measures() -> None:
     measured = machine.measure(machine.usable_cores())
     assert set(measured.decode) == {"float32", "bfloat16", "int8", "int4"}
     assert all(gain > 0 for gain in (*measured.decode.values(), *measured.prefill.values()))
+    assert measured.wide.least_rows in (17, 33, 65)
+
+
+@dataclass
+class Sized:
+    """A model of so many bytes, whose pass tells how many threads it may use."""
+
+    weight_bytes: int
+
+    def get_memory_footprint(self) -> int:
+        return self.weight_bytes
+
+    def __call__(self, **_: object) -> int:
+        return torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("weight_bytes", "tokens", "expected"),
+    [(45_000_000, 1, 1), (45_000_000, 300, 2), (800_000_000, 1, 2), (800_000_000, 300, 2)],
+)
+def test_only_small_passes_of_tiny_models_run_on_one_thread(
+    weight_bytes: int, tokens: int, expected: int
+) -> None:
+    loaded = LoadedModel(
+        *(FAMILIES["qwen3"], Sized(weight_bytes), None, None, None),
+        *(frozenset(), torch.device("cpu")),
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert loaded.forward(tokens) == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_cannot_be_quantised_is_said() -> None:
