@@ -110,7 +110,8 @@ def test_what_cannot_be_read_is_refused_in_words(
 
 
 def test_an_endless_document_ends_in_time_and_the_next_one_is_read() -> None:
-    with pytest.raises(TooLarge, match="takes longer than 1 seconds"):
+    ends = "takes longer than 1 seconds|needs more memory"  # whichever it reaches first
+    with pytest.raises(TooLarge, match=ends):
         read_pages(endless(), replace(SETTINGS, max_extract_seconds=1))
     assert read_pages(pdf(), SETTINGS).page_count == 1
 

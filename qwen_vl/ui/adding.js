@@ -151,12 +151,16 @@ const adding = (() => {
 		document.querySelector(`#pages-of-${name}`)?.click();
 	};
 
-	// Gradio does not always tell of a file that was removed.
+	// Gradio does not always tell of a file that was removed. First, as the button goes with it.
 	const AFTER_MS = 100;
-	document.addEventListener("click", ({ target }) => {
-		const box = target.closest?.(".delete-button")?.closest("#chat-box, #compare-box");
-		if (box) setTimeout(() => document.querySelector(`#see-${box.id}`)?.click(), AFTER_MS);
-	});
+	addEventListener(
+		"click",
+		({ target }) => {
+			const box = target.closest?.(".delete-button")?.closest("#chat-box, #compare-box");
+			if (box) setTimeout(() => document.querySelector(`#see-${box.id}`)?.click(), AFTER_MS);
+		},
+		first,
+	);
 
 	// The box with what the server found in its files: a path's beginning -> what takes their place.
 	const merged = (text, box) => {
