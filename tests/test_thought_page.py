@@ -34,11 +34,11 @@ def test_a_thought_streams_in_a_block_that_folds_when_the_answer_begins() -> Non
         assert "Thinking" in tab.text()
         thinks_on.set()
         tab.wait_text("#chat .bot", "It is")
-        tab.wait_text("#chat", "Thought for 0 s")
+        tab.wait_text("#chat", "Thought for ")  # a second or none, on a busy machine
         page.wait_for_function("!document.querySelector('#chat').innerText.includes('Looking at')")
         says_on.set()
         tab.wait_idle()
-        page.click("#chat >> text=Thought for 0 s")
+        page.click("#chat >> text=Thought for ")
         tab.wait_text("#chat", "Looking at it.")
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.click("#chat .copy-thought")
