@@ -63,6 +63,13 @@ def test_auto_takes_int8_where_it_is_faster(
     assert choice.precision == {"none": "float32"}.get(expected, expected)
 
 
+def test_int8_is_compared_with_what_would_run_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for prefill, expected in ((0.2, "int8"), (1.5, "none")):  # of bfloat16, which decodes well
+        told = speeds((prefill, 2.6), (1.0, 2.9))
+        monkeypatch.setattr(machine, "measure", lambda _, told=told: told)
+        assert machine.choose(Settings(device="cpu")).quantize == expected
+
+
 def test_prefill_multiplies_in_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for gain, expected in ((2.0, torch.bfloat16), (0.3, torch.float32)):
         monkeypatch.setattr(machine, "measure", lambda _, g=gain: speeds((g, 1.0), (1.0, 4.0)))

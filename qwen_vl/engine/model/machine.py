@@ -185,10 +185,12 @@ def _has_bfloat16() -> bool:
 
 
 def _fastest_on_cpu(speeds: Speeds, threads: int, may_round: bool) -> Choice:
-    if may_round and speeds.decode["int8"] > 1.2 * max(1.0, speeds.decode["bfloat16"]):
-        return _rounded(threads, speeds.said("int8"), "int8", speeds)
     gains = speeds.prefill["bfloat16"], speeds.decode["bfloat16"]
     dtype = torch.bfloat16 if min(gains) >= 1 and max(gains) > 1.1 else torch.float32
+    # Against what would run otherwise: bfloat16 may decode fast and read prompts far too slowly.
+    otherwise = speeds.decode["bfloat16"] if dtype is torch.bfloat16 else 1.0
+    if may_round and speeds.decode["int8"] > 1.2 * otherwise:
+        return _rounded(threads, speeds.said("int8"), "int8", speeds)
     return Choice("cpu", dtype, threads, speeds.said("bfloat16"))
 
 
