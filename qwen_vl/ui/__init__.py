@@ -37,7 +37,7 @@ from qwen_vl.ui.presets import limits
 from qwen_vl.ui.runs import Runs
 from qwen_vl.ui.status import Watch
 from qwen_vl.ui.strings import I18N, SCRIPT_WORDS, WORDS, label
-from qwen_vl.ui.uploads import own_folder, own_uploads
+from qwen_vl.ui.uploads import outlives, own_folder, own_uploads
 from qwen_vl.ui.video import VideoChat
 
 __all__ = ["build", "launch_options"]
@@ -67,7 +67,7 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
 
     Building it starts nothing and loads nothing.
     """
-    own_folder(settings.upload_folder)  # Gradio's components ask for it as they are built
+    folder = own_folder(settings.upload_folder)  # Gradio's components ask for it as they are built
     runs = Runs()
     examples = load_examples()
     chat = Chat(engine, settings, runs, [item for item in examples if item.video is None])
@@ -77,7 +77,8 @@ def build(engine: Engine, settings: Settings, beside: Engine | None = None) -> g
     with gr.Blocks(
         title="Qwen-VL",
         analytics_enabled=False,
-        delete_cache=None if settings.upload_folder else (CLEAN_EVERY_S, FILES_KEPT_S),
+        # At the end of a server it would delete all that the server has taken.
+        delete_cache=None if outlives(folder) else (CLEAN_EVERY_S, FILES_KEPT_S),
         fill_width=True,
     ) as demo:
         # First: Gradio numbers names that come twice, and handlers of the page are named too.

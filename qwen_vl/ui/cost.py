@@ -16,11 +16,11 @@ from gradio.components import Component
 
 from qwen_vl.errors import UserError
 from qwen_vl.schema import Cost, Message
+from qwen_vl.ui import refusals
 from qwen_vl.ui.conversation import ASKERS_FAULT, SOON, UNQUEUED, Conversation, session_of
 from qwen_vl.ui.frames import Frame
 from qwen_vl.ui.history import Turn, user_turns
 from qwen_vl.ui.presets import image_tokens, lower_detail, lower_frame_tokens
-from qwen_vl.ui.refusals import told
 from qwen_vl.ui.sidebar import Knobs, Sidebar
 from qwen_vl.ui.strings import language_of, say
 from qwen_vl.ui.video import COMPACT, VideoChat
@@ -38,6 +38,18 @@ class Lower:
 
     to: str
     name: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a tab's line tells besides the sum: the last `count` pictures, by this noun.
+
+    `lower(cost, tokens)` is what one click goes to where a picture has so many tokens at most.
+    """
+
+    noun: Noun
+    count: int
+    lower: Callable[[Cost, int], Lower | None]
 
 
 class CostLine:
@@ -66,8 +78,8 @@ class CostLine:
                 return None  # it would change nothing
             return Lower(detail, say(f"detail_{detail}", language_of(request)))
 
-        counted = count(self.conversation, make, knobs, request)
-        yield counted if isinstance(counted, str) else counted.html(len(files), "picture", lower)
+        told = Told("picture", len(files), lower)
+        yield counted_html(self.conversation, make, told, knobs, request)
 
 
 class ClipCostLine:
@@ -107,32 +119,18 @@ class ClipCostLine:
             name = say("cost_per_frame", language_of(request), n=fewer)
             return Lower(str(fewer), name) if fewer else None
 
-        counted = count(self.video, make, knobs, request)
-        yield counted if isinstance(counted, str) else counted.html(len(kept), "frame", lower)
+        told = Told("frame", len(kept), lower)
+        yield counted_html(self.video, make, told, knobs, request)
 
 
-@dataclass(frozen=True)
-class Counted:
-    """What was counted, for a request with `tokens` per picture at most."""
-
-    cost: Cost
-    tokens: int
-    lang: str
-
-    def html(
-        self, new_pictures: int, noun: Noun, lower: Callable[[Cost, int], Lower | None]
-    ) -> str:
-        cheaper = lower(self.cost, self.tokens)
-        return line_html(self.cost, new_pictures, cheaper, self.lang, noun)
-
-
-def count(
+def counted_html(
     conversation: Conversation,
     make: Callable[[str], list[Message]],
+    told: Told,
     knobs: Knobs,
     request: gr.Request,
-) -> Counted | str:
-    """Counts what `make(session)` gives; HTML for a refusal, "" where nothing is known."""
+) -> str:
+    """The line for what `make(session)` gives, a refusal included; "" where nothing is known."""
     engine, settings = conversation.engine, conversation.settings
     lang, status, session = language_of(request), engine.status(), session_of(request)
     if not status.answers:
@@ -143,8 +141,11 @@ def count(
         params = conversation.shaped(params, messages[-1].text)
         cost = engine.count(messages, params, f"page {session}")
     except UserError as error:
-        return _refusal(told(error, lang)) if error.status in ASKERS_FAULT else ""
-    return "" if cost is None else Counted(cost, params.max_image_tokens, lang)
+        return _refusal(refusals.told(error, lang)) if error.status in ASKERS_FAULT else ""
+    if cost is None:
+        return ""
+    cheaper = told.lower(cost, params.max_image_tokens)
+    return line_html(cost, told.count, cheaper, lang, told.noun)
 
 
 def most_tokens(cost: Cost) -> int:

@@ -53,9 +53,16 @@ def own_folder(kept: str = "") -> Path:
         folder = _of_process(base)
         lock = _locked(folder)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    else:
+        _KEPT.add(folder)
     _OWN[folder] = lock
     keep_uploads_in(folder)
     return folder
+
+
+def outlives(folder: Path) -> bool:
+    """Whether this folder of uploads stays when the process ends."""
+    return folder in _KEPT
 
 
 def _kept(folder: Path) -> tuple[Path | None, IO[str] | None]:
@@ -86,6 +93,7 @@ def _of_process(base: Path) -> Path:
 
 
 _OWN: dict[Path, IO[str] | None] = {}  # folder -> its lock, held as long as the process runs
+_KEPT: set[Path] = set()  # those of _OWN that stay
 
 
 def _locked(folder: Path) -> IO[str] | None:

@@ -32,14 +32,11 @@ def copying(cache: Any, after: Sequence[int]) -> Iterator[list[Snapshot]]:
     try:
         with delta_rule.copying(after) as states:
             yield snapshots
-        number = {id(layer): i for i, layer in enumerate(layers)}
+        pairs = zip(layers, states, strict=True)
+        copied = {id(layer): (layer.copies, kept) for layer, kept in pairs}
         for i in range(len(after)):
-            snapshots.append(
-                [
-                    [layer.copies[i], states[number[id(layer)]][i]] if id(layer) in number else []
-                    for layer in cache.layers
-                ]
-            )
+            parts = (copied.get(id(layer), ()) for layer in cache.layers)
+            snapshots.append([[part[i] for part in of_layer] for of_layer in parts])
     finally:
         for layer in layers:
             layer.copied_after, layer.copies = (), ()

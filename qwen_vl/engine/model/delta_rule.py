@@ -109,6 +109,7 @@ def _chunk_rule(
     output_final_state: bool,
     use_qk_l2norm_in_kernel: bool,
 ) -> tuple[Tensor, Tensor | None]:
+    """`chunk_rule` without copies on the way."""
     rows, tokens, key_heads, key_dim = key.shape
     heads, dim = value.shape[-2:]
     if use_qk_l2norm_in_kernel:
