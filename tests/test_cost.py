@@ -180,6 +180,7 @@ def test_the_line_follows_pictures_and_detail_and_tells_the_truth(
     expect(line).to_contain_text("pictures: 234 + 225 = 459")
     expect(lower).to_have_text("Less detail (Balanced)")
     lower.click()
+    page.evaluate("cost.chat.told()")  # as when an earlier count comes only now
     expect(line).to_contain_text("pictures: 88 + 100 = 188")
     expect(lower).to_have_count(0)  # it is the lowest
     expect(page.locator("#cost-announced")).to_contain_text("88 + 100 = 188")

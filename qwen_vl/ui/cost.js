@@ -6,7 +6,7 @@ const costLine = ({ place, writing, focus, isEmpty, lower }) => {
 	let draft = null;
 	let waiting = 0;
 	let isWanted = false; // false once it was sent or emptied: what is told then is old news
-	let isAnnounced = false; // a visitor has asked for less, and hears what came of it
+	let lowering = null; // what a visitor has asked for; they hear what came of it
 
 	const line = () => document.querySelector(`#${place}-cost`);
 	const show = (isShown) => {
@@ -16,6 +16,7 @@ const costLine = ({ place, writing, focus, isEmpty, lower }) => {
 	const hide = () => {
 		clearTimeout(waiting);
 		isWanted = false;
+		lowering = null;
 		show(false);
 	};
 	const count = () => {
@@ -45,8 +46,8 @@ const costLine = ({ place, writing, focus, isEmpty, lower }) => {
 	document.addEventListener("click", (event) => {
 		const button = event.target.closest?.(`#${place}-cost .less-detail`);
 		if (!button) return;
-		isAnnounced = true;
-		lower(button.dataset.to);
+		lowering = button.dataset.to;
+		lower(lowering);
 		if (!event.detail) document.querySelector(focus)?.focus(); // by a key: the button may go
 	});
 
@@ -62,9 +63,12 @@ const costLine = ({ place, writing, focus, isEmpty, lower }) => {
 		},
 		told() {
 			show(isWanted);
-			if (isWanted && (isAnnounced || line()?.querySelector(".refused")))
+			// A count that was under way when they asked still offers the same: theirs is to come.
+			const offered = line()?.querySelector(".less-detail")?.dataset.to;
+			const isLowered = lowering !== null && offered !== lowering;
+			if (isWanted && (isLowered || line()?.querySelector(".refused")))
 				announce(line().textContent);
-			isAnnounced = false;
+			if (isLowered) lowering = null;
 		},
 	};
 };
