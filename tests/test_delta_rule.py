@@ -11,7 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 from transformers.models.qwen3_5 import modeling_qwen3_5 as plain
 
-from qwen_vl.engine.model.delta_rule import CHUNK, chunk_rule, copying, use_on_cpu
+from qwen_vl.engine.model.delta_rule import (
+    CHUNK,
+    chunk_rule,
+    copying,
+    step_convolution,
+    step_rule,
+    use_on_cpu,
+)
 
 
 def inputs(
@@ -47,6 +54,34 @@ def test_it_computes_what_transformers_does(
         )
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "key_heads", "heads"), [(1, 4, 4), (3, 2, 6)])
+def test_a_step_computes_what_transformers_does(rows: int, key_heads: int, heads: int) -> None:
+    given = inputs(rows, 1, key_heads, heads)
+    state = torch.randn(rows, heads, 16, 8, generator=torch.Generator().manual_seed(0))
+    options = {"output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    theirs = plain.torch_recurrent_gated_delta_rule(**given, **options, initial_state=state.clone())
+    ours = step_rule(**given, **options, initial_state=state)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state, theirs[1], rtol=1e-4, atol=1e-5)  # in its place
+
+
+@pytest.mark.parametrize("kept", [3, 4])  # columns of the state
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_step_of_the_convolution_computes_what_transformers_does(
+    kept: int, has_bias: bool
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, state = torch.randn(2, 6, 1, generator=draw), torch.randn(2, 6, kept, generator=draw)
+    weight = torch.randn(6, 4, generator=draw)
+    bias = torch.randn(6, generator=draw) if has_bias else None
+    other = state.clone()
+    theirs = plain.causal_conv1d_update(x, other, weight, bias, "silu")
+    ours = step_convolution(x, state, weight, bias, "silu")
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(state, other)
 
 
 def test_states_are_copied_midway() -> None:

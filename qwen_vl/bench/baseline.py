@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
@@ -22,10 +23,11 @@ from qwen_vl.engine.model import checkpoint, machine
 from qwen_vl.engine.model.load import LoadedModel, choose_for, load
 from qwen_vl.engine.model.machine import release_memory
 from qwen_vl.engine.model.prompt import PromptBuilder
-from qwen_vl.engine.model.quantize import quantize
+from qwen_vl.engine.model.quantize import is_rounded, quantize, round_layer
 from qwen_vl.engine.model.samples import round_inputs
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.families import FAMILIES
+from qwen_vl.heap import trim_heap
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
 
@@ -82,13 +84,11 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
     rounded = choice.quantize in ("int8", "int4")
     start_s = time.perf_counter()
     torch.manual_seed(0)
-    with device:  # drawn where they are needed: a CPU takes a minute for two billion
-        model: Any = shape.model_class._from_config(
-            config, dtype=torch.bfloat16 if rounded else choice.dtype
-        )
     if rounded:
-        quantize(model, choice.quantize, choice.wide)
-        release_memory()
+        model = _rounded_while_drawn(shape.model_class, config, choice)
+    else:
+        with device:  # drawn where they are needed: a CPU takes a minute for two billion
+            model = shape.model_class._from_config(config, dtype=choice.dtype)
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
@@ -104,6 +104,26 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
     )
     round_inputs(loaded, choice, None, None)
     return Subject(loaded, f"{shape.name} shape, random weights", _name(choice), load_s)
+
+
+def _rounded_while_drawn(model_class: Any, config: Any, choice: machine.Choice) -> Any:
+    """Rounds each layer as soon as it is drawn, as the app does while it reads a checkpoint."""
+    with init_empty_weights(include_buffers=False):
+        model = model_class._from_config(config, dtype=torch.bfloat16)
+    for path, module in list(model.named_modules()):
+        if module is model.get_output_embeddings():
+            continue  # tied: it has no weights of its own
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            drawn = torch.empty_like(parameter, device="cpu")
+            module.register_parameter(name, torch.nn.Parameter(drawn, requires_grad=False))
+        model._init_weights(module)
+        if is_rounded(path, module):
+            round_layer(model, path, choice.quantize, choice.wide, None)
+            trim_heap()
+    model.tie_weights()
+    quantize(model, choice.quantize, choice.wide)  # what is left
+    release_memory()
+    return model
 
 
 def _name(choice: machine.Choice) -> str:

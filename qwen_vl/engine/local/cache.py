@@ -180,13 +180,13 @@ class RecurrentLayer(LinearAttentionLayer):
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
-        """Takes the new state as it is: every step makes a new tensor."""
+        """Takes the new state as it is: a new tensor, or the old one, which a step has changed."""
         self.recurrent_states[state_idx] = recurrent_states
         self.is_recurrent_states_initialized[state_idx] = True
         return recurrent_states
 
     def restore(self, columns: Columns, states: Sequence[torch.Tensor | None]) -> None:
-        """Begins with copies of one row's states: a step writes into those of convolutions."""
+        """Begins with copies of one row's states: a step writes into them."""
         self._replace([None if state is None else state.clone() for state in states])
 
     def take_in(self, other: RecurrentLayer, columns: int) -> None:

@@ -1,9 +1,10 @@
-"""The gated delta rule over many tokens at once, for a CPU: what recurrent layers do in prefill.
+"""The gated delta rule of recurrent layers, for a CPU: over many tokens at once, and over one.
 
-Computes what transformers' `torch_chunk_gated_delta_rule` does, up to rounding, in about two thirds
-of the time. That one calls LAPACK once for every chunk and head to solve a triangular system; here
-all systems are solved together, block by block, by matrix products. Source: "Gated Delta Networks",
-arXiv 2412.06464. Knows nothing of caches or families.
+Computes what transformers' own functions do, up to rounding. In prefill, that takes about two
+thirds of their time: they call LAPACK once for every chunk and head to solve a triangular system;
+here all systems are solved together, block by block, by matrix products. In decoding, which spends
+its time on reading and writing states, it takes about half: a state is written in its place.
+Source: "Gated Delta Networks", arXiv 2412.06464. Knows nothing of caches or families.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 CHUNK = 32  # tokens; larger ones need more work within, smaller ones more steps
 BLOCK = 8  # rows that are solved one after the other
@@ -26,7 +28,10 @@ _RULE = "torch_chunk_gated_delta_rule"  # what layers call it
 
 
 def use_on_cpu(model: nn.Module) -> None:
-    """Lets the recurrent layers of this model compute their rule here; others are not touched."""
+    """Lets the recurrent layers of this model compute their rule here; others are not touched.
+
+    A step over one token then changes the states that it is given.
+    """
     for module in model.modules():
         forward = inspect.unwrap(type(module).forward)
         if not isinstance(forward, FunctionType) or "forward" in vars(module):
@@ -38,7 +43,12 @@ def use_on_cpu(model: nn.Module) -> None:
 def _with_rule(forward: FunctionType) -> FunctionType:
     return FunctionType(
         forward.__code__,
-        {**forward.__globals__, _RULE: chunk_rule},
+        {
+            **forward.__globals__,
+            _RULE: chunk_rule,
+            "torch_recurrent_gated_delta_rule": step_rule,
+            "causal_conv1d_update": step_convolution,
+        },
         forward.__name__,
         forward.__defaults__,
         forward.__closure__,
@@ -143,6 +153,55 @@ def _chunk_rule(
     output = out.view(rows, heads, -1, dim)[:, :, :tokens].transpose(1, 2).contiguous()
     final = state.view(rows, heads, key_dim, dim) if output_final_state else None
     return output.to(value.dtype), final
+
+
+def step_rule(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    initial_state: Tensor,
+    output_final_state: bool = True,
+    use_qk_l2norm_in_kernel: bool = False,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """`chunk_rule` for one token of each row. The new state takes the place of the given one."""
+    rows, _tokens, key_heads, key_dim = key.shape
+    heads, dim = value.shape[-2:]
+    asked = torch.stack([query, key], 3).float()  # [rows, 1, key heads, 2, key dim]
+    if use_qk_l2norm_in_kernel:
+        asked = _normalised(asked)
+    if heads > key_heads:  # neighbours share a key head
+        asked = asked.repeat_interleave(heads // key_heads, 2)
+    asked = asked.view(rows * heads, 2, key_dim)
+    q, k = asked[:, :1], asked[:, 1:]
+    state = initial_state.float().flatten(0, 1)
+    left = g.float().exp().view(-1, 1, 1)  # of the old state
+    told = (asked @ state).mul_(left)  # what the old state tells both, [rows * heads, 2, dim]
+    new = (value.float().reshape(-1, 1, dim) - told[:, 1:]).mul_(beta.float().view(-1, 1, 1))
+    state.mul_(left).addcmul_(k.transpose(1, 2), new)
+    output = (told[:, :1] + (q * k).sum(-1, keepdim=True) * new) * key_dim**-0.5
+    return (
+        output.view(rows, 1, heads, dim).to(value.dtype),
+        state.view(rows, heads, key_dim, dim),
+    )
+
+
+def step_convolution(
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
+) -> Tensor:
+    """A causal convolution over one token, `x` [rows, width, 1]; `state` gets it as its last one.
+
+    `weight` is [width, kernel]. Multiplying and adding is three times as fast as a convolution of
+    as many groups as channels.
+    """
+    read = torch.cat([state, x], -1)
+    state.copy_(read[..., -state.shape[-1] :])
+    y = (read[..., -weight.shape[-1] :] * weight).sum(-1, keepdim=True)
+    if bias is not None:
+        y = y + bias[:, None]
+    return y if activation is None else ACT2FN[activation](y)
 
 
 def _normalised(x: Tensor) -> Tensor:

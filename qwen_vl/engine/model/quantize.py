@@ -2,8 +2,8 @@
 
 Only weights are rounded here, never activations (for those, see `both_sides`).
 The same stored weights serve two kernels. Decoding spends its time on reading weights, so its
-kernel unpacks while it multiplies. Prefill widens the weights of one layer at a time and runs an
-ordinary matrix product in the type that is fastest on this machine. Knows nothing of families,
+kernel unpacks while it multiplies. Prefill widens a part of a layer's weights at a time and runs
+ordinary matrix products in the type that is fastest on this machine. Knows nothing of families,
 requests or files.
 """
 
@@ -22,6 +22,8 @@ from qwen_vl.engine.model.int4 import GROUP, Importance, round_to_int4
 _EXACT = ("in_proj_a", "in_proj_b", "in_proj_ba")  # decay and update rate of Gated DeltaNet
 _INT4_ROWS = 64  # outputs that the int4 kernel packs together
 _TILE = 8  # an argument of the packing that means nothing on CPUs
+_OUTPUTS_AT_ONCE = 512  # are widened
+_MOST_RIGHT_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,7 @@ class Int8Linear(nn.Module):
         if len(flat) < self.wide.least_rows:
             y = torch._weight_int8pack_mm(flat.bfloat16(), self.codes, self.scales)
         else:
-            y = F.linear(flat.to(self.wide.dtype), widened(self.codes, self.wide.dtype))
-            y = y.float().mul_(self.scales)
+            y = _widened_product(flat.to(self.wide.dtype), self.codes).mul_(self.scales)
         return _shaped(y, x, self.bias)
 
     def dequantised(self) -> Tensor:
@@ -132,7 +133,22 @@ def _packed(weight: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.cat(packed), torch.cat(scales_and_zeros, 1).contiguous()
 
 
-def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
+def _widened_product(x: Tensor, codes: Tensor) -> Tensor:
+    """x [rows, in] -> x W^T [rows, out] float32, multiplied in the type of x.
+
+    Some outputs at a time are widened, and multiplied while they are in a cache. Few rows in
+    float32 are the right factor: on a CPU with AVX2 that was up to twice as fast.
+    """
+    is_right = len(x) <= _MOST_RIGHT_ROWS and x.dtype == torch.float32
+    parts = []
+    for some in codes.split(_OUTPUTS_AT_ONCE):
+        weights = _widened(some, x.dtype)
+        parts.append(weights @ x.t() if is_right else F.linear(x, weights).float())
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, 0 if is_right else 1)
+    return y.t().contiguous() if is_right else y
+
+
+def _widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
     """int8 codes as `dtype`, in a buffer that a thread's layers share: fresh memory costs time."""
     if not hasattr(_of_thread, "buffers"):
         _of_thread.buffers = {}
