@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from qwen_vl.bench import speed as bench
+from qwen_vl.bench import vision
 from qwen_vl.bench.shapes import SHAPES
+from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER
 from qwen_vl.engine.model.layers import layer_kinds
 
 
@@ -44,6 +46,25 @@ def test_bench_on_a_tiny_model(
     assert "... Engine: 2 at once" in printed  # tells what it is doing
     with Image.open(tmp_path / "bench.png") as picture:
         assert picture.width == 1000
+
+
+def test_the_vision_encoders_time_is_told_by_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vision.main(["--tokens", "64", "100", "--quantize", "int8", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "attention, a layer" in printed
+    first, second = json.loads((tmp_path / "vision.json").read_text())["pictures"]
+    assert (first["patches"], first["visual_tokens"]) == (256, 64)
+    assert second["visual_tokens"] == 100
+    config = json.loads((BUNDLED_FOLDER / "config.json").read_text())
+    blocks = config["vision_config"]["depth"]
+    for one in (first, second):
+        of_block = ("attention_ms", "linear_ms", "rest_of_block_ms")
+        assert all(one[kind] > 0 for kind in of_block)
+        parts_ms = blocks * sum(one[kind] for kind in of_block)
+        parts_ms += one["patch_embedding_ms"] + one["merger_ms"]
+        assert parts_ms == pytest.approx(one["whole_ms"])
 
 
 def test_every_shape_has_an_architecture() -> None:

@@ -110,7 +110,8 @@ def _rounded_while_drawn(model_class: Any, config: Any, choice: machine.Choice) 
     """Rounds each layer as soon as it is drawn, as the app does while it reads a checkpoint."""
     with init_empty_weights(include_buffers=False):
         model = model_class._from_config(config, dtype=torch.bfloat16)
-    for path, module in list(model.named_modules()):
+    for path in [path for path, _ in model.named_modules()]:  # a list of modules would keep them
+        module = model.get_submodule(path)
         if module is model.get_output_embeddings():
             continue  # tied: it has no weights of its own
         for name, parameter in list(module.named_parameters(recurse=False)):

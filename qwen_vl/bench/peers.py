@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qwen_vl.bench.arguments import at_least
 from qwen_vl.bench.peer_questions import Measured, sitting
 from qwen_vl.bench.peer_servers import PeerFailed, Server, running
-from qwen_vl.bench.speed import Figure, at_least, draw, say
+from qwen_vl.bench.speed import Figure, draw, say
 
 ROOT = Path(__file__).resolve().parents[2]
 SITTINGS = 2  # at the first start and at a later one; one more start only tells how long it takes

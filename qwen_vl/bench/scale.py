@@ -1,10 +1,10 @@
 """`python -m qwen_vl.bench.scale`: how many replicas so many viewers need, by simulation.
 
 A viewer uploads a picture or a clip, asks several questions about it, reads each answer, and begins
-anew. Replicas read prompts piece by piece, with a token for every running answer in between, as the
-engine does. They remember conversations while these fit, die now and then, and refuse what their
-queue does not hold. `--check` runs two real servers and simulates the same. Knows times that were
-measured; knows nothing of models.
+anew. Replicas read prompts piece by piece, with a token for every running answer in between, and
+take questions without new pictures first, as the engine does. They remember conversations while
+these fit, die now and then, and refuse what their queue does not hold. `--check` runs two real
+servers and simulates the same. Knows times that were measured; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-PIECE_S = 0.05  # of reading a prompt, before running answers get a token
+PIECE_S = 0.03  # of reading a prompt, before running answers get a token: the engine's BREATH_S
 RETRY_S = 5.0  # after a refusal, as Retry-After says
+PATIENCE_S = 10.0  # then the first come gets every second turn
 RESTART_S = 60.0  # of a replica that died
 WANTED_S = 3.0  # p95 of the wait for the first word
 VIEWERS = (10, 100, 1_000, 10_000)
@@ -119,12 +120,13 @@ class _Viewer:
 
 
 class _Replica:
-    """One engine: a queue, a prompt that is being read, and a batch."""
+    """One engine: a queue, prompts that are being read, and a batch."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.waiting: list[_Question] = []
-        self.reading: _Question | None = None
+        self.reading: list[_Question] = []  # the last one; a quick one is let in before the first
+        self.is_patient = False  # whether the last turn went to the first come
         self.rows: list[_Question] = []
         self.prefixes: OrderedDict[int, None] = OrderedDict()
         self.features: OrderedDict[int, None] = OrderedDict()
@@ -137,7 +139,30 @@ class _Replica:
 
     @property
     def load(self) -> int:
-        return len(self.waiting) + len(self.rows) + (self.reading is not None)
+        return len(self.waiting) + len(self.rows) + len(self.reading)
+
+    @property
+    def rows_taken(self) -> int:
+        return len(self.rows) + len(self.reading)
+
+    def is_quick(self, question: _Question) -> bool:
+        """Whether it brings no pictures that are to be encoded."""
+        conversation = question.conversation
+        return conversation in self.prefixes or conversation in self.features
+
+    def next_one(self, now_s: float) -> _Question:
+        """Takes out whose turn it is."""
+        is_late = now_s - self.waiting[0].asked_s > PATIENCE_S
+        self.is_patient = is_late and not self.is_patient
+        quick = None if self.is_patient else self.next_quick()
+        return quick or self.waiting.pop(0)
+
+    def next_quick(self) -> _Question | None:
+        """Takes out the first that brings no pictures."""
+        found = next(filter(self.is_quick, self.waiting), None)
+        if found is not None:
+            self.waiting.remove(found)
+        return found
 
 
 def _keep(store: OrderedDict[int, None], key: int, most: int) -> bool:
@@ -271,17 +296,24 @@ class Simulation:
         if replica.busy:
             return self._cut_short(replica)
         world, rows = self.world, replica.rows
-        if replica.reading is None and replica.waiting and len(rows) < world.rows:
-            replica.reading = replica.waiting.pop(0)
-            replica.reading.work_s = self._reading_s(replica, replica.reading)
+        if replica.waiting and replica.rows_taken < world.rows:
+            if not replica.reading:
+                self._read(replica, replica.next_one(self._now_s))
+            elif len(replica.reading) == 1 and (quick := replica.next_quick()) is not None:
+                self._read(replica, quick)
         step_s = world.times.decode_s(len(rows)) if rows else 0.0
-        if (question := replica.reading) is not None:
+        if replica.reading:
+            question = replica.reading[-1]
             piece_s = min(PIECE_S, question.work_s)
             self._begin(replica, piece_s + step_s, steps=1, piece_s=piece_s)
         elif rows:  # as many steps as nothing happens in
             steps = min(row.left for row in rows)
             replica.began_s, replica.step_s = self._now_s, step_s
             self._begin(replica, steps * step_s, steps)
+
+    def _read(self, replica: _Replica, question: _Question) -> None:
+        question.work_s = self._reading_s(replica, question)
+        replica.reading.append(question)
 
     def _begin(self, replica: _Replica, takes_s: float, steps: int, piece_s: float = 0.0) -> None:
         replica.busy = True
@@ -291,7 +323,7 @@ class Simulation:
 
     def _cut_short(self, replica: _Replica) -> None:
         """A prompt has come: a stretch of steps ends with the one that is under way."""
-        if replica.step_s and not replica.is_cut and len(replica.rows) < self.world.rows:
+        if replica.step_s and not replica.is_cut and replica.rows_taken < self.world.rows:
             steps = max(1, math.ceil((self._now_s - replica.began_s) / replica.step_s - 1e-9))
             ends_s = replica.began_s + steps * replica.step_s
             replica.is_cut = True
@@ -323,10 +355,11 @@ class Simulation:
         for row in [row for row in replica.rows if row.left <= 0]:
             replica.rows.remove(row)
             self._answered(row)
-        if (question := replica.reading) is not None:
+        if replica.reading:
+            question = replica.reading[-1]
             question.work_s -= piece_s
             if question.work_s <= 1e-9:
-                replica.reading = None
+                replica.reading.pop()
                 question.begun = True
                 question.left -= 1
                 replica.rows.append(question)
@@ -336,7 +369,7 @@ class Simulation:
 
     def _die(self, replica: _Replica) -> None:
         """What had not begun is asked elsewhere. What had begun is lost, and asked again later."""
-        waiting = [*replica.waiting, *([replica.reading] if replica.reading else [])]
+        waiting = [*replica.waiting, *replica.reading]
         lost = replica.rows
         self.figures.lost += len(lost)
         dead = _Replica(replica.number)

@@ -1,6 +1,7 @@
 """The simulation of `scale` beside a real run: two servers here, 32 viewers, the bundled model.
 
-The servers' times are measured first, while both work, because they share this machine's cores.
+The servers' times are measured first, while both have all that they take at once: they share this
+machine's cores with each other, and with what asks them.
 """
 
 from __future__ import annotations
@@ -15,19 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image, ImageDraw
 
 from qwen_vl.bench.scale import Simulation, Times, World
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine, open_engine
-from qwen_vl.errors import UserError
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart, Usage
 
 VIEWERS, REPLICAS, TURNS, ROWS = 32, 2, 4, 8
-THINK_S, RUN_S, WARM_S = 3.0, 90.0, 15.0
+THINK_S, RUN_S, WARM_S = 5.0, 150.0, 20.0
 SIDE_PX = 448
 PARAMS = SamplingParams(temperature=0, presence_penalty=0, max_new_tokens=64)
 QUESTIONS = ("Describe the image.", "How many shapes are there?", "Locate every shape.", "Hello")
@@ -40,7 +40,7 @@ class Conversation:
     pick: random.Random
     messages: list[Message] = field(default_factory=list)
 
-    def ask(self, engine: Engine) -> tuple[float, Usage]:
+    def ask(self, engine: Engine, params: SamplingParams = PARAMS) -> tuple[float, Usage]:
         """-> (seconds to the first word, what the answer cost)."""
         turn = sum(message.role == "user" for message in self.messages)
         parts: list[ImagePart | TextPart] = [TextPart(QUESTIONS[turn % len(QUESTIONS)])]
@@ -48,7 +48,7 @@ class Conversation:
             parts.insert(0, ImagePart(picture(self.pick)))
         self.messages.append(Message("user", tuple(parts)))
         began_s, first_s, text = time.monotonic(), 0.0, ""
-        for chunk in engine.stream(self.messages, PARAMS):
+        for chunk in engine.stream(self.messages, params):
             first_s = first_s or time.monotonic()
             text += chunk.text
             usage = chunk.usage
@@ -88,7 +88,9 @@ def servers() -> Iterator[list[str]]:
 
 @contextmanager
 def engine_over(urls: list[str]) -> Iterator[Engine]:
-    engine = open_engine(Settings(engine="remote", base_url=tuple(urls)))
+    # The servers are to hold the queue, so nothing is refused before them.
+    settings = Settings(engine="remote", base_url=tuple(urls), max_queue=VIEWERS)
+    engine = open_engine(settings)
     try:
         while sum(one.healthy for one in engine.stats().upstreams) < len(urls):
             time.sleep(0.2)
@@ -100,17 +102,23 @@ def engine_over(urls: list[str]) -> Iterator[Engine]:
 def measured(urls: list[str]) -> Times:
     """The servers' times, the means over all of them, which work at once."""
 
-    def on_one(url: str) -> tuple[float, float, float, float]:
+    one_token = replace(PARAMS, max_new_tokens=1)
+
+    def on_one(url: str) -> tuple[float, ...]:
         firsts, laters, single, full = [], [], [], []
         with engine_over([url]) as engine, ThreadPoolExecutor(ROWS) as pool:
-            for seed in range(6):
-                conversation = Conversation(random.Random(f"{url} {seed}"))
-                first_s, usage = conversation.ask(engine)
-                firsts.append(first_s)
-                single.append(1 / usage.tokens_per_s)
-                laters.append(conversation.ask(engine)[0])
-            for _ in range(3):
-                crowd = [Conversation(random.Random(f"{url} {i}")) for i in range(ROWS)]
+
+            def each_s(crowd: list[Conversation]) -> float:
+                """Seconds for one of them, where all are asked at once for a single token."""
+                began_s = time.monotonic()
+                list(pool.map(lambda one: one.ask(engine, one_token), crowd))
+                return (time.monotonic() - began_s) / len(crowd)
+
+            for seed in range(4):
+                crowd = [Conversation(random.Random(f"{url} {seed} {i}")) for i in range(ROWS)]
+                firsts.append(each_s(crowd))
+                laters.append(each_s(crowd))
+                single.append(1 / crowd[0].ask(engine)[1].tokens_per_s)
                 usages = [told[1] for told in pool.map(lambda one: one.ask(engine), crowd)]
                 full.append(statistics.median(1 / usage.tokens_per_s for usage in usages))
         return tuple(map(statistics.median, (firsts, laters, single, full)))
@@ -139,10 +147,7 @@ def real_run(engine: Engine) -> Seen:
         while True:
             conversation = Conversation(pick)
             for _ in range(TURNS):
-                try:
-                    wait_s, usage = conversation.ask(engine)
-                except UserError:
-                    break
+                wait_s, usage = conversation.ask(engine)
                 now_s = time.monotonic() - begin_s
                 if now_s > RUN_S:
                     return

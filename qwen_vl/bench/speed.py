@@ -14,7 +14,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import psutil
 from PIL import Image, ImageDraw, ImageFont
 
+from qwen_vl.bench.arguments import add_model, at_least, settings
 from qwen_vl.config import Settings
 from qwen_vl.constraint import Constraint, json_schema
 from qwen_vl.engine import Engine
@@ -71,15 +72,7 @@ class Figure:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m qwen_vl.bench", description=__doc__)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--model", default="bundled", help="model id or folder (default: bundled)")
-    what.add_argument(
-        "--shape",
-        choices=["2b", "qwen3.5-0.8b", "qwen3.5-2b"],
-        help="an architecture with random weights (2b: Qwen3-VL-2B)",
-    )
-    parser.add_argument("--dtype", default="auto", help="as for app.py (default: auto)")
-    parser.add_argument("--quantize", default="auto", help="as for app.py (default: auto)")
+    add_model(parser)
     parser.add_argument("--image-px", type=at_least(32), default=512, help="side of the picture")
     parser.add_argument("--new-tokens", type=at_least(2), default=128, help="tokens per answer")
     parser.add_argument(
@@ -93,14 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results")
     args = parser.parse_args(argv)
     try:
-        settings = Settings(
-            model=args.model, dtype=args.dtype, quantize=args.quantize, max_seconds=3600
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    try:
         figures, name = measure(
-            settings,
+            settings(parser, args),
             shape=args.shape,
             image_px=args.image_px,
             new_tokens=args.new_tokens,
@@ -117,17 +104,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args.out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(figures, name).save(args.out / "bench.png")
     print(f"\nWritten: {args.out / 'bench.json'} and {args.out / 'bench.png'}")
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """An argument's type: a whole number that is not smaller."""
-
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text)
-
-    return number
 
 
 def measure(
@@ -247,6 +223,7 @@ def run_engine(
     quick: bool = False,
 ) -> EngineRun:
     """All of the engine's rows but those of drafts; with `quick` without that of a schema, too."""
+    assert engine.subject is not None
     say("Engine: warming up")
     ask(engine, [_user(noise(image_px, seed=99), QUESTION)], 2)
     say("Engine: one request")
