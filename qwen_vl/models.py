@@ -38,8 +38,8 @@ BASE = Model(
     "Qwen/Qwen3-VL-2B-Instruct", 2.13, 2.13, "pictures, boxes, clips; OCRBench 79, RefCOCO 85", 1.0
 )
 _OTHERS = (
-    Model("Qwen/Qwen3.5-0.8B", 0.87, 0.87, "short answers, reading; OCRBench 79, RefCOCO 78", 1.8),
-    Model("Qwen/Qwen3.5-2B", 2.27, 2.27, "documents; OCRBench 85, OmniDocBench 81", 1.0),
+    Model("Qwen/Qwen3.5-0.8B", 0.87, 0.87, "short answers, reading; OCRBench 79, RefCOCO 78", 1.4),
+    Model("Qwen/Qwen3.5-2B", 2.27, 2.27, "documents; OCRBench 85, OmniDocBench 81", 0.8),
     Model("Qwen/Qwen3.5-4B", 4.66, 4.66, "documents, charts, code; thinks first if asked"),
     Model("Qwen/Qwen3-VL-8B-Instruct", 8.77, 8.77, "pictures, boxes, long clips"),
     Model("Qwen/Qwen3.5-9B", 9.65, 9.65, "documents, charts, reasoning"),
