@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
@@ -27,10 +26,10 @@ from qwen_vl.engine.model.quantize import is_rounded, quantize, round_layer
 from qwen_vl.engine.model.samples import round_inputs
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.families import FAMILIES
-from qwen_vl.heap import trim_heap
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
 
+TRIM_BYTES = 200e6  # of weights that were drawn and rounded; then their memory is given back
 SURE = 1e4  # a logit that no other one reaches
 
 
@@ -108,19 +107,21 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
 
 def _rounded_while_drawn(model_class: Any, config: Any, choice: machine.Choice) -> Any:
     """Rounds each layer as soon as it is drawn, as the app does while it reads a checkpoint."""
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         model = model_class._from_config(config, dtype=torch.bfloat16)
+    drawn_bytes = 0
     for path in [path for path, _ in model.named_modules()]:  # a list of modules would keep them
         module = model.get_submodule(path)
         if module is model.get_output_embeddings():
             continue  # tied: it has no weights of its own
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            drawn = torch.empty_like(parameter, device="cpu")
-            module.register_parameter(name, torch.nn.Parameter(drawn, requires_grad=False))
+        module.to_empty(device="cpu", recurse=False)
         model._init_weights(module)
         if is_rounded(path, module):
             round_layer(model, path, choice.quantize, choice.wide, None)
-            trim_heap()
+            drawn_bytes += module.weight.nbytes
+        if drawn_bytes > TRIM_BYTES:
+            drawn_bytes = 0
+            release_memory()
     model.tie_weights()
     quantize(model, choice.quantize, choice.wide)  # what is left
     release_memory()
