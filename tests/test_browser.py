@@ -315,7 +315,7 @@ def test_an_answer_cannot_make_the_browser_call_another_server(tab: Tab) -> None
     assert tab.page.evaluate("window.blocked.blockedURI").startswith(ELSEWHERE)
 
 
-@pytest.mark.parametrize("locale", ["zh-CN", "zh-HK"])
+@pytest.mark.parametrize("locale", ["zh", "zh-CN", "zh-HK", "zh-TW", "zh-Hans"])
 def test_the_page_speaks_chinese(browser: Browser, url: str, locale: str) -> None:
     context = browser.new_context(locale=locale, viewport={"width": 390, "height": 844})
     chinese = Tab(context.new_page(), url).open()

@@ -198,9 +198,11 @@ def step_convolution(
     """
     read = torch.cat([state, x], -1)
     state.copy_(read[..., -state.shape[-1] :])
-    y = (read[..., -weight.shape[-1] :] * weight).sum(-1, keepdim=True)
+    # In float32, as a convolution adds up: bfloat16 would round every product.
+    y = (read[..., -weight.shape[-1] :].float() * weight.float()).sum(-1, keepdim=True)
     if bias is not None:
-        y = y + bias[:, None]
+        y += bias.float()[:, None]
+    y = y.to(x.dtype)
     return y if activation is None else ACT2FN[activation](y)
 
 

@@ -22,8 +22,8 @@ from qwen_vl.engine.model.int4 import GROUP, Importance, round_to_int4
 _EXACT = ("in_proj_a", "in_proj_b", "in_proj_ba")  # decay and update rate of Gated DeltaNet
 _INT4_ROWS = 64  # outputs that the int4 kernel packs together
 _TILE = 8  # an argument of the packing that means nothing on CPUs
-_OUTPUTS_AT_ONCE = 512  # are widened
-_MOST_RIGHT_ROWS = 128
+_OUTPUTS_AT_ONCE = 512  # of a layer: so many are widened, and multiplied before the next
+_MOST_RIGHT_ROWS = 128  # so many rows at most are faster as the right factor
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def _packed(weight: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
 def _widened_product(x: Tensor, codes: Tensor) -> Tensor:
     """x [rows, in] -> x W^T [rows, out] float32, multiplied in the type of x.
 
-    Some outputs at a time are widened, and multiplied while they are in a cache. Few rows in
-    float32 are the right factor: on a CPU with AVX2 that was up to twice as fast.
+    A block of outputs is widened, and multiplied while it is in a cache. In float32, few rows are
+    the right factor of the product: that was up to twice as fast on a CPU with AVX2.
     """
     is_right = len(x) <= _MOST_RIGHT_ROWS and x.dtype == torch.float32
     parts = []
