@@ -12,13 +12,15 @@ from torch import nn
 from qwen_vl.config import Settings
 from qwen_vl.engine.model import machine
 from qwen_vl.engine.model.both_sides import (
+    BITS,
     MOST_FINE_ROWS,
     Int8Part,
     Int8Product,
-    is_exact,
     judge,
+    outliers,
     round_both_sides,
 )
+from qwen_vl.engine.model.byte_products import is_exact
 from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.load import load
 from qwen_vl.engine.model.quantize import Int8Linear, Wide
@@ -48,22 +50,22 @@ def error(y: torch.Tensor, x: torch.Tensor, exact: Int8Linear) -> float:
     return float(((y - expected).abs().amax(1) / expected.abs().amax(1)).max())
 
 
-exactly = pytest.mark.skipif(not is_exact(), reason="this CPU does not multiply bytes exactly")
+exactly = pytest.mark.skipif(not is_exact(BITS), reason="this CPU does not multiply bytes exactly")
 
 
 def test_a_cpu_that_cuts_sums_off_does_not_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "is_exact", lambda: False)
-    assert not machine.measure.__wrapped__(1).both_sides
+    monkeypatch.setattr(machine, "is_exact", lambda bits: False)
+    assert machine.measure.__wrapped__(1).input_bits is None
 
 
 def test_it_is_taken_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     ones = dict.fromkeys(("float32", "bfloat16", "int8", "int4"), 1.0)
-    for both in (True, False):
-        speeds = machine.Speeds(ones, {**ones, "int8": 3.0}, both)
+    for bits in (8, 7, None):
+        speeds = machine.Speeds(ones, {**ones, "int8": 3.0}, bits)
         monkeypatch.setattr(machine, "measure", lambda _, speeds=speeds: speeds)
-        assert machine.choose(Settings(device="cpu")).both_sides is both
-        assert machine.choose(Settings(device="cpu", quantize="int8")).both_sides is both
-        assert not machine.choose(Settings(device="cpu", dtype="float32")).both_sides
+        assert machine.choose(Settings(device="cpu")).input_bits == bits
+        assert machine.choose(Settings(device="cpu", quantize="int8")).input_bits == bits
+        assert machine.choose(Settings(device="cpu", dtype="float32")).input_bits is None
 
 
 @exactly
@@ -119,7 +121,7 @@ class Block(nn.Module):
 def test_layers_that_read_the_same_are_one_product() -> None:
     block, x = Block(), inputs(3)
     expected = block(x)
-    judged = judge(block, lambda: [block(inputs(100)) for _ in range(2)])
+    judged = judge(block, lambda: [block(inputs(100)) for _ in range(2)], outliers)
     round_both_sides(block, judged)
     assert isinstance(block.a, Int8Part)
     assert block.a.product is block.b.product
@@ -141,7 +143,7 @@ def test_large_values_anywhere_keep_a_layer_fine() -> None:
         return x
 
     block = Block()
-    round_both_sides(block, judge(block, lambda: block(spiky(200))))
+    round_both_sides(block, judge(block, lambda: block(spiky(200)), outliers))
     assert block.c.outliers is None
     x = spiky(MOST_FINE_ROWS * 2)
     assert error(block.c(x * 2), x * 2, layer(3)) < 1e-3
@@ -153,7 +155,7 @@ def test_a_model_computes_what_it_did_before(
     family: str, tiny_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     found = Checkpoint(tiny_checkpoints[family], family)
-    choice = machine.Choice("cpu", torch.float32, 1, "", "int8", both_sides=True)
+    choice = machine.Choice("cpu", torch.float32, 1, "", "int8", input_bits=BITS)
     with torch.inference_mode():
         plain, rounded = (load(found, choice, lambda *_: None) for _ in range(2))
         cache = StartCache(tmp_path)

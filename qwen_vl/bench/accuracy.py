@@ -13,6 +13,7 @@ import json.decoder
 import math
 import pydoc_data.topics
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from qwen_vl.engine.model.both_sides import Int8Product, is_exact, judge, round_both_sides
+from qwen_vl.engine.model import both_sides, seven_bits
+from qwen_vl.engine.model.both_sides import Int8Product, judge, outliers, round_both_sides
+from qwen_vl.engine.model.byte_products import is_exact
 from qwen_vl.engine.model.int4 import mean_squares
 from qwen_vl.engine.model.quantize import Int8Linear, Wide, is_rounded, quantize
 
@@ -68,36 +71,44 @@ def measure(weights: Path, tokens: int) -> list[Agreement]:
     windows = list(ids.split(WINDOW))
     original = read(weights)
     results = [compare("float32", original, original, windows)]
-    for name, model in rounded(weights):
+    seen = tokenizer(weights)(other_text(), return_tensors="pt").input_ids[:, :WINDOW]
+    for name, model in rounded(original, seen):
         print(f"... {name}", flush=True)
         results.append(compare(name, original, model, windows))
     return results
 
 
-def rounded(weights: Path) -> Iterator[tuple[str, nn.Module]]:
-    """The model in every form that is compared with float32, one at a time."""
-    seen = tokenizer(weights)(other_text(), return_tensors="pt").input_ids[:, :WINDOW]
-    model = read(weights)
+def rounded(original: nn.Module, seen: Tensor) -> Iterator[tuple[str, nn.Module]]:
+    """The model in every form that is compared with float32, one at a time.
+
+    `seen` are token ids [1, tokens] of the text that inputs are judged by.
+    """
+    model = deepcopy(original)  # reading a file anew takes minutes
     _replace(model, lambda layer: Int8Linear(layer.weight.data, None, Wide()).dequantised())
     yield "int8 weights, multiplied in float32", model
     for dtype in (torch.float32, torch.bfloat16):
-        model = read(weights)
+        model = deepcopy(original)
         quantize(model, "int8", Wide(dtype))
         yield f"int8, prefill in {str(dtype).removeprefix('torch.')}", model
-    if is_exact():
+    if is_exact(both_sides.BITS):
         for name, most_fine_rows in (("decode", WINDOW), ("prefill", 0)):
-            model = read(weights)
+            model = deepcopy(original)
             quantize(model, "int8", Wide())
-            round_both_sides(model, judge(model, partial(model, seen)))
+            round_both_sides(model, judge(model, partial(model, seen), outliers))
             for layer in model.modules():
                 if isinstance(layer, Int8Product):
                     layer.most_fine_rows = most_fine_rows
             yield f"int8 on both sides, {name}", model
-    model = read(weights)
-    linear = {path: one for path, one in model.named_modules() if is_rounded(path, one)}
-    importance = mean_squares(linear, partial(model, seen))
+    if is_exact(seven_bits.BITS):
+        model = deepcopy(original)
+        quantize(model, "int8", Wide())
+        judged = judge(model, partial(model, seen), seven_bits.columns_apart)
+        seven_bits.round_to_seven_bits(model, judged)
+        yield "int8 with inputs of 7 bits, prefill", model
+    linear = {path: one for path, one in original.named_modules() if is_rounded(path, one)}
+    importance = mean_squares(linear, partial(original, seen))
     for scheme in ("int8", "int4"):
-        model = read(weights)
+        model = deepcopy(original)
         quantize(model, scheme, Wide(least_rows=WINDOW + 1), importance)
         yield f"{scheme}, decode", model
 

@@ -17,7 +17,6 @@ are one product. Knows nothing of families, prompts or files.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -26,12 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qwen_vl.engine.model.byte_products import multiplied, packed
 from qwen_vl.engine.model.quantize import Int8Linear
 
+BITS = 8
 MOST_FINE_ROWS = 64  # with more, the second row costs more than reading the weights
 OUTLIER_SHARE = 1 / 32  # of the input columns
 COARSEST = 8.0  # largest: root mean square of what is rounded to 8 bits, in the median row
-_MIDDLE = 128  # the byte that stands for 0
+_MIDDLE = 1 << (BITS - 1)  # the byte that stands for 0
 _LARGEST = 127 * 256  # of two bytes: the coarse one stays within 127, for the kernel's sums
 _SEEN_ROWS = 64  # of each layer's inputs, kept to judge it by
 
@@ -60,7 +61,7 @@ class Int8Product(nn.Module):
         scales = torch.cat([layer.scales for layer in layers]).float()
         self.out_features, self.in_features = codes.shape
         # As buffers, so that they count as the model's memory.
-        self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(codes, None))
+        self.register_buffer("packed", packed(codes))
         self.register_buffer("scales", scales)
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64))
         self.register_buffer("bias", _joined(layers))
@@ -97,10 +98,7 @@ class Int8Product(nn.Module):
 
     def _multiplied(self, codes: Tensor) -> Tensor:
         """Bytes [rows, in] -> float32 [rows, out]; the sums inside are exact."""
-        return torch.ops.onednn.qlinear_pointwise(
-            *(codes, 1.0, _MIDDLE, self.packed, self.scales, self.zeros, None),
-            *(1.0, 0, torch.float32, "none", [], ""),
-        )
+        return multiplied(codes, self.packed, self.scales, self.zeros, BITS)
 
 
 class Int8Part(nn.Module):
@@ -137,27 +135,6 @@ class SharedProduct(Int8Product):
         return result
 
 
-def is_exact() -> bool:
-    """Whether this machine has the kernel, and its sums hold the largest bytes.
-
-    Without VNNI, sums of two products are kept in 16 bits, and are cut off there in silence.
-    """
-    if sys.byteorder != "little" or not torch.backends.mkldnn.is_available():
-        return False
-    codes = torch.full((16, 256), 127, dtype=torch.int8)
-    bytes_ = torch.full((2, 256), 255, dtype=torch.uint8)
-    try:
-        packed = torch.ops.onednn.qlinear_prepack(codes, None)
-        scales, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
-        sums = torch.ops.onednn.qlinear_pointwise(
-            *(bytes_, 1.0, _MIDDLE, packed, scales, zeros, None),
-            *(1.0, 0, torch.float32, "none", [], ""),
-        )
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return False
-    return bool((sums == 127 * 127 * 256).all())
-
-
 def _joined(layers: Sequence[Int8Linear]) -> Tensor | None:
     """Their biases, one after the other."""
     if all(layer.bias is None for layer in layers):
@@ -183,18 +160,25 @@ class _Seen:
         self.largest: Tensor | None = None  # of each column
         self.rows: Tensor | None = None  # some of them
 
+    def judged(self, apart: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        assert self.largest is not None
+        assert self.rows is not None
+        return apart(self.largest, self.rows)
 
-# The paths of layers that read the same, joined by commas -> the columns of outliers, int64; none
-# where the layers are to stay fine.
+
+# The paths of layers that read the same, joined by commas -> the columns to multiply apart, int64.
 Judgement = dict[str, Tensor]
 
 
 @torch.inference_mode()
-def judge(model: nn.Module, run: Callable[[], None]) -> Judgement:
+def judge(
+    model: nn.Module, run: Callable[[], None], apart: Callable[[Tensor, Tensor], Tensor]
+) -> Judgement:
     """What the inputs of the model's `Int8Linear` layers are like.
 
     `run` has the model read something like what it is going to read. A layer that does not run is
-    left out.
+    left out. `apart` tells the columns from the largest input of each [in], and some rows
+    [rows, in].
     """
     seen = {path: _Seen() for path, layer in model.named_modules() if type(layer) is Int8Linear}
     hooks = [model.get_submodule(path).register_forward_pre_hook(_see(seen[path])) for path in seen]
@@ -207,16 +191,19 @@ def judge(model: nn.Module, run: Callable[[], None]) -> Judgement:
     for path, what in seen.items():
         if what.inputs:
             groups.setdefault(tuple(what.inputs), []).append(path)
-    return {",".join(paths): _outliers(seen[paths[0]]) for paths in groups.values()}
+    return {",".join(paths): seen[paths[0]].judged(apart) for paths in groups.values()}
 
 
 @torch.inference_mode()
 def round_both_sides(model: nn.Module, judgement: Judgement) -> None:
-    """Puts products in the place of the judged layers, one by one, in place."""
-    for joined, outliers in judgement.items():
+    """Puts products in the place of the judged layers, one by one, in place.
+
+    Layers without columns to multiply apart stay fine.
+    """
+    for joined, columns in judgement.items():
         paths = joined.split(",")
         layers = [cast(Int8Linear, model.get_submodule(path)) for path in paths]
-        apart = outliers if len(outliers) else None
+        apart = columns if len(columns) else None
         if len(paths) == 1:
             model.set_submodule(paths[0], Int8Product(layers, apart))
             continue
@@ -251,16 +238,14 @@ def _number_of(x: Tensor) -> int:
     return int(x._number)  # type: ignore[attr-defined]
 
 
-def _outliers(seen: _Seen) -> Tensor:
+def outliers(largest: Tensor, rows: Tensor) -> Tensor:
     """The columns to multiply apart; none where the others would still be too coarse."""
-    assert seen.largest is not None
-    assert seen.rows is not None
-    count = max(16, round(len(seen.largest) * OUTLIER_SHARE / 16) * 16)
-    if count >= len(seen.largest):
+    count = max(16, round(len(largest) * OUTLIER_SHARE / 16) * 16)
+    if count >= len(largest):
         return torch.empty(0, dtype=torch.int64)
-    outliers = seen.largest.topk(count).indices.sort().values
-    rest = seen.rows.clone()
-    rest[:, outliers] = 0
+    columns = largest.topk(count).indices.sort().values
+    rest = rows.clone()
+    rest[:, columns] = 0
     size = rest.pow(2).mean(1).sqrt().clamp(min=1e-30)
     coarseness = (rest.abs().amax(1) / size).median()
-    return outliers[: count if float(coarseness) <= COARSEST else 0]
+    return columns[: count if float(coarseness) <= COARSEST else 0]

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen_vl.config import Settings
-from qwen_vl.engine.model.both_sides import OUTLIER_SHARE, Int8Product, is_exact
+from qwen_vl.engine.model import both_sides, seven_bits
+from qwen_vl.engine.model.byte_products import is_exact
 from qwen_vl.engine.model.cpu import cpu_name
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear, Wide
 from qwen_vl.errors import ModelUnavailable
@@ -35,7 +36,7 @@ _PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
 _PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
 _PREFILL_ROWS = 256  # one small picture
 _MOST_NARROW_ROWS = 65
-MEASURED = "3"  # another one whenever other things are measured: earlier figures are void then
+MEASURED = "4"  # another one whenever other things are measured: earlier figures are void then
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Choice:
     reason: str
     quantize: str = "none"  # "int8" or "int4" on a CPU, "4bit" on a GPU
     wide: Wide = field(default_factory=Wide)  # how quantized weights are multiplied in prefill
-    both_sides: bool = False  # whether int8 weights are multiplied with int8 inputs
+    input_bits: int | None = None  # of the digits that int8 weights are multiplied with; 7 or 8
 
     @property
     def precision(self) -> str:
@@ -197,7 +198,7 @@ def _fastest_on_cpu(speeds: Speeds, threads: int, may_round: bool) -> Choice:
 def _rounded(threads: int, reason: str, scheme: str, speeds: Speeds) -> Choice:
     return Choice(
         *("cpu", torch.float32, threads, reason, scheme, speeds.wide),
-        both_sides=speeds.both_sides,
+        input_bits=speeds.input_bits,
     )
 
 
@@ -205,13 +206,13 @@ def _rounded(threads: int, reason: str, scheme: str, speeds: Speeds) -> Choice:
 class Speeds:
     """Measured speeds of linear layers as multiples of float32's, by name.
 
-    `both_sides`: int8 is faster with int8 inputs, and its figures are those. `wide_rows`: from so
-    many rows on, it is faster to widen int8 weights first.
+    `input_bits`: int8 is faster with rounded inputs, and its figures are those; 8 in all passes, 7
+    in prefill. `wide_rows`: from so many rows on, it is faster to widen int8 weights first.
     """
 
     prefill: dict[str, float]
     decode: dict[str, float]
-    both_sides: bool = False
+    input_bits: int | None = None
     wide_rows: int = Wide.least_rows
 
     @property
@@ -250,14 +251,20 @@ def measure(threads: int) -> Speeds:
     gain = times_s["float32"][0] / times_s["bfloat16"][0]
     coded = [Int8Linear(weight, None, Wide(_product(gain))) for weight in weights]
     times_s["int8"] = _time(coded, torch.float32)
-    both_sides = False
-    if is_exact():
-        outliers = torch.arange(int(_PROBE_WIDTH * OUTLIER_SHARE))
-        times = _time([Int8Product([one], outliers) for one in coded], torch.float32)
+    input_bits = None
+    if is_exact(both_sides.BITS):
+        apart = torch.arange(int(_PROBE_WIDTH * both_sides.OUTLIER_SHARE))
+        products = [both_sides.Int8Product([one], apart) for one in coded]
+        times = _time(products, torch.float32)
         # Several answers at a time gain most, which is not measured here.
-        both_sides = times[0] < times_s["int8"][0] and times[1] < 1.1 * times_s["int8"][1]
-        if both_sides:
-            times_s["int8"] = times
+        if times[0] < times_s["int8"][0] and times[1] < 1.1 * times_s["int8"][1]:
+            input_bits, times_s["int8"] = both_sides.BITS, times
+        del products
+    elif is_exact(seven_bits.BITS):
+        digits = seven_bits.SevenBitLinear(coded[0], torch.arange(_PROBE_WIDTH // 16))
+        spent_s = _time([digits], torch.float32)[0]
+        if spent_s < 0.8 * times_s["int8"][0]:  # some layers stay as they are
+            input_bits, times_s["int8"] = seven_bits.BITS, (spent_s, times_s["int8"][1])
     wide_rows = _wide_rows(coded[0])
     del coded
     packed = [Int4Linear(weight, None) for weight in weights]
@@ -266,7 +273,7 @@ def measure(threads: int) -> Speeds:
         {name: times_s["float32"][i] / spent_s[i] for name, spent_s in times_s.items()}
         for i in (0, 1)
     )
-    return Speeds(prefill, decode, both_sides, wide_rows)
+    return Speeds(prefill, decode, input_bits, wide_rows)
 
 
 def _product(bfloat16_gain: float) -> torch.dtype:

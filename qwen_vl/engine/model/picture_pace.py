@@ -64,7 +64,7 @@ def recalled(
         return measure(loaded)
     key = (
         f"pictures {FORMAT} of {entry_name(checkpoint, choice.precision)}, {cpu_name()}, "
-        f"{choice.threads} threads, {choice.both_sides}"
+        f"{choice.threads} threads, {choice.input_bits} bits"
     )
     return PicturePace(**cache.recalled(key, lambda: asdict(measure(loaded))))
 

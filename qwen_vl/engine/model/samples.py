@@ -12,18 +12,20 @@ import torch
 from PIL import Image, ImageDraw
 
 from qwen_vl.config import MOST_IMAGE_TOKENS
-from qwen_vl.engine.model.both_sides import judge, round_both_sides
+from qwen_vl.engine.model.both_sides import judge, outliers, round_both_sides
 from qwen_vl.engine.model.checkpoint import Checkpoint, Report
 from qwen_vl.engine.model.int4 import Importance, mean_squares
 from qwen_vl.engine.model.load import LoadedModel, load
 from qwen_vl.engine.model.machine import Choice, release_memory
 from qwen_vl.engine.model.quantize import Int8Linear
 from qwen_vl.engine.model.rounded import entry_name
+from qwen_vl.engine.model.seven_bits import BITS as SEVEN_BITS
+from qwen_vl.engine.model.seven_bits import columns_apart, round_to_seven_bits
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
 from qwen_vl.start_cache import StartCache
 
-FORMAT = "1"  # of what is judged; a new one where it changes
+FORMAT = "2"  # of what is judged; a new one where it changes
 _SIDE_PX = 320  # about a hundred visual tokens
 _WORDS = """The ferry leaves at 7:45 and costs 12.50 per person; children under six travel free.
 Twice a day it passes the old lighthouse, which was built in 1873 and still works.
@@ -44,22 +46,22 @@ def round_inputs(
 
     What an earlier start has found out about this checkpoint's inputs is taken from `cache`.
     """
-    if not choice.both_sides:
+    if choice.input_bits is None:
         return
+    in_seven_bits = choice.input_bits == SEVEN_BITS
+    apart = columns_apart if in_seven_bits else outliers
 
     def found() -> dict[str, list[int]]:
-        judged = judge(loaded.model, lambda: read_samples(loaded))
-        return {paths: outliers.tolist() for paths, outliers in judged.items()}
+        judged = judge(loaded.model, lambda: read_samples(loaded), apart)
+        return {paths: columns.tolist() for paths, columns in judged.items()}
 
     if cache is None or checkpoint is None:
-        outliers = found()
+        columns = found()
     else:
-        key = f"inputs {FORMAT} of {entry_name(checkpoint, choice.quantize)}"
-        outliers = cache.recalled(key, found)
-    judgement = {
-        paths: torch.tensor(columns, dtype=torch.int64) for paths, columns in outliers.items()
-    }
-    round_both_sides(loaded.model, judgement)
+        name = entry_name(checkpoint, choice.quantize)
+        columns = cache.recalled(f"inputs {FORMAT}, {choice.input_bits} bits, of {name}", found)
+    judgement = {paths: torch.tensor(apart, dtype=torch.int64) for paths, apart in columns.items()}
+    (round_to_seven_bits if in_seven_bits else round_both_sides)(loaded.model, judgement)
     release_memory()  # what the codes took before they were packed
 
 
