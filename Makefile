@@ -14,10 +14,11 @@ run: .venv/app
 test: tools .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Engines on Ray and behind other people's servers, and nginx before this one, where it is installed. An environment of its own: Ray is large, and
-# llama-cpp-python is compiled here, which takes some minutes and a C++ compiler.
+# Engines on Ray and behind other people's servers, and nginx before this one, where it is installed
+# (what is left out is told). An environment of its own: Ray is large, and llama-cpp-python is
+# compiled here, which takes some minutes and a C++ compiler.
 test-beyond: .venv-beyond/ready
-	.venv-beyond/bin/python -W ignore -m pytest -m beyond
+	.venv-beyond/bin/python -W ignore -m pytest -rs -m beyond
 
 # Other people's client libraries, in Python and JavaScript (node and npm), in environments of their
 # own: a table of client x feature.

@@ -98,6 +98,19 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
 
 
 @exactly
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_broken_row_stays_broken_and_alone(broken: float) -> None:
+    """A number that is none must not come out as one that looks right."""
+    digits, x = SevenBitLinear(layer(), LARGE), inputs()
+    whole = digits(x)
+    x[5, 7] = broken
+    y = digits(x)
+    assert not y[5].isfinite().any()
+    kept = torch.arange(LEAST_ROWS) != 5
+    assert y[kept].equal(whole[kept])
+
+
+@exactly
 def test_few_rows_are_multiplied_as_before() -> None:
     exact = layer()
     for rows in (1, LEAST_ROWS - 1):

@@ -60,7 +60,7 @@ def round_inputs(
     else:
         name = entry_name(checkpoint, choice.quantize)
         columns = cache.recalled(f"inputs {FORMAT}, {choice.input_bits} bits, of {name}", found)
-    judgement = {paths: torch.tensor(apart, dtype=torch.int64) for paths, apart in columns.items()}
+    judgement = {paths: torch.tensor(few, dtype=torch.int64) for paths, few in columns.items()}
     (round_to_seven_bits if in_seven_bits else round_both_sides)(loaded.model, judgement)
     release_memory()  # what the codes took before they were packed
 
