@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,16 @@ from torch import nn
 from qwen_vl.config import Settings
 from qwen_vl.engine.model import machine
 from qwen_vl.engine.model.both_sides import (
-    BITS,
     MOST_FINE_ROWS,
     Int8Part,
     Int8Product,
+    is_exact,
     judge,
     outliers,
     round_both_sides,
 )
-from qwen_vl.engine.model.byte_products import is_exact
 from qwen_vl.engine.model.checkpoint import Checkpoint
+from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.load import load
 from qwen_vl.engine.model.quantize import Int8Linear, Wide
 from qwen_vl.engine.model.samples import round_inputs
@@ -50,11 +51,12 @@ def error(y: torch.Tensor, x: torch.Tensor, exact: Int8Linear) -> float:
     return float(((y - expected).abs().amax(1) / expected.abs().amax(1)).max())
 
 
-exactly = pytest.mark.skipif(not is_exact(BITS), reason="this CPU does not multiply bytes exactly")
+exactly = pytest.mark.skipif(not is_exact(), reason="this CPU does not multiply bytes exactly")
 
 
 def test_a_cpu_that_cuts_sums_off_does_not_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "is_exact", lambda bits: False)
+    forms = {8: replace(INPUT_FORMS[8], is_exact=lambda: False)}
+    monkeypatch.setattr(machine, "INPUT_FORMS", forms)
     assert machine.measure.__wrapped__(1).input_bits is None
 
 
@@ -122,9 +124,9 @@ def test_layers_that_read_the_same_are_one_product() -> None:
     block, x = Block(), inputs(3)
     expected = block(x)
     judged = judge(block, lambda: [block(inputs(100)) for _ in range(2)], outliers)
-    round_both_sides(block, judged)
+    round_both_sides(block, judged, Int8Product)
     assert isinstance(block.a, Int8Part)
-    assert block.a.product is block.b.product
+    assert block.a.shared is block.b.shared
     assert isinstance(block.c, Int8Product)
     assert isinstance(block.unused, Int8Linear)
     assert set(OUTLIERS.tolist()) < set(block.c.outliers.tolist())
@@ -143,7 +145,7 @@ def test_large_values_anywhere_keep_a_layer_fine() -> None:
         return x
 
     block = Block()
-    round_both_sides(block, judge(block, lambda: block(spiky(200)), outliers))
+    round_both_sides(block, judge(block, lambda: block(spiky(200)), outliers), Int8Product)
     assert block.c.outliers is None
     x = spiky(MOST_FINE_ROWS * 2)
     assert error(block.c(x * 2), x * 2, layer(3)) < 1e-3
@@ -155,7 +157,7 @@ def test_a_model_computes_what_it_did_before(
     family: str, tiny_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     found = Checkpoint(tiny_checkpoints[family], family)
-    choice = machine.Choice("cpu", torch.float32, 1, "", "int8", input_bits=BITS)
+    choice = machine.Choice("cpu", torch.float32, 1, "", "int8", input_bits=8)
     with torch.inference_mode():
         plain, rounded = (load(found, choice, lambda *_: None) for _ in range(2))
         cache = StartCache(tmp_path)

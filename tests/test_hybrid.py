@@ -32,10 +32,9 @@ from qwen_vl.engine.local.scheduler import Scheduler
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS, snapshots_at
 from qwen_vl.engine.model import thinking
-from qwen_vl.engine.model.both_sides import Int8Part, Int8Product
+from qwen_vl.engine.model.both_sides import Int8Part, Product
 from qwen_vl.engine.model.load import LoadedModel, has_experts
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear
-from qwen_vl.engine.model.seven_bits import SevenBitLinear
 from qwen_vl.errors import EngineFailed
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart, Usage
@@ -229,11 +228,9 @@ def test_rounded_weights_answer_and_decay_stays_exact(
     assert first
     assert first == again
     layer = engine._loaded.model.model.language_model.layers[0].linear_attn
-    both = (
-        (Int8Part, Int8Product, SevenBitLinear) if scheme == "int8" else ()
-    )  # where the CPU gains by it
+    both = (Int8Part, Product) if scheme == "int8" else ()  # where the CPU gains by it
     assert isinstance(layer.in_proj_qkv, (rounded, *both))
-    assert isinstance(layer.out_proj, (Int8Linear, Int4Linear, Int8Product, SevenBitLinear))
+    assert isinstance(layer.out_proj, (Int8Linear, Int4Linear, Product))
     assert type(layer.in_proj_a) is type(layer.in_proj_b) is nn.Linear
     engine.close()
 

@@ -92,6 +92,9 @@ class Sized:
     def get_memory_footprint(self) -> int:
         return self.weight_bytes
 
+    def modules(self) -> tuple[()]:
+        return ()
+
     def __call__(self, **_: object) -> int:
         return torch.get_num_threads()
 

@@ -24,9 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from qwen_vl.engine.model import both_sides, seven_bits
-from qwen_vl.engine.model.both_sides import Int8Product, judge, outliers, round_both_sides
-from qwen_vl.engine.model.byte_products import is_exact
+from qwen_vl.engine.model.both_sides import Product, judge, round_both_sides
+from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.int4 import mean_squares
 from qwen_vl.engine.model.quantize import Int8Linear, Wide, is_rounded, quantize
 
@@ -90,21 +89,18 @@ def rounded(original: nn.Module, seen: Tensor) -> Iterator[tuple[str, nn.Module]
         model = deepcopy(original)
         quantize(model, "int8", Wide(dtype))
         yield f"int8, prefill in {str(dtype).removeprefix('torch.')}", model
-    if is_exact(both_sides.BITS):
+    for bits, form in INPUT_FORMS.items():
+        if not form.is_exact():
+            continue
         for name, most_fine_rows in (("decode", WINDOW), ("prefill", 0)):
             model = deepcopy(original)
             quantize(model, "int8", Wide())
-            round_both_sides(model, judge(model, partial(model, seen), outliers))
+            judged = judge(model, partial(model, seen), form.outliers)
+            round_both_sides(model, judged, form.product)
             for layer in model.modules():
-                if isinstance(layer, Int8Product):
+                if isinstance(layer, Product):
                     layer.most_fine_rows = most_fine_rows
-            yield f"int8 on both sides, {name}", model
-    if is_exact(seven_bits.BITS):
-        model = deepcopy(original)
-        quantize(model, "int8", Wide())
-        judged = judge(model, partial(model, seen), seven_bits.columns_apart)
-        seven_bits.round_to_seven_bits(model, judged)
-        yield "int8 with inputs of 7 bits, prefill", model
+            yield f"int8, inputs in digits of {bits} bits, {name}", model
     linear = {path: one for path, one in original.named_modules() if is_rounded(path, one)}
     importance = mean_squares(linear, partial(original, seen))
     for scheme in ("int8", "int4"):

@@ -1,38 +1,40 @@
-"""Linear layers with int8 on both sides, for CPUs that multiply bytes (VNNI, AMX).
+"""Linear layers with int8 on both sides, over one packed weight.
 
-Rounding what goes into a layer to 8 bits ruins language models, for two reasons. A few input
-columns hold values many times as large as the others', so that these are left with a handful of
-steps; and some layers have large values anywhere. So there are two forms, over one packed weight:
+Rounding what goes into a layer ruins language models, for two reasons. A few input columns hold
+values many times as large as the others', so that these are left with a handful of steps; and some
+layers have large values anywhere. So a product has two forms:
 
-- fine: an input is two bytes, a coarse one and a rest, and stands in two rows of one product. That
-  is as good as float32. While few rows are multiplied, the time goes into reading weights, and the
-  second row costs little.
-- coarse: an input is one byte, and the columns of outliers are multiplied in bfloat16 beside it.
-  With many rows, this takes half of the time. Layers for which it is too coarse stay fine.
+- fine: an input is two digits, which stand in two rows of one product. That is as good as float32.
+  While few rows are multiplied, the time goes into reading weights, and the second row costs
+  little.
+- coarse: an input is one digit, and the columns of outliers are multiplied apart. With many rows,
+  this takes half of the time. Layers for which it is too coarse stay fine.
 
 Each row has a scale of its own, so a row's result does not depend on the rows beside it. Which
 columns and layers those are is told by the inputs of a few passes. Layers that read the same input
-are one product. Knows nothing of families, prompts or files.
+are one product. `Int8Product` is for CPUs that multiply bytes (VNNI, AMX); the product for others
+is in `seven_bits`. Knows nothing of families, prompts or files.
 """
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from qwen_vl.engine.model.byte_products import multiplied, packed
 from qwen_vl.engine.model.quantize import Int8Linear
 
-BITS = 8
 MOST_FINE_ROWS = 64  # with more, the second row costs more than reading the weights
 OUTLIER_SHARE = 1 / 32  # of the input columns
 COARSEST = 8.0  # largest: root mean square of what is rounded to 8 bits, in the median row
-_MIDDLE = 1 << (BITS - 1)  # the byte that stands for 0
+_MIDDLE = 128  # the byte that stands for 0
 _LARGEST = 127 * 256  # of two bytes: the coarse one stays within 127, for the kernel's sums
 _SEEN_ROWS = 64  # of each layer's inputs, kept to judge it by
 
@@ -40,99 +42,148 @@ _middle = torch.full((), _MIDDLE + 0.5)  # conversion to a byte cuts off
 _middles = torch.full((), _MIDDLE * 256 + _MIDDLE + 0.5)  # of both bytes
 
 
-class Int8Product(nn.Module):
+class Product(nn.Module):
     """y = x W^T + b for layers that read one input: their outputs, one after the other.
 
-    `outliers` are columns of the input; None: all rows are fine.
+    `outliers` are columns of the input, int64; None: all rows are fine.
     """
 
-    packed: Tensor
-    scales: Tensor
-    zeros: Tensor
     bias: Tensor | None
     outliers: Tensor | None
-    columns: Tensor | None
-    kept: Tensor
     most_fine_rows = MOST_FINE_ROWS
+    packed_bytes = 0  # of weights that are no buffers
+    packs_on_one_thread = False
 
     def __init__(self, layers: Sequence[Int8Linear], outliers: Tensor | None) -> None:
         super().__init__()
-        codes = torch.cat([layer.codes for layer in layers])
-        scales = torch.cat([layer.scales for layer in layers]).float()
-        self.out_features, self.in_features = codes.shape
+        self.out_features = sum(layer.out_features for layer in layers)
+        self.in_features = layers[0].in_features
         # As buffers, so that they count as the model's memory.
-        self.register_buffer("packed", packed(codes))
-        self.register_buffer("scales", scales)
-        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64))
         self.register_buffer("bias", _joined(layers))
         self.register_buffer("outliers", outliers)
-        self.register_buffer("columns", None)  # of the weights
-        if outliers is not None:
-            self.columns = (codes[:, outliers].float() * scales[:, None]).bfloat16()
-            self.register_buffer("kept", torch.ones(self.in_features).index_fill_(0, outliers, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features).float()
-        is_fine = self.columns is None or len(rows) <= self.most_fine_rows
-        y = self._fine(rows) if is_fine else self._coarse(rows)
+        is_fine = self.outliers is None or len(rows) <= self.most_fine_rows
+        y = self.fine(rows) if is_fine else self.coarse(rows)
         if self.bias is not None:
             y += self.bias
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def _fine(self, x: Tensor) -> Tensor:
-        largest = _largest(x)
+    def fine(self, x: Tensor) -> Tensor:
+        """float32 [rows, in] -> float32 [rows, out], without the bias."""
+        raise NotImplementedError
+
+    def coarse(self, x: Tensor) -> Tensor:
+        """The same, where there are outliers."""
+        raise NotImplementedError
+
+
+class Int8Product(Product):
+    """Digits of 8 bits; outliers are multiplied in bfloat16."""
+
+    packed: Tensor
+    scales: Tensor
+    zeros: Tensor
+    columns: Tensor
+    kept: Tensor
+
+    def __init__(self, layers: Sequence[Int8Linear], outliers: Tensor | None) -> None:
+        super().__init__(layers, outliers)
+        codes, scales = codes_and_scales(layers)
+        self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(codes, None))
+        self.register_buffer("scales", scales)
+        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64))
+        if outliers is not None:
+            columns = (codes[:, outliers].float() * scales[:, None]).bfloat16()
+            self.register_buffer("columns", columns)  # of the weights
+            self.register_buffer("kept", torch.ones(self.in_features).index_fill_(0, outliers, 0))
+
+    def fine(self, x: Tensor) -> Tensor:
+        largest = largest_of(x)
         codes = torch.addcmul(_middles, x, _LARGEST / largest).to(torch.uint16)
         # Little-endian: the rest comes first. [rests, then coarse ones; columns]
         both = codes.view(torch.uint8).view(*x.shape, 2).permute(2, 0, 1).reshape(-1, x.shape[1])
         rest, coarse = self._multiplied(both).chunk(2)
         return torch.add(rest, coarse, alpha=256).mul_(largest / _LARGEST)
 
-    def _coarse(self, x: Tensor) -> Tensor:
-        assert self.columns is not None
+    def coarse(self, x: Tensor) -> Tensor:
         assert self.outliers is not None
         beside = F.linear(x[:, self.outliers].bfloat16(), self.columns).float()
         x = x * self.kept
-        largest = _largest(x)
+        largest = largest_of(x)
         codes = torch.addcmul(_middle, x, 127 / largest).to(torch.uint8)
         return beside.addcmul_(self._multiplied(codes), largest / 127)
 
     def _multiplied(self, codes: Tensor) -> Tensor:
         """Bytes [rows, in] -> float32 [rows, out]; the sums inside are exact."""
-        return multiplied(codes, self.packed, self.scales, self.zeros, BITS)
+        return torch.ops.onednn.qlinear_pointwise(
+            *(codes, 1.0, _MIDDLE, self.packed, self.scales, self.zeros, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
 
 
 class Int8Part(nn.Module):
     """One layer's share of a product. The first part that is asked computes all of them."""
 
-    def __init__(self, product: SharedProduct, start: int, layer: Int8Linear) -> None:
+    def __init__(self, shared: SharedProduct, start: int, layer: Int8Linear) -> None:
         super().__init__()
-        self.product = product
+        self.shared = shared
         self._outputs = slice(start, start + layer.out_features)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x)[..., self._outputs]
+        return self.shared(x)[..., self._outputs]
 
 
-class SharedProduct(Int8Product):
-    """Keeps its last result for as long as parts of it are still to be asked for."""
+class SharedProduct(nn.Module):
+    """Keeps a product's last result for as long as parts of it are still to be asked for."""
 
-    def __init__(self, layers: Sequence[Int8Linear], outliers: Tensor | None) -> None:
-        super().__init__(layers, outliers)
-        self._parts = len(layers)
+    def __init__(self, product: Product, parts: int) -> None:
+        super().__init__()
+        self.product = product
+        self._parts = parts
         self._input: weakref.ref[Tensor] | None = None
         self._result: Tensor | None = None
         self._left = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if self._result is None or self._input is None or self._input() is not x:
-            result = super().forward(x)
+            result = self.product(x)
             self._input, self._result, self._left = weakref.ref(x), result, self._parts
         result = self._result
         self._left -= 1
         if not self._left:
             self._input = self._result = None
         return result
+
+
+def is_exact() -> bool:
+    """Whether this machine has the kernel, and its sums hold the largest bytes.
+
+    Without VNNI, sums of two products are kept in 16 bits, and are cut off there in silence.
+    """
+    if sys.byteorder != "little" or not torch.backends.mkldnn.is_available():
+        return False
+    codes = torch.full((16, 256), 127, dtype=torch.int8)
+    bytes_ = torch.full((2, 256), 255, dtype=torch.uint8)
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(codes, None)
+        scales, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
+        sums = torch.ops.onednn.qlinear_pointwise(
+            *(bytes_, 1.0, _MIDDLE, packed, scales, zeros, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((sums == 127 * 127 * 256).all())
+
+
+def codes_and_scales(layers: Sequence[Int8Linear]) -> tuple[Tensor, Tensor]:
+    """Those of all layers, one after the other: int8 [out, in], and float32 [out]."""
+    codes = [layer.codes for layer in layers]
+    scales = torch.cat([layer.scales for layer in layers]).float()
+    return codes[0] if len(codes) == 1 else torch.cat(codes), scales  # `cat` copies even one
 
 
 def _joined(layers: Sequence[Int8Linear]) -> Tensor | None:
@@ -148,7 +199,8 @@ def _joined(layers: Sequence[Int8Linear]) -> Tensor | None:
     )
 
 
-def _largest(x: Tensor) -> Tensor:
+def largest_of(x: Tensor) -> Tensor:
+    """Of each row [rows, in] -> [rows, 1]; never 0."""
     return x.abs().amax(1, keepdim=True).clamp_(min=1e-30)
 
 
@@ -160,25 +212,25 @@ class _Seen:
         self.largest: Tensor | None = None  # of each column
         self.rows: Tensor | None = None  # some of them
 
-    def judged(self, apart: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def judged(self, apart: Apart) -> Tensor:
         assert self.largest is not None
         assert self.rows is not None
         return apart(self.largest, self.rows)
 
 
-# The paths of layers that read the same, joined by commas -> the columns to multiply apart, int64.
+# The paths of layers that read the same, joined by commas -> the columns of outliers, int64; none
+# where the layers are to stay fine.
 Judgement = dict[str, Tensor]
+# The largest input of each column [in], and some inputs [rows, in] -> the columns of outliers.
+Apart = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.inference_mode()
-def judge(
-    model: nn.Module, run: Callable[[], None], apart: Callable[[Tensor, Tensor], Tensor]
-) -> Judgement:
+def judge(model: nn.Module, run: Callable[[], None], apart: Apart) -> Judgement:
     """What the inputs of the model's `Int8Linear` layers are like.
 
     `run` has the model read something like what it is going to read. A layer that does not run is
-    left out. `apart` tells the columns from the largest input of each [in], and some rows
-    [rows, in].
+    left out.
     """
     seen = {path: _Seen() for path, layer in model.named_modules() if type(layer) is Int8Linear}
     hooks = [model.get_submodule(path).register_forward_pre_hook(_see(seen[path])) for path in seen]
@@ -191,26 +243,36 @@ def judge(
     for path, what in seen.items():
         if what.inputs:
             groups.setdefault(tuple(what.inputs), []).append(path)
-    return {",".join(paths): seen[paths[0]].judged(apart) for paths in groups.values()}
+    judgement = {",".join(paths): seen[paths[0]].judged(apart) for paths in groups.values()}
+    if isinstance(model, PreTrainedModel):
+        head = model.get_output_embeddings()  # reads one row of a prompt, so it can be fine
+        for path in judgement.keys() & {
+            path for path, layer in model.named_modules() if layer is head
+        }:
+            judgement[path] = judgement[path][:0]
+    return judgement
 
 
 @torch.inference_mode()
-def round_both_sides(model: nn.Module, judgement: Judgement) -> None:
-    """Puts products in the place of the judged layers, one by one, in place.
+def round_both_sides(model: nn.Module, judgement: Judgement, product: type[Product]) -> None:
+    """Puts products in the place of the judged layers, one by one, in place."""
+    groups = [(joined.split(","), columns) for joined, columns in judgement.items()]
 
-    Layers without columns to multiply apart stay fine.
-    """
-    for joined, columns in judgement.items():
-        paths = joined.split(",")
+    def packed(group: tuple[list[str], Tensor]) -> Product:
+        paths, columns = group
         layers = [cast(Int8Linear, model.get_submodule(path)) for path in paths]
-        apart = columns if len(columns) else None
-        if len(paths) == 1:
-            model.set_submodule(paths[0], Int8Product(layers, apart))
-            continue
-        product, start = SharedProduct(layers, apart), 0
-        for path, layer in zip(paths, layers, strict=True):
-            model.set_submodule(path, Int8Part(product, start, layer))
-            start += layer.out_features
+        return product(layers, columns if len(columns) else None)
+
+    with ThreadPoolExecutor(torch.get_num_threads() if product.packs_on_one_thread else 1) as pool:
+        for (paths, _), one in zip(groups, pool.map(packed, groups), strict=True):
+            if len(paths) == 1:
+                model.set_submodule(paths[0], one)
+                continue
+            shared, start = SharedProduct(one, len(paths)), 0
+            for path in paths:
+                part = Int8Part(shared, start, cast(Int8Linear, model.get_submodule(path)))
+                model.set_submodule(path, part)
+                start += part.out_features
 
 
 _calls = 0  # of hooks
@@ -239,7 +301,7 @@ def _number_of(x: Tensor) -> int:
 
 
 def outliers(largest: Tensor, rows: Tensor) -> Tensor:
-    """The columns to multiply apart; none where the others would still be too coarse."""
+    """`Apart` for `Int8Product`: none where the other columns would still be too coarse."""
     count = max(16, round(len(largest) * OUTLIER_SHARE / 16) * 16)
     if count >= len(largest):
         return torch.empty(0, dtype=torch.int64)

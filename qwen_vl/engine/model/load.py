@@ -102,7 +102,8 @@ class LoadedModel:
 
     @cached_property
     def weight_bytes(self) -> int:
-        return int(self.model.get_memory_footprint())
+        packed = (getattr(module, "packed_bytes", 0) for module in self.model.modules())
+        return int(self.model.get_memory_footprint()) + sum(packed)
 
     def forward(self, tokens: int, **inputs: Any) -> Any:
         """The model's forward pass over `tokens` tokens.

@@ -24,9 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen_vl.config import Settings
-from qwen_vl.engine.model import both_sides, seven_bits
-from qwen_vl.engine.model.byte_products import is_exact
 from qwen_vl.engine.model.cpu import cpu_name
+from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear, Wide
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.heap import trim_heap
@@ -206,8 +205,8 @@ def _rounded(threads: int, reason: str, scheme: str, speeds: Speeds) -> Choice:
 class Speeds:
     """Measured speeds of linear layers as multiples of float32's, by name.
 
-    `input_bits`: int8 is faster with rounded inputs, and its figures are those; 8 in all passes, 7
-    in prefill. `wide_rows`: from so many rows on, it is faster to widen int8 weights first.
+    `input_bits`: int8 is faster with rounded inputs, and its figures are those. `wide_rows`: from
+    so many rows on, it is faster to widen int8 weights first.
     """
 
     prefill: dict[str, float]
@@ -252,19 +251,15 @@ def measure(threads: int) -> Speeds:
     coded = [Int8Linear(weight, None, Wide(_product(gain))) for weight in weights]
     times_s["int8"] = _time(coded, torch.float32)
     input_bits = None
-    if is_exact(both_sides.BITS):
-        apart = torch.arange(int(_PROBE_WIDTH * both_sides.OUTLIER_SHARE))
-        products = [both_sides.Int8Product([one], apart) for one in coded]
-        times = _time(products, torch.float32)
+    for bits, form in INPUT_FORMS.items():
+        if not form.is_exact():
+            continue
+        apart = torch.arange(_PROBE_WIDTH // 32)
+        times = _time([form.product([one], apart) for one in coded], torch.float32)
         # Several answers at a time gain most, which is not measured here.
         if times[0] < times_s["int8"][0] and times[1] < 1.1 * times_s["int8"][1]:
-            input_bits, times_s["int8"] = both_sides.BITS, times
-        del products
-    elif is_exact(seven_bits.BITS):
-        digits = seven_bits.SevenBitLinear(coded[0], torch.arange(_PROBE_WIDTH // 16))
-        spent_s = _time([digits], torch.float32)[0]
-        if spent_s < 0.8 * times_s["int8"][0]:  # some layers stay as they are
-            input_bits, times_s["int8"] = seven_bits.BITS, (spent_s, times_s["int8"][1])
+            input_bits, times_s["int8"] = bits, times
+        break
     wide_rows = _wide_rows(coded[0])
     del coded
     packed = [Int4Linear(weight, None) for weight in weights]

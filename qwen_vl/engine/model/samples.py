@@ -12,15 +12,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from qwen_vl.config import MOST_IMAGE_TOKENS
-from qwen_vl.engine.model.both_sides import judge, outliers, round_both_sides
+from qwen_vl.engine.model.both_sides import judge, round_both_sides
 from qwen_vl.engine.model.checkpoint import Checkpoint, Report
+from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.int4 import Importance, mean_squares
 from qwen_vl.engine.model.load import LoadedModel, load
 from qwen_vl.engine.model.machine import Choice, release_memory
 from qwen_vl.engine.model.quantize import Int8Linear
 from qwen_vl.engine.model.rounded import entry_name
-from qwen_vl.engine.model.seven_bits import BITS as SEVEN_BITS
-from qwen_vl.engine.model.seven_bits import columns_apart, round_to_seven_bits
 from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import ImagePart, Message, TextPart
 from qwen_vl.start_cache import StartCache
@@ -48,11 +47,10 @@ def round_inputs(
     """
     if choice.input_bits is None:
         return
-    in_seven_bits = choice.input_bits == SEVEN_BITS
-    apart = columns_apart if in_seven_bits else outliers
+    form = INPUT_FORMS[choice.input_bits]
 
     def found() -> dict[str, list[int]]:
-        judged = judge(loaded.model, lambda: read_samples(loaded), apart)
+        judged = judge(loaded.model, lambda: read_samples(loaded), form.outliers)
         return {paths: columns.tolist() for paths, columns in judged.items()}
 
     if cache is None or checkpoint is None:
@@ -60,8 +58,8 @@ def round_inputs(
     else:
         name = entry_name(checkpoint, choice.quantize)
         columns = cache.recalled(f"inputs {FORMAT}, {choice.input_bits} bits, of {name}", found)
-    judgement = {paths: torch.tensor(few, dtype=torch.int64) for paths, few in columns.items()}
-    (round_to_seven_bits if in_seven_bits else round_both_sides)(loaded.model, judgement)
+    judgement = {paths: torch.tensor(apart, dtype=torch.int64) for paths, apart in columns.items()}
+    round_both_sides(loaded.model, judgement, form.product)
     release_memory()  # what the codes took before they were packed
 
 

@@ -1,82 +1,101 @@
-"""Linear layers that read many rows in digits of 7 bits, for CPUs with AVX2 but without VNNI.
+"""int8 on both sides with digits of 7 bits, for CPUs without VNNI (x86 with AVX2).
 
-Their products of bytes are twice to three times as fast as float32's, and exact as long as one side
-has no more than 7 bits. 7 bits are too few for the columns with the largest inputs, so these have a
-second digit, which is multiplied apart. How many columns that takes is judged by layer; where it
-would be too many, the layer stays as it was. Each row has a step of its own, so a row's result does
-not depend on the rows beside it. Few rows take the layer's own kernels: reading weights is what
-takes time there. Knows nothing of families, prompts or files.
+Their products of bytes add two at a time in 16 bits, where two full bytes do not fit, and are cut
+off in silence; a byte and 7 bits always fit. Reading weights in fbgemm's order is what makes them
+fast, also for a single row. In coarse products, outliers have a second digit: 1/32 to 1/4 of the
+columns, as judged by layer.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import warnings
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qwen_vl.engine.model.both_sides import Judgement
-from qwen_vl.engine.model.byte_products import multiplied, packed
+from qwen_vl.engine.model.both_sides import Product, codes_and_scales, largest_of
 from qwen_vl.engine.model.quantize import Int8Linear
 
-LEAST_ROWS = 96  # with fewer, packing the weights takes longer than the product saves
-BITS = 7
-_LARGEST = 63  # what one digit holds on either side of zero
-_LARGEST_OF_TWO = _LARGEST * 128 + _LARGEST
-_ZERO = 64 * 128 + 64  # both digits in the middle
-_SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4)  # of the columns that may have two digits
+BASE = 128  # a digit is -64 to 63
+_LARGEST = 63  # of one digit
+_LARGEST_OF_TWO = _LARGEST * BASE + _LARGEST
+_SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4)  # of the columns that may be outliers
 _MOST_NOISE = 0.018  # of rounding, against the size of what is rounded, in the median row
 
-_zero = torch.full((), _ZERO + 0.5)  # conversion to an integer cuts off
+# A later torch may go without them: `is_exact` tells.
+warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and other")
 
 
-class SevenBitLinear(nn.Module):
-    """An `Int8Linear` that multiplies many rows in digits.
+class SevenBitProduct(Product):
+    """Digits of 7 bits; in coarse products, outliers have two."""
 
-    `columns` of the input, int64, have two digits.
-    """
-
-    columns: Tensor
-    weights: Tensor  # of those columns
-    scales: Tensor
-    zeros: Tensor
     per_step: Tensor
+    packs_on_one_thread = True  # 0.1 GB/s of it, so all threads pack
 
-    def __init__(self, layer: Int8Linear, columns: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        # As buffers, so that they count as the model's memory.
-        self.register_buffer("columns", columns)
-        self.register_buffer("weights", packed(layer.codes[:, columns].contiguous()))
-        self.register_buffer("scales", layer.scales.float())
-        self.register_buffer("zeros", torch.zeros(layer.out_features, dtype=torch.int64))
-        per_step = torch.full((layer.in_features,), 1 / _LARGEST)
-        self.register_buffer("per_step", per_step.index_fill_(0, columns, 1 / _LARGEST_OF_TWO))
+    def __init__(self, layers: Sequence[Int8Linear], outliers: Tensor | None) -> None:
+        super().__init__(layers, outliers)
+        codes, scales = codes_and_scales(layers)
+        self._packed = _Packed(codes, scales)
+        self.packed_bytes = codes.numel()
+        if outliers is not None:
+            self._columns = _Packed(codes[:, outliers].contiguous(), scales)
+            self.packed_bytes += len(codes) * len(outliers)
+            per_step = torch.full((self.in_features,), 1 / _LARGEST)
+            per_step.index_fill_(0, outliers, 1 / _LARGEST_OF_TWO)
+            self.register_buffer("per_step", per_step)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features).float()
-        if len(rows) < LEAST_ROWS:
-            return cast(Tensor, self.layer(x))
-        step = (rows.abs() * self.per_step).amax(1, keepdim=True).clamp_(min=1e-30)
-        codes = torch.addcmul(_zero, rows, 1 / step).to(torch.int16)
-        second = (codes[:, self.columns] >> BITS).to(torch.uint8)
-        first = (codes & 127).to(torch.uint8)
-        y = self._multiplied(first, packed(self.layer.codes))
-        y.add_(self._multiplied(second, self.weights), alpha=128).mul_(step)
-        if self.layer.bias is not None:
-            y += self.layer.bias
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
+    def fine(self, x: Tensor) -> Tensor:
+        step = largest_of(x) / _LARGEST_OF_TWO
+        second, first = self._packed.times(torch.cat(_digits(x / step))).chunk(2)
+        return torch.add(first, second, alpha=BASE).mul_(step)
 
-    def _multiplied(self, digits: Tensor, weights: Tensor) -> Tensor:
-        return multiplied(digits, weights, self.scales, self.zeros, BITS)
+    def coarse(self, x: Tensor) -> Tensor:
+        step = largest_of(x * self.per_step)
+        whole = (x / step).round_()
+        second, first = _digits(whole[:, self.outliers])
+        y = self._columns.times(second).mul_(BASE)
+        whole[:, self.outliers] = first
+        return y.add_(self._packed.times(whole)).mul_(step)
 
 
-def columns_apart(largest: Tensor, rows: Tensor) -> Tensor:
-    """Which columns need a second digit, int64; none where a layer is to stay as it is.
+class _Packed:
+    """Weights int8 [out, in] and their scales, float32 [out], as fbgemm reads them."""
 
-    `largest` [in] are the columns' largest inputs, `rows` [rows, in] are some inputs.
-    """
+    def __init__(self, codes: Tensor, scales: Tensor) -> None:
+        zeros = torch.zeros(len(codes), dtype=torch.int64)
+        weights = torch._make_per_channel_quantized_tensor(codes, scales.double(), zeros, 0)
+        torch.backends.quantized.engine = "fbgemm"  # for good: several threads pack at a time
+        self._weights = torch.ops.quantized.linear_prepack(weights, None)
+
+    def times(self, digits: Tensor) -> Tensor:
+        """float32 [rows, in] of whole numbers from -64 to 63 -> float32 [rows, out]."""
+        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            digits, 1.0, BASE // 2, self._weights
+        )
+
+
+def _digits(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of up to 8,127 in size -> the second and the first digit of the nearest whole."""
+    whole = x.round()
+    second = ((whole + BASE // 2) / BASE).floor_()
+    return second, whole.sub_(second, alpha=BASE)
+
+
+def is_exact() -> bool:
+    """Whether this machine has the kernel, and its sums hold the largest digits."""
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        return False
+    codes = torch.full((16, 256), 127, dtype=torch.int8)
+    try:
+        sums = _Packed(codes, torch.ones(16)).times(torch.full((2, 256), float(_LARGEST)))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((sums == _LARGEST * 127 * 256).all())
+
+
+def outliers(largest: Tensor, rows: Tensor) -> Tensor:
+    """`Apart` for `SevenBitProduct`: none where the other columns would still be too coarse."""
     order = largest.argsort(descending=True)
     for share in _SHARES:
         columns = order[: max(1, round(len(order) * share))]
@@ -87,17 +106,3 @@ def columns_apart(largest: Tensor, rows: Tensor) -> Tensor:
         if float(noise.median()) <= _MOST_NOISE:
             return columns.sort().values
     return order[:0]
-
-
-@torch.inference_mode()
-def round_to_seven_bits(model: nn.Module, judgement: Judgement) -> None:
-    """Wraps the judged layers of which only some columns need two digits, one by one, in place.
-
-    The output layer stays as it was: it reads one row of a prompt.
-    """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    for joined, columns in judgement.items():
-        for path in joined.split(",") if len(columns) else ():
-            layer = cast(Int8Linear, model.get_submodule(path))
-            if layer is not head:
-                model.set_submodule(path, SevenBitLinear(layer, columns))
