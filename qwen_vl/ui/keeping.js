@@ -50,6 +50,7 @@ const keeping = (() => {
 		},
 		begin() {
 			begun = true;
+			document.documentElement.classList.add("begun"); // now the page is whole
 			chats.begun();
 			videoChat.begun();
 			write();

@@ -68,6 +68,7 @@ class Tab:
         self.page.goto(self.url)
         self.page.wait_for_selector("#chat-box textarea")
         self.page.wait_for_function("document.querySelector('#state-pill.ready') !== null")
+        self.page.wait_for_selector("html.begun")  # a person is not as quick; what was kept is back
         return self
 
     def open_settings(self, expert: bool = False) -> None:

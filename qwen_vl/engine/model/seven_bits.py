@@ -17,9 +17,8 @@ from torch import Tensor
 from qwen_vl.engine.model.both_sides import Product, codes_and_scales, largest_of
 from qwen_vl.engine.model.quantize import Int8Linear
 
-BASE = 128  # a digit is -64 to 63
-_LARGEST = 63  # of one digit
-_LARGEST_OF_TWO = _LARGEST * BASE + _LARGEST
+BASE = 128  # a digit is -64 to 64: as bytes 0 to 128, two of which and two of 127 fit into 16 bits
+_LARGEST = 63  # of one digit; what is left of a number when it is rounded may be 64
 _SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4)  # of the columns that may be outliers
 _MOST_NOISE = 0.018  # of rounding, against the size of what is rounded, in the median row
 
@@ -42,21 +41,29 @@ class SevenBitProduct(Product):
             self._columns = _Packed(codes[:, outliers].contiguous(), scales)
             self.packed_bytes += len(codes) * len(outliers)
             per_step = torch.full((self.in_features,), 1 / _LARGEST)
-            per_step.index_fill_(0, outliers, 1 / _LARGEST_OF_TWO)
+            per_step.index_fill_(0, outliers, 1 / _LARGEST / BASE)
             self.register_buffer("per_step", per_step)
 
     def fine(self, x: Tensor) -> Tensor:
-        step = largest_of(x) / _LARGEST_OF_TWO
-        second, first = self._packed.times(torch.cat(_digits(x / step))).chunk(2)
-        return torch.add(first, second, alpha=BASE).mul_(step)
+        step = largest_of(x) / _LARGEST
+        rest = x / step
+        coarse = rest.round()
+        rest -= coarse
+        if len(x) > self.most_fine_rows:
+            y = self._packed.times(coarse).add_(self._packed.times(rest, 1 / BASE))
+        else:  # weights are read once for both
+            y, of_rest = self._packed.times(torch.cat([coarse, rest * BASE])).chunk(2)
+            y = torch.add(y, of_rest, alpha=1 / BASE)
+        return y.mul_(step)
 
     def coarse(self, x: Tensor) -> Tensor:
         step = largest_of(x * self.per_step)
-        whole = (x / step).round_()
-        second, first = _digits(whole[:, self.outliers])
-        y = self._columns.times(second).mul_(BASE)
-        whole[:, self.outliers] = first
-        return y.add_(self._packed.times(whole)).mul_(step)
+        first = x / step
+        few = first[:, self.outliers]
+        second = (few / BASE).round_() * BASE
+        first[:, self.outliers] = few - second
+        y = self._packed.times(first).add_(self._columns.times(second, BASE))
+        return y.mul_(step)
 
 
 class _Packed:
@@ -68,18 +75,11 @@ class _Packed:
         torch.backends.quantized.engine = "fbgemm"  # for good: several threads pack at a time
         self._weights = torch.ops.quantized.linear_prepack(weights, None)
 
-    def times(self, digits: Tensor) -> Tensor:
-        """float32 [rows, in] of whole numbers from -64 to 63 -> float32 [rows, out]."""
+    def times(self, x: Tensor, step: float = 1.0) -> Tensor:
+        """float32 [rows, in] of up to 64 steps -> float32 [rows, out]; x is rounded to steps."""
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            digits, 1.0, BASE // 2, self._weights
+            x, step, BASE // 2, self._weights
         )
-
-
-def _digits(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of up to 8,127 in size -> the second and the first digit of the nearest whole."""
-    whole = x.round()
-    second = ((whole + BASE // 2) / BASE).floor_()
-    return second, whole.sub_(second, alpha=BASE)
 
 
 def is_exact() -> bool:
@@ -88,10 +88,10 @@ def is_exact() -> bool:
         return False
     codes = torch.full((16, 256), 127, dtype=torch.int8)
     try:
-        sums = _Packed(codes, torch.ones(16)).times(torch.full((2, 256), float(_LARGEST)))
+        sums = _Packed(codes, torch.ones(16)).times(torch.full((2, 256), BASE / 2))
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
-    return bool((sums == _LARGEST * 127 * 256).all())
+    return bool((sums == BASE // 2 * 127 * 256).all())
 
 
 def outliers(largest: Tensor, rows: Tensor) -> Tensor:
