@@ -130,6 +130,8 @@ def test_nothing_is_lost_by_a_reload(tmp_path: Path) -> None:
             page.click("#choose-frames .label-wrap")
             page.get_by_label("Every N seconds").check()
             page.fill("#question textarea", "and then?")
+            # Typed and taken, not yet written: that is done as the page is left.
+            page.wait_for_function("keeping.kept().includes('and then?')")
             tab.open()  # a reload
             tab.wait_text("#chat .bot", "You said: what is it? [1 pictures, 1 messages]")
             tab.wait_text("#chat .user", "what is it?")
