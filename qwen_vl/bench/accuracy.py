@@ -106,7 +106,7 @@ def rounded(original: nn.Module, seen: Tensor) -> Iterator[tuple[str, nn.Module]
     for scheme in ("int8", "int4"):
         model = deepcopy(original)
         quantize(model, scheme, Wide(least_rows=WINDOW + 1), importance)
-        yield f"{scheme}, decode", model
+        yield f"{scheme} weights alone, decode", model
 
 
 def _replace(model: Any, rounding: Any) -> None:

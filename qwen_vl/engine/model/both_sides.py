@@ -306,8 +306,11 @@ def outliers(largest: Tensor, rows: Tensor) -> Tensor:
     if count >= len(largest):
         return torch.empty(0, dtype=torch.int64)
     columns = largest.topk(count).indices.sort().values
-    rest = rows.clone()
-    rest[:, columns] = 0
+    return columns[: count if coarseness(rows, columns) <= COARSEST else 0]
+
+
+def coarseness(rows: Tensor, columns: Tensor) -> float:
+    """Largest to root mean square without these columns, in the median of rows [rows, in]."""
+    rest = rows.index_fill(1, columns, 0)
     size = rest.pow(2).mean(1).sqrt().clamp(min=1e-30)
-    coarseness = (rest.abs().amax(1) / size).median()
-    return columns[: count if float(coarseness) <= COARSEST else 0]
+    return float((rest.abs().amax(1) / size).median())

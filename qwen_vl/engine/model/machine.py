@@ -33,6 +33,7 @@ from qwen_vl.start_cache import StartCache
 
 _PROBE_WIDTH = 2048  # the hidden size of Qwen3-VL-2B
 _PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
+_PROBE_OUTLIERS = _PROBE_WIDTH // 32  # columns
 _PREFILL_ROWS = 256  # one small picture
 _MOST_NARROW_ROWS = 65
 MEASURED = "4"  # another one whenever other things are measured: earlier figures are void then
@@ -251,15 +252,13 @@ def measure(threads: int) -> Speeds:
     coded = [Int8Linear(weight, None, Wide(_product(gain))) for weight in weights]
     times_s["int8"] = _time(coded, torch.float32)
     input_bits = None
-    for bits, form in INPUT_FORMS.items():
-        if not form.is_exact():
-            continue
-        apart = torch.arange(_PROBE_WIDTH // 32)
-        times = _time([form.product([one], apart) for one in coded], torch.float32)
+    bits = next((bits for bits, form in INPUT_FORMS.items() if form.is_exact()), None)
+    if bits is not None:
+        product, apart = INPUT_FORMS[bits].product, torch.arange(_PROBE_OUTLIERS)
+        times = _time([product([one], apart) for one in coded], torch.float32)
         # Several answers at a time gain most, which is not measured here.
         if times[0] < times_s["int8"][0] and times[1] < 1.1 * times_s["int8"][1]:
             input_bits, times_s["int8"] = bits, times
-        break
     wide_rows = _wide_rows(coded[0])
     del coded
     packed = [Int4Linear(weight, None) for weight in weights]

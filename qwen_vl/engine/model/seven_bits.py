@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qwen_vl.engine.model.both_sides import Product, codes_and_scales, largest_of
+from qwen_vl.engine.model.both_sides import Product, coarseness, codes_and_scales, largest_of
 from qwen_vl.engine.model.quantize import Int8Linear
 
 BASE = 128  # a digit is -64 to 64: as bytes 0 to 128, two of which and two of 127 fit into 16 bits
 _LARGEST = 63  # of one digit; what is left of a number when it is rounded may be 64
 _SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4)  # of the columns that may be outliers
-_MOST_NOISE = 0.018  # of rounding, against the size of what is rounded, in the median row
+COARSEST = 3.92  # as in `both_sides`: half of what bytes can bear, for steps are twice as large
 
 # A later torch may go without them: `is_exact` tells.
 warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and other")
@@ -99,10 +99,6 @@ def outliers(largest: Tensor, rows: Tensor) -> Tensor:
     order = largest.argsort(descending=True)
     for share in _SHARES:
         columns = order[: max(1, round(len(order) * share))]
-        rest = rows.clone()
-        rest[:, columns] = 0
-        size = rest.pow(2).mean(1).sqrt().clamp(min=1e-30)
-        noise = rest.abs().amax(1) / _LARGEST / 12**0.5 / size  # of rounding to whole steps
-        if float(noise.median()) <= _MOST_NOISE:
+        if coarseness(rows, columns) <= COARSEST:
             return columns.sort().values
     return order[:0]
