@@ -208,6 +208,24 @@ def test_each_document_has_its_pages_to_choose_after_a_reload_too(tab: Tab, tmp_
     tab.wait_text("#chat .bot", "You said: which pages? [2 pictures, 1 messages]")
 
 
+def test_a_page_that_is_removed_before_the_field_knows_the_choice_stays_away(
+    tab: Tab, tmp_path: Path
+) -> None:
+    (tmp_path / "report.pdf").write_bytes(pdf(5))
+    add(tab, tmp_path / "report.pdf")
+    field = tab.page.get_by_label("Pages of “report.pdf”")
+    expect(field).to_be_visible()
+    # What tells the field which pages stand in the box is slow: it never comes.
+    tab.page.evaluate("document.querySelector('#pages-of-chat-box').click = () => {}")
+    field.fill("4-5")
+    field.press("Enter")
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(2)
+    tab.page.locator("#chat-box .thumbnail-item .delete-button").first.click()
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(1)
+    tab.page.wait_for_timeout(1000)  # the field was left: what it asks for would be back by now
+    expect(tab.page.locator(THUMBNAILS)).to_have_count(1)
+
+
 def test_pages_tell_whose_they_are() -> None:
     paths = [f"/up/a.pdf-page-{number}-of-12.jpg" for number in (3, 1)]
     (found,) = documents_in([paths[0], "/up/other.jpg", paths[1], "/up/a.pdf-page-x-of-3.jpg"])

@@ -95,24 +95,28 @@ class Adding:
         said = {str(place): as_ranges(one.numbers) for place, one in enumerate(opened)}
         return [json.dumps(said), *shown, *hidden]
 
-    def choosing(self, place: int) -> Callable[..., tuple[str, Any]]:
-        """The handler of one field: other pages of its document -> (changes as JSON, the field)."""
+    def choosing(self, place: int) -> Callable[..., tuple[str, Any, Any]]:
+        """The handler of one field: other pages of its document -> (changes as JSON, the field,
+        what the fields say)."""
 
         def choose(
             chosen: str, said: str, box: dict[str, Any] | None, request: gr.Request
-        ) -> tuple[str, Any]:
-            opened = _opened(box)
+        ) -> tuple[str, Any, Any]:
+            opened, known = _opened(box), object_in(said)
             # A field that was left as it was asks for nothing: pages may be gone from the box.
-            if place >= len(opened) or chosen.strip() == object_in(said).get(str(place)):
-                return "{}", gr.skip()
+            if place >= len(opened) or chosen.strip() == known.get(str(place)):
+                return "{}", gr.skip(), gr.skip()
             path, lang = opened[place].path, language_of(request)
             try:
                 check_paths([str(path)], Path(get_upload_folder()))
                 changes = {str(path): self._written(path, read_pages(path, self.settings, chosen))}
             except UserError as error:
                 gr.Warning(toast(told(error, lang)), duration=REFUSAL_SHOWN_S)
-                return "{}", as_ranges(opened[place].numbers)
-            return json.dumps(changes), gr.skip()
+                shown = as_ranges(opened[place].numbers)
+                return "{}", shown, json.dumps(known | {str(place): shown})
+            # Said at once, not when the pages stand there: the field may be left before.
+            said = json.dumps(known | {str(place): chosen.strip()})
+            return json.dumps(changes), gr.skip(), said
 
         return choose
 
@@ -197,7 +201,7 @@ def wire(adding: Adding, box: gr.MultimodalTextbox, fields: Sequence[gr.Textbox]
             [field.submit, field.blur],
             adding.choosing(place),
             [field, said, box],
-            [changes, field],
+            [changes, field, said],
             preprocess=False,
             **SOON,
         )
