@@ -45,6 +45,22 @@ def release_pages(address: int, size_bytes: int) -> None:
         advise(ctypes.c_void_p(first), ctypes.c_size_t(whole_bytes), _MADV_DONTNEED)
 
 
+def release_file_pages(address: int, size_bytes: int) -> None:
+    """The same for memory that may be needed again, if a file is mapped there: it is read again.
+
+    Whatever else lies there stays. Tells files from /proc; elsewhere this does nothing.
+    """
+    try:
+        with open("/proc/self/maps") as maps:
+            mappings = [line.split() for line in maps]
+    except OSError:
+        return
+    for ends, _, _, _, inode, *_ in mappings:
+        first, end = (int(one, 16) for one in ends.split("-"))
+        if inode != "0" and first <= address and address + size_bytes <= end:
+            release_pages(address, size_bytes)
+
+
 def _from_libc(name: str) -> Any:
     """A function of glibc; None where the C library is another one, with ways of its own."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

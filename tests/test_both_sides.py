@@ -19,13 +19,13 @@ from qwen_vl.engine.model.both_sides import (
     is_exact,
     judge,
     outliers,
-    round_both_sides,
 )
 from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.load import load
+from qwen_vl.engine.model.packing import Packing
 from qwen_vl.engine.model.quantize import Int8Linear, Wide
-from qwen_vl.engine.model.samples import round_inputs
+from qwen_vl.engine.model.samples import to_pack
 from qwen_vl.start_cache import StartCache
 
 IN, OUT = 256, 128
@@ -131,7 +131,7 @@ def test_layers_that_read_the_same_are_one_product() -> None:
     block, x = Block(), inputs(3)
     expected = block(x)
     judged = judge(block, lambda: [block(inputs(100)) for _ in range(2)], outliers)
-    round_both_sides(block, judged, Int8Product)
+    Packing(block, judged, Int8Product).run()
     assert isinstance(block.a, Int8Part)
     assert block.a.shared is block.b.shared
     assert isinstance(block.c, Int8Product)
@@ -151,7 +151,7 @@ def test_large_values_anywhere_keep_a_layer_fine() -> None:
         return x
 
     block = Block()
-    round_both_sides(block, judge(block, lambda: block(spiky(200)), outliers), Int8Product)
+    Packing(block, judge(block, lambda: block(spiky(200)), outliers), Int8Product).run()
     assert block.c.outliers is None
     x = spiky(MOST_FINE_ROWS * 2)
     assert error(block.c(x * 2), x * 2, layer(3)) < 1e-3
@@ -169,10 +169,10 @@ def test_a_model_computes_what_it_did_before(
     with torch.inference_mode():
         plain, rounded = (load(found, choice, lambda *_: None) for _ in range(2))
         cache = StartCache(tmp_path)
-        round_inputs(rounded, choice, found, cache)
+        to_pack(rounded, choice, found, cache).run()
         again = load(found, choice, lambda *_: None)
         again.model.register_forward_pre_hook(lambda *_: pytest.fail("it is judged again"))
-        round_inputs(again, choice, found, cache)
+        to_pack(again, choice, found, cache).run()
         kinds = {type(module) for module in rounded.model.modules()}
         assert {Int8Part, INPUT_FORMS[bits].product} < kinds
         assert rounded.weight_bytes > 0.5 * plain.weight_bytes

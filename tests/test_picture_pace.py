@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,13 +67,21 @@ def test_a_large_model_is_measured_once(
     assert (chosen.tokens, chosen.said) == (USUAL_IMAGE_TOKENS, "")  # a small one is quick anyway
     heavy = replace(loaded)
     monkeypatch.setattr(heavy.model, "get_memory_footprint", lambda: 2 * 10**9)
+    settled: list[str] = []
+    settle = partial(settled.append, "before it is measured")
+    with monkeypatch.context() as without:
+        without.setattr(heavy.model, "forward", None)
+        with pytest.raises(TypeError):
+            choose(Settings(), heavy, CPU, checkpoint, cache, settle)
+    assert settled
     chosen = choose(Settings(), heavy, CPU, checkpoint, cache)
     assert f"{chosen.tokens} visual tokens per picture" in chosen.said
     monkeypatch.setattr(picture_pace, "FIRST_WORD_S", 1e-6)
     slow = choose(Settings(), heavy, CPU, checkpoint, cache)
     assert slow.tokens < chosen.tokens
     monkeypatch.setattr(heavy.model, "forward", None)  # from here on nothing can be measured
-    assert choose(Settings(), heavy, CPU, checkpoint, cache) == slow
+    assert choose(Settings(), heavy, CPU, checkpoint, cache, settle) == slow
+    assert len(settled) == 1  # nothing to wait for
     own = choose(Settings(image_tokens=300), heavy, CPU, checkpoint, None)
     assert (own.tokens, own.said) == (300, "")
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qwen_vl.engine.model.both_sides import MOST_FINE_ROWS, Int8Part, judge, round_both_sides
+from qwen_vl.engine.model.both_sides import MOST_FINE_ROWS, Int8Part, judge
+from qwen_vl.engine.model.packing import Packing
 from qwen_vl.engine.model.quantize import Int8Linear, Wide
 from qwen_vl.engine.model.seven_bits import SevenBitProduct, is_exact, outliers
 
@@ -126,7 +127,7 @@ def test_large_values_anywhere_keep_a_layer_fine() -> None:
     before = block(x)
     judged = judge(block, lambda: block(x), outliers)
     assert {paths: len(columns) for paths, columns in judged.items()} == {"a,b": 8, "spiky": 0}
-    round_both_sides(block, judged, SevenBitProduct)
+    Packing(block, judged, SevenBitProduct).run()
     assert isinstance(block.a, Int8Part)
     assert isinstance(block.spiky, SevenBitProduct)
     assert F.cosine_similarity(before, block(x)).min() > 0.999

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from qwen_vl.engine.model.both_sides import Product, judge, round_both_sides
+from qwen_vl.engine.model.both_sides import Product, judge
 from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.int4 import mean_squares
+from qwen_vl.engine.model.packing import Packing
 from qwen_vl.engine.model.quantize import Int8Linear, Wide, is_rounded, quantize
 
 WINDOW = 512  # tokens that are read in one go
@@ -96,7 +97,7 @@ def rounded(original: nn.Module, seen: Tensor) -> Iterator[tuple[str, nn.Module]
             model = deepcopy(original)
             quantize(model, "int8", Wide())
             judged = judge(model, partial(model, seen), form.outliers)
-            round_both_sides(model, judged, form.product)
+            Packing(model, judged, form.product).run()
             for layer in model.modules():
                 if isinstance(layer, Product):
                     layer.most_fine_rows = most_fine_rows

@@ -23,7 +23,7 @@ from qwen_vl.engine.model.load import LoadedModel, choose_for, load
 from qwen_vl.engine.model.machine import release_memory
 from qwen_vl.engine.model.prompt import PromptBuilder
 from qwen_vl.engine.model.quantize import is_rounded, quantize, round_layer
-from qwen_vl.engine.model.samples import round_inputs
+from qwen_vl.engine.model.samples import to_pack
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.families import FAMILIES
 from qwen_vl.sampling import SamplingParams
@@ -56,7 +56,7 @@ def named(settings: Settings) -> Subject:
     choice = choose_for(found, settings)
     start_s = time.perf_counter()
     loaded = load(found, choice, lambda *_: None)
-    round_inputs(loaded, choice, None, None)
+    to_pack(loaded, choice, None, None).run()
     return Subject(loaded, found.model_id, _name(choice), time.perf_counter() - start_s)
 
 
@@ -101,7 +101,7 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
         end_ids=frozenset(),
         device=device,
     )
-    round_inputs(loaded, choice, None, None)
+    to_pack(loaded, choice, None, None).run()
     return Subject(loaded, f"{shape.name} shape, random weights", _name(choice), load_s)
 
 

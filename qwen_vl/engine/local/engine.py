@@ -33,8 +33,9 @@ from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
 from qwen_vl.engine.model import checkpoint, delta_rule, machine, picture_pace
 from qwen_vl.engine.model.load import LoadedModel, choose_for, load
+from qwen_vl.engine.model.packing import Packing
 from qwen_vl.engine.model.prompt import Prompt
-from qwen_vl.engine.model.samples import importance, round_inputs
+from qwen_vl.engine.model.samples import importance, to_pack
 from qwen_vl.engine.model.tool_turns import constraint_of
 from qwen_vl.engine.thoughts import ThoughtSplitter
 from qwen_vl.engine.tool_calls import CallSplitter
@@ -73,6 +74,7 @@ class LocalEngine:
         self._vision = VisionCache(settings.vision_cache_mb * MB)
         self._loaded: LoadedModel | None = None
         self._scheduler: Scheduler | None = None
+        self._packing: Packing | None = None
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._draining = self._closing = False
@@ -213,16 +215,11 @@ class LocalEngine:
     def _main(self) -> None:
         try:
             self._load()
+            with torch.inference_mode():
+                self._serve()
         except ModelUnavailable as error:
             log.error("%s", error)
             self._status = replace(self._status, state="failed", detail=str(error), progress=None)
-            return
-        except BaseException as error:
-            self._died(error)
-            raise
-        try:
-            with torch.inference_mode():
-                self._serve()
         except BaseException as error:
             self._died(error)
             raise
@@ -243,11 +240,14 @@ class LocalEngine:
         judge = partial(importance, found, choice, self._report)
         loaded = load(found, choice, self._report, cache, judge)
         self._report("Judging what the layers are given", None)
-        round_inputs(loaded, choice, found, cache)
+        self._packing = to_pack(loaded, choice, found, cache)
+        self._packing.start()
         self._use(loaded)
         laps.end("model loaded")
         self._report("Measuring how fast pictures are read", None)
-        detail = picture_pace.choose(self._settings, loaded, choice, found, cache)
+        detail = picture_pace.choose(
+            self._settings, loaded, choice, found, cache, self._packing.wait
+        )
         laps.end("pictures measured")
         threads = f", {choice.threads} threads" if loaded.device.type == "cpu" else ""
         self._status = replace(
@@ -320,6 +320,8 @@ class LocalEngine:
 
     def _end_all(self) -> None:
         cause = None if self._closing else ModelUnavailable(self._status.detail)
+        if self._packing is not None:
+            self._packing.stop()
         if self._scheduler is not None:
             self._scheduler.end(cause)
         self._scheduler = self._loaded = None  # with them goes the memory

@@ -13,7 +13,7 @@ layers have large values anywhere. So a product has two forms:
 Each row has a scale of its own, so a row's result does not depend on the rows beside it. Which
 columns and layers those are is told by the inputs of a few passes. Layers that read the same input
 are one product. `Int8Product` is for CPUs that multiply bytes (VNNI, AMX); the product for others
-is in `seven_bits`. Knows nothing of families, prompts or files.
+is in `seven_bits`; `packing` puts them into a model. Knows nothing of families, prompts or files.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -251,28 +249,6 @@ def judge(model: nn.Module, run: Callable[[], None], apart: Apart) -> Judgement:
         }:
             judgement[path] = judgement[path][:0]
     return judgement
-
-
-@torch.inference_mode()
-def round_both_sides(model: nn.Module, judgement: Judgement, product: type[Product]) -> None:
-    """Puts products in the place of the judged layers, one by one, in place."""
-    groups = [(joined.split(","), columns) for joined, columns in judgement.items()]
-
-    def packed(group: tuple[list[str], Tensor]) -> Product:
-        paths, columns = group
-        layers = [cast(Int8Linear, model.get_submodule(path)) for path in paths]
-        return product(layers, columns if len(columns) else None)
-
-    with ThreadPoolExecutor(torch.get_num_threads() if product.packs_on_one_thread else 1) as pool:
-        for (paths, _), one in zip(groups, pool.map(packed, groups), strict=True):
-            if len(paths) == 1:
-                model.set_submodule(paths[0], one)
-                continue
-            shared, start = SharedProduct(one, len(paths)), 0
-            for path in paths:
-                part = Int8Part(shared, start, cast(Int8Linear, model.get_submodule(path)))
-                model.set_submodule(path, part)
-                start += part.out_features
 
 
 _calls = 0  # of hooks

@@ -7,6 +7,7 @@ text, takes their square. Two pictures tell both.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -53,20 +54,31 @@ def pace_of(times_s: dict[int, float]) -> PicturePace:
 
 
 def recalled(
-    loaded: LoadedModel, choice: Choice, checkpoint: Checkpoint, cache: StartCache | None
+    loaded: LoadedModel,
+    choice: Choice,
+    checkpoint: Checkpoint,
+    cache: StartCache | None,
+    settle: Callable[[], None],
 ) -> PicturePace | None:
-    """As an earlier start has measured it, or measured now. None where no picture takes long:
-    on a GPU, with a small model, and where a model takes none."""
+    """As an earlier start has measured it, or measured now, after `settle`.
+
+    None where no picture takes long: on a GPU, with a small model, and where a model takes none.
+    """
     is_quick = loaded.device.type != "cpu" or loaded.weight_bytes < _QUICK_BYTES
     if is_quick or not loaded.accepts_images:
         return None
+
+    def measured() -> dict[str, float]:
+        settle()
+        return asdict(measure(loaded))
+
     if cache is None:
-        return measure(loaded)
+        return PicturePace(**measured())
     key = (
         f"pictures {FORMAT} of {entry_name(checkpoint, choice.precision)}, {cpu_name()}, "
         f"{choice.threads} threads, {choice.input_bits} bits"
     )
-    return PicturePace(**cache.recalled(key, lambda: asdict(measure(loaded))))
+    return PicturePace(**cache.recalled(key, measured))
 
 
 def measure(loaded: LoadedModel) -> PicturePace:
@@ -94,11 +106,15 @@ def choose(
     choice: Choice,
     checkpoint: Checkpoint,
     cache: StartCache | None,
+    settle: Callable[[], None] = lambda: None,
 ) -> Detail:
-    """What `--image-tokens` says; for "auto" as many as are read in FIRST_WORD_S here."""
+    """What `--image-tokens` says; for "auto" as many as are read in FIRST_WORD_S here.
+
+    `settle` returns when the layers are as they stay: what is measured is kept for later starts.
+    """
     pace = None
     if settings.image_tokens == "auto":
-        pace = recalled(loaded, choice, checkpoint, cache)
+        pace = recalled(loaded, choice, checkpoint, cache, settle)
     if pace is None:
         return Detail(settings.image_tokens_or(USUAL_IMAGE_TOKENS))
     most = pace.tokens_within(FIRST_WORD_S, USUAL_IMAGE_TOKENS)

@@ -12,12 +12,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from qwen_vl.config import MOST_IMAGE_TOKENS
-from qwen_vl.engine.model.both_sides import judge, round_both_sides
+from qwen_vl.engine.model.both_sides import Product, judge
 from qwen_vl.engine.model.checkpoint import Checkpoint, Report
 from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.int4 import Importance, mean_squares
 from qwen_vl.engine.model.load import LoadedModel, load
-from qwen_vl.engine.model.machine import Choice, release_memory
+from qwen_vl.engine.model.machine import Choice
+from qwen_vl.engine.model.packing import Packing
 from qwen_vl.engine.model.quantize import Int8Linear
 from qwen_vl.engine.model.rounded import entry_name
 from qwen_vl.sampling import SamplingParams
@@ -38,15 +39,15 @@ def area(width: float, height: float) -> float:
 """
 
 
-def round_inputs(
+def to_pack(
     loaded: LoadedModel, choice: Choice, checkpoint: Checkpoint | None, cache: StartCache | None
-) -> None:
-    """Where this machine gains by it, has int8 layers round what goes into them, too.
+) -> Packing:
+    """The int8 layers that round what goes into them, too, where this machine gains by it.
 
     What an earlier start has found out about this checkpoint's inputs is taken from `cache`.
     """
     if choice.input_bits is None:
-        return
+        return Packing(loaded.model, {}, Product)
     form = INPUT_FORMS[choice.input_bits]
 
     def found() -> dict[str, list[int]]:
@@ -59,8 +60,7 @@ def round_inputs(
         name = entry_name(checkpoint, choice.quantize)
         columns = cache.recalled(f"inputs {FORMAT}, {choice.input_bits} bits, of {name}", found)
     judgement = {paths: torch.tensor(apart, dtype=torch.int64) for paths, apart in columns.items()}
-    round_both_sides(loaded.model, judgement, form.product)
-    release_memory()  # what the codes took before they were packed
+    return Packing(loaded.model, judgement, form.product)
 
 
 def importance(checkpoint: Checkpoint, choice: Choice, report: Report) -> Importance:
