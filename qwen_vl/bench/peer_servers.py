@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -77,9 +78,15 @@ def running(server: Server, log: Path) -> Iterator[Running]:
             process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         except OSError as error:
             raise PeerFailed(f"{server.name} cannot be started: {error}") from error
-    url = f"http://127.0.0.1:{port}"
+    options: dict[str, Any] = {
+        "base_url": f"http://127.0.0.1:{port}",
+        "timeout": ANSWER_WITHIN_S,
+        "trust_env": False,
+        # A connection for each request: one that is kept may be closed just as it is used again.
+        "limits": httpx.Limits(max_keepalive_connections=0),
+    }
     try:
-        with httpx.Client(base_url=url, timeout=ANSWER_WITHIN_S, trust_env=False) as client:
+        with httpx.Client(**options) as client:
             while not _answers(client):
                 if process.poll() is not None:
                     raise PeerFailed(f"{server.name} ended while it started:\n{_tail(log)}")
