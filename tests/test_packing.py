@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import opened
+from support.until import until
 from torch import Tensor, nn
 
-from qwen_vl.engine.model import packing
+from qwen_vl.config import Settings
+from qwen_vl.engine import Engine
+from qwen_vl.engine.model import machine, packing
 from qwen_vl.engine.model.both_sides import Int8Part, Judgement, Product
+from qwen_vl.engine.model.input_forms import INPUT_FORMS
+from qwen_vl.engine.model.machine import Speeds
 from qwen_vl.engine.model.packing import Packing
 from qwen_vl.engine.model.quantize import Int8Linear, Wide
+from qwen_vl.sampling import SamplingParams
+from qwen_vl.schema import Message, TextPart
 
 SIZE = 64
 JUDGED: Judgement = {paths: torch.tensor([0]) for paths in ("a,b", "c", "d")}
@@ -137,3 +148,59 @@ def test_nothing_to_pack_and_nothing_begun_end_at_once() -> None:
     work.start()
     work.stop()
     Packing(Block(), JUDGED, product()).stop()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """No layer is packed before it is opened, on a CPU that gains by it, as far as it knows."""
+    found = threading.Event()
+    bits = 7  # what is packed is a product of this module, so no kernel is needed
+
+    def wait() -> None:
+        assert found.wait(ENDS_S)
+
+    form = replace(INPUT_FORMS[bits], product=product(wait))
+    monkeypatch.setitem(INPUT_FORMS, bits, form)
+    gains = {"float32": 1.0, "bfloat16": 1.0, "int8": 2.0, "int4": 2.0}
+    monkeypatch.setattr(machine, "measured", lambda *_: Speeds(gains, gains, bits))
+    yield found
+    found.set()
+
+
+def answer(engine: Engine) -> str:
+    asked = [Message("user", (TextPart("Hello"),))]
+    params = SamplingParams(temperature=0, max_new_tokens=4)
+    return "".join(chunk.text for chunk in engine.stream(asked, params))
+
+
+def test_an_engine_answers_before_its_layers_are_packed(
+    gate: threading.Event,
+    tiny_checkpoints: dict[str, Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = str(tiny_checkpoints["qwen_text"])
+    engine = opened(Settings(model=model, device="cpu", quantize="int8"))
+    assert engine.status().state == "ready"
+    before = answer(engine)
+    assert "Layers packed" not in caplog.text
+    gate.set()
+    until(lambda: "Layers packed" in caplog.text)
+    after = answer(engine)
+    engine.close()
+    assert before
+    assert after
+
+
+def test_an_engine_that_is_closed_packs_no_more(
+    gate: threading.Event,
+    tiny_checkpoints: dict[str, Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = str(tiny_checkpoints["qwen_text"])
+    engine = opened(Settings(model=model, device="cpu", quantize="int8"))
+    threading.Timer(0.1, gate.set).start()
+    engine.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("packing")]
+    assert "Layers packed" not in caplog.text

@@ -23,10 +23,11 @@ from torch import nn
 from qwen_vl.engine.model.both_sides import Int8Part, Judgement, Product, SharedProduct
 from qwen_vl.engine.model.machine import is_out_of_memory, release_memory
 from qwen_vl.engine.model.quantize import Int8Linear
-from qwen_vl.heap import release_file_pages
+from qwen_vl.heap import release_file_pages, trim_heap
 
 AT_ONCE_BYTES = 50e6  # of weights: half a second at most
-_LOWEST_PRIORITY = 19
+_TRIM_BYTES = 128e6  # of packed weights: what they took before leaves holes that nothing fits into
+_NICE = 5  # a quarter of a core that others want, too: at less, a busy server would stay slow
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Packing:
         release_memory()  # what the codes took
 
     def start(self) -> None:
-        """Packs in the background, while nobody else wants the cores; few weights at once."""
+        """Packs in the background, behind the model's answers; few weights at once."""
         if sum(self._size_bytes(paths) for paths, _ in self._left) > AT_ONCE_BYTES:
             self._thread.start()
         else:
@@ -84,6 +85,7 @@ class Packing:
 
     @torch.inference_mode()
     def _work(self) -> None:
+        packed_bytes = 0
         while not self._stopped:
             try:
                 paths, columns = self._left.popleft()
@@ -100,6 +102,11 @@ class Packing:
                     start += layer.out_features
             for layer in layers:  # what they were mapped from
                 release_file_pages(layer.codes.data_ptr(), layer.codes.nbytes)
+                packed_bytes += layer.codes.nbytes
+            del layers, layer
+            if packed_bytes > _TRIM_BYTES:
+                packed_bytes = 0
+                trim_heap()
 
     def _size_bytes(self, paths: list[str]) -> int:
         return sum(layer.codes.nbytes for layer in self._layers(paths))
@@ -111,4 +118,4 @@ class Packing:
 def _lower_priority() -> None:
     """Of this thread, where a system has that."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
