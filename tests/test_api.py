@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from openai import OpenAI
 from PIL import Image, ImageDraw
 from support.pictures import as_uri, encoded, noise
+from support.ports import free_port
 from support.scripted_engine import READY, SEEING, TEXT_ONLY, ScriptedEngine
 from support.until import PATIENCE_S, until
 
@@ -736,9 +737,7 @@ def running_app(*flags: str) -> Iterator[str]:
     """`python app.py` with these flags, in this process. Gives its address once it can answer."""
     import app
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings, stop = load_settings([*flags, "--port", str(port)]), threading.Event()
     serving_it = (settings, open_engine(settings), stop)
     thread = threading.Thread(target=app.serve, args=serving_it, daemon=True)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from support.browser_app import Tab, chromium
 from support.gated import soon, whole_app
+from support.ports import free_port
 from support.running_app import ROOT
 from support.scripted_engine import ScriptedEngine
 
@@ -71,9 +72,7 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]
         root_path=request.param,
         api_key=(KEY,),
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with whole_app(engine, settings) as direct:
         server = block(request.param, port, str(direct.base_url).rstrip("/"))
         folders = "".join(

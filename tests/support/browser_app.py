@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from qwen_vl.config import Settings
 from qwen_vl.engine import Engine
 from qwen_vl.ui import build, launch_options
+from support.ports import free_port
 
 CHROMIUM = shutil.which("chromium")  # `make test` makes sure that it is there
 CHROMIUM_FLAGS = [
@@ -37,7 +38,7 @@ def running_page(
     demo: gr.Blocks = build(engine, settings, beside)
     _, url, _ = demo.launch(
         server_name="127.0.0.1",
-        server_port=port,
+        server_port=port or free_port(),  # Gradio's own range is shared by all workers
         prevent_thread_lock=True,
         quiet=True,
         **launch_options(settings),

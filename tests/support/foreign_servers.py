@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+
+from support.ports import free_port
 
 PATIENCE_S = 180
 SUPPORT = Path(__file__).parent
@@ -21,9 +22,7 @@ TINY_MODEL = SUPPORT.parents[1] / "examples" / "tiny_model" / "model"
 @contextlib.contextmanager
 def running(folder: Path, *command: str, **environment: str) -> Iterator[str]:
     """`python COMMAND --port PORT`; gives its base URL once it lists its models."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "server.log"
     with log.open("w") as out:
         process = subprocess.Popen(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
+
+from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240  # what a test waits for takes seconds, on a busy machine a minute
@@ -25,9 +26,7 @@ def started(
     env: dict[str, str] | None = None,
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """The app in a process of its own, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [*command, "--model", "bundled", "--port", str(port), *flags],
         cwd=cwd,
