@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from contextlib import suppress
 from typing import Any
 
 _HEAPS = 2
@@ -50,15 +51,14 @@ def release_file_pages(address: int, size_bytes: int) -> None:
 
     Whatever else lies there stays. Tells files from /proc; elsewhere this does nothing.
     """
-    try:
-        with open("/proc/self/maps") as maps:
-            mappings = [line.split() for line in maps]
-    except OSError:
-        return
-    for ends, _, _, _, inode, *_ in mappings:
-        first, end = (int(one, 16) for one in ends.split("-"))
-        if inode != "0" and first <= address and address + size_bytes <= end:
-            release_pages(address, size_bytes)
+    with suppress(OSError), open("/proc/self/maps") as maps:
+        for line in maps:
+            ends, _, _, _, inode, *_ = line.split()
+            first, end = (int(one, 16) for one in ends.split("-"))
+            if first <= address < end:
+                if inode != "0" and address + size_bytes <= end:
+                    release_pages(address, size_bytes)
+                return
 
 
 def _from_libc(name: str) -> Any:

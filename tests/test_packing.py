@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from qwen_vl.schema import Message, TextPart
 SIZE = 64
 JUDGED: Judgement = {paths: torch.tensor([0]) for paths in ("a,b", "c", "d")}
 ENDS_S = 30.0
+BITS = 7  # of a form whose product is one of this module here, so that no kernel is needed
 
 
 class Block(nn.Module):
@@ -154,15 +156,14 @@ def test_nothing_to_pack_and_nothing_begun_end_at_once() -> None:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """No layer is packed before it is opened, on a CPU that gains by it, as far as it knows."""
     found = threading.Event()
-    bits = 7  # what is packed is a product of this module, so no kernel is needed
 
     def wait() -> None:
         assert found.wait(ENDS_S)
 
-    form = replace(INPUT_FORMS[bits], product=product(wait))
-    monkeypatch.setitem(INPUT_FORMS, bits, form)
+    form = replace(INPUT_FORMS[BITS], product=product(wait))
+    monkeypatch.setitem(INPUT_FORMS, BITS, form)
     gains = {"float32": 1.0, "bfloat16": 1.0, "int8": 2.0, "int4": 2.0}
-    monkeypatch.setattr(machine, "measured", lambda *_: Speeds(gains, gains, bits))
+    monkeypatch.setattr(machine, "measured", lambda *_: Speeds(gains, gains, BITS))
     yield found
     found.set()
 
@@ -173,14 +174,19 @@ def answer(engine: Engine) -> str:
     return "".join(chunk.text for chunk in engine.stream(asked, params))
 
 
-def test_an_engine_answers_before_its_layers_are_packed(
-    gate: threading.Event,
-    tiny_checkpoints: dict[str, Path],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture
+def engine(
+    gate: threading.Event, tiny_checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> Engine:
+    """One that is ready, and has packed nothing yet."""
     caplog.set_level(logging.INFO)
     model = str(tiny_checkpoints["qwen_text"])
-    engine = opened(Settings(model=model, device="cpu", quantize="int8"))
+    return opened(Settings(model=model, device="cpu", quantize="int8"))
+
+
+def test_an_engine_answers_before_its_layers_are_packed(
+    engine: Engine, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
     assert engine.status().state == "ready"
     before = answer(engine)
     assert "Layers packed" not in caplog.text
@@ -193,14 +199,25 @@ def test_an_engine_answers_before_its_layers_are_packed(
 
 
 def test_an_engine_that_is_closed_packs_no_more(
-    gate: threading.Event,
-    tiny_checkpoints: dict[str, Path],
-    caplog: pytest.LogCaptureFixture,
+    engine: Engine, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
-    model = str(tiny_checkpoints["qwen_text"])
-    engine = opened(Settings(model=model, device="cpu", quantize="int8"))
     threading.Timer(0.1, gate.set).start()
     engine.close()
     assert not [one for one in threading.enumerate() if one.name.startswith("packing")]
     assert "Layers packed" not in caplog.text
+
+
+def test_what_was_packed_goes_with_the_engine(
+    engine: Engine, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.set()
+    until(lambda: "Layers packed" in caplog.text)
+    product = INPUT_FORMS[BITS].product
+
+    def packed() -> int:
+        return sum(isinstance(one, product) for one in gc.get_objects())
+
+    assert packed() > 0
+    engine.close()
+    gc.collect()
+    assert packed() == 0

@@ -324,4 +324,4 @@ class LocalEngine:
             self._packing.stop()
         if self._scheduler is not None:
             self._scheduler.end(cause)
-        self._scheduler = self._loaded = None  # with them goes the memory
+        self._packing = self._scheduler = self._loaded = None  # with them goes the memory

@@ -40,7 +40,7 @@ from qwen_vl.engine.local.vision import Features, between_blocks
 from qwen_vl.engine.local.vision_cache import VisionCache
 from qwen_vl.engine.local.waiting import WaitingSequences
 from qwen_vl.engine.model.load import LoadedModel
-from qwen_vl.errors import Busy, UserError
+from qwen_vl.errors import UserError
 from qwen_vl.heap import trim_heap
 from qwen_vl.schema import Standing
 
@@ -77,6 +77,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closing = False
         self._waiting = WaitingSequences(settings.max_queue)
+        self.busy = self._waiting.busy  # of what waits alone: who keeps it does not keep the model
         self._admitting: list[Sequence] = []  # between the queue and a batch
         self._running: dict[Row, Sequence] = {}
         self._batches: list[Batch] = []
@@ -135,13 +136,6 @@ class Scheduler:
         with self._changed:
             self._waiting.forget(answer)
             self._waiting.tell_places(self._running_by_scope)
-
-    def busy(self) -> Busy:
-        """The refusal of one more."""
-        return Busy(
-            f"{len(self._waiting)} requests are waiting already, no more are taken: try again in "
-            f"{Busy.retry_after_s} seconds."
-        )
 
     def close(self) -> None:
         """Ends `run` as soon as it can."""

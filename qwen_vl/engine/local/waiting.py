@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from qwen_vl.engine.answer import Answer
 from qwen_vl.engine.local.sequence import Sequence
 from qwen_vl.engine.local.turns import is_full, share_of
+from qwen_vl.errors import Busy
 from qwen_vl.schema import Standing
 
 PATIENCE_S = 10.0
@@ -32,6 +33,13 @@ class WaitingSequences:
 
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._sequences)
+
+    def busy(self) -> Busy:
+        """The refusal of one more."""
+        return Busy(
+            f"{len(self)} requests are waiting already, no more are taken: try again in "
+            f"{Busy.retry_after_s} seconds."
+        )
 
     def is_full(self, scope: str, *, new_pictures: bool = False) -> bool:
         """Whether no more sequences of this scope are taken; some places are for texts alone."""

@@ -48,6 +48,8 @@ class Packing:
 
         What is packed takes its place right away, so that memory rises by one layer at a time.
         """
+        if not self._left:
+            return
         threads = torch.get_num_threads() if self._product.packs_on_one_thread else 1
         with ThreadPoolExecutor(threads, "packing", begin) as pool:
             for done in [pool.submit(self._work) for _ in range(threads)]:
