@@ -374,6 +374,10 @@ class EngineStatus:
         """The status of the model of this name; where only one model runs, of that one."""
         return next((one for one in self.others if one.model_id == model), self)
 
+    def most_tokens(self, limit: int) -> int:
+        """Of prompt and answer together: `limit`, or what the model was made for if less."""
+        return min(limit, self.context_tokens or limit)
+
     @property
     def accepts_images(self) -> bool:
         return self.family.sees_pictures

@@ -391,6 +391,18 @@ def test_context_is_bounded(tiny_checkpoints: dict[str, Path]) -> None:
     engine.close()
 
 
+def test_no_more_is_read_than_the_model_was_made_for(engines: dict[str, Engine]) -> None:
+    engine = engines["qwen3_vl"]
+    most = engine.status().context_tokens
+    assert most is not None
+    assert most < Settings().max_context_tokens
+    cost = engine.count([user("x" * most)], GREEDY)
+    assert cost is not None
+    assert cost.is_too_long
+    with pytest.raises(ContextExceeded, match=f"more than the limit of {most:,}"):
+        engine.stream([user("x" * most)], GREEDY)
+
+
 def test_pictures_for_a_text_model(engines: dict[str, Engine]) -> None:
     with pytest.raises(Unsupported, match="text only"):
         engines["qwen_text"].stream([user(picture(1), "What?")], GREEDY)

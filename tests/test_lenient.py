@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from support.gated import gated
 from support.pictures import as_uri, encoded, noise
-from support.scripted_engine import ScriptedEngine
+from support.scripted_engine import READY, ScriptedEngine
 from test_api import CHAT, asking, serving
 
 from qwen_vl.config import Settings
@@ -158,6 +159,9 @@ def test_the_model_is_there_by_its_name() -> None:
         assert client.get("/v1/a%0Ab").json()["error"]["code"] == "not_found"
     assert listed["context_length"] == Settings().max_context_tokens
     assert listed["input_modalities"] == ["text", "image"]
+    with gated(ScriptedEngine("a", status=replace(READY, context_tokens=400))) as client:
+        (listed,) = client.get("/v1/models").json()["data"]
+    assert listed["context_length"] == listed["max_model_len"] == 400
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])

@@ -182,7 +182,7 @@ class _Service:
 
     def _model(self, status: EngineStatus) -> dict[str, Any]:
         """OpenAI's fields; the context as vLLM and OpenRouter name it; and what the model reads."""
-        context = self.settings.max_context_tokens
+        context = status.most_tokens(self.settings.max_context_tokens)
         return {
             **{"id": status.model_id, "object": "model", "created": self.started},
             **{"owned_by": "local", "max_model_len": context, "context_length": context},

@@ -188,7 +188,9 @@ class ZeroEngine:
         if self._status.state == "failed" or _held is None:
             raise ModelUnavailable(self._status.detail)
         # Counted here: what is too large is refused before a GPU is asked for.
-        prompt = _held.loaded.prompts.build(messages, params, self._settings.max_context_tokens)
+        prompt = _held.loaded.prompts.build(
+            messages, params, self._status.most_tokens(self._settings.max_context_tokens)
+        )
         tokens = len(prompt.token_ids)
         seconds = reckoned_s(tokens, params.max_new_tokens)
         answer = Answer(tokens, asked_s=asked_s)
@@ -210,11 +212,10 @@ class ZeroEngine:
         if self._status.state == "failed" or _held is None:
             raise ModelUnavailable(self._status.detail)
         prompt = _held.loaded.prompts.build(messages, params)
-        most_tokens = self._settings.max_context_tokens
         return Cost(
             len(prompt.token_ids),
             tuple(picture.tokens for picture in prompt.pictures),
-            min(most_tokens, _held.loaded.context_tokens or most_tokens),
+            self._status.most_tokens(self._settings.max_context_tokens),
         )
 
     def drain(self, seconds: float) -> None:

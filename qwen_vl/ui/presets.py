@@ -64,7 +64,7 @@ def limits(settings: Settings, status: EngineStatus) -> dict[str, int]:
     of_picture = min(
         settings.max_image_tokens, status.most_image_tokens or settings.max_image_tokens
     )
-    context = min(settings.max_context_tokens, status.context_tokens or settings.max_context_tokens)
+    context = status.most_tokens(settings.max_context_tokens)
     return {
         "max_image_tokens": of_picture,
         "frame_tokens": min(MOST_FRAME_TOKENS, of_picture),

@@ -125,15 +125,15 @@ class LocalEngine:
             last = messages[-1]
             begun = last.text if last.role == "assistant" else ""
             matcher = self._grammars.matcher(constraint, begun)
-        prompt = loaded.prompts.build(messages, params, self._settings.max_context_tokens)
+        context = self._status.most_tokens(self._settings.max_context_tokens)
+        prompt = loaded.prompts.build(messages, params, context)
         keys = token_keys(prompt, loaded.image_token_id)  # here, not on the inference thread
         prepared = preparation.find(prompt, keys, scope, self._prefixes, self._vision)
         if prepared.missing and loaded.prompts.reader is not None:
             pixel_bytes = sum(prompt.pictures[i].pixel_bytes for i in prepared.missing)
             with scheduler.decoding(scope, pixel_bytes), self._turns.turn(scope):
                 preparation.decode(prompt, prepared, loaded.prompts.reader)
-        room = self._settings.max_context_tokens - len(prompt.token_ids)
-        most_tokens = min(params.max_new_tokens, room)
+        most_tokens = min(params.max_new_tokens, context - len(prompt.token_ids))
         closing = loaded.prompts.end_of_thought
         limit_tokens = self._settings.max_thought_tokens
         budget = budget_tokens(params.thinking_budget, limit_tokens, most_tokens - len(closing))
@@ -171,11 +171,10 @@ class LocalEngine:
         prepared = preparation.find(prompt, keys, scope, self._prefixes, self._vision)
         visual = sum(prompt.pictures[i].tokens for i in prepared.missing)
         rest = len(keys) - self._prefixes.found(keys, scope)
-        most_tokens = self._settings.max_context_tokens
         return Cost(
             len(keys),
             tuple(picture.tokens for picture in prompt.pictures),
-            min(most_tokens, loaded.context_tokens or most_tokens),
+            self._status.most_tokens(self._settings.max_context_tokens),
             scheduler.speeds.seconds(visual, rest),
         )
 
