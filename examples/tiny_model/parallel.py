@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+LONGEST_STEP_S = 60  # a step that took longer was paused meanwhile, and learnt nothing more
+
 
 @dataclass(frozen=True)
 class Team:
@@ -29,6 +31,10 @@ class Team:
     def wait(self) -> None:
         """Until all workers are here; raises if one of them died."""
         self.barrier.wait(timeout=600)
+
+    def spend(self, step_s: float) -> None:
+        """Counts a step as training time; pauses are left out. For worker 0."""
+        self.seconds.add_(min(step_s, LONGEST_STEP_S))
 
 
 def _run(

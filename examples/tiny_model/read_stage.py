@@ -148,7 +148,7 @@ def _read(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         team.wait()
         now = time.time()
         if team.rank == 0:
-            team.seconds.add_(now - before)
+            team.spend(now - before)
         before = now
         rate = max(END_RATE, min(1.0, (step + 1) / 60, (1 - spent / seconds) / DECAY_SHARE))
         optimiser.step(team, lr * rate)

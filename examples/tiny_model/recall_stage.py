@@ -124,7 +124,7 @@ def _recall(team: Team, trainee: Trainee, seconds: float, lr: float) -> None:
         team.wait()
         now = time.time()
         if team.rank == 0:
-            team.seconds.add_(now - before)
+            team.spend(now - before)
         before = now
         rate = 1 - (1 - END_RATE) * spent / seconds
         trainee.optimiser.step(team, lr * rate)

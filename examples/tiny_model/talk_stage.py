@@ -164,7 +164,7 @@ def _talk(
         team.wait()
         now = time.time()
         if team.rank == 0:
-            team.seconds.add_(now - before)
+            team.spend(now - before)
         before = now
         warmth = (step - trainee.step + 1) / WARM_UP_STEPS
         optimiser.step(team, lr * min(1.0, warmth, left / DECAY_SHARE))

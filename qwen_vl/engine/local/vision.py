@@ -36,8 +36,9 @@ def encode(loaded: LoadedModel, picture: Picture, pixels: np.ndarray) -> Feature
     """Runs the encoder on the processed `pixels` of one picture."""
     assert loaded.prompts.reader is not None
     patches = loaded.prompts.reader.patches(pixels, loaded.model.model.visual.dtype)
-    output = loaded.model.model.get_image_features(
-        patches.to(loaded.device), picture.grid_thw.to(loaded.device), return_dict=True
-    )
+    with loaded.multiplying(len(patches)):
+        output = loaded.model.model.get_image_features(
+            patches.to(loaded.device), picture.grid_thw.to(loaded.device), return_dict=True
+        )
     deepstack: Sequence[Sequence[torch.Tensor]] = getattr(output, "deepstack_features", None) or []
     return [output.pooler_output[0], *(level[0] for level in deepstack)]

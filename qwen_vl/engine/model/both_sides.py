@@ -34,10 +34,11 @@ OUTLIER_SHARE = 1 / 32  # of the input columns
 COARSEST = 8.0  # largest: root mean square of what is rounded to 8 bits, in the median row
 _MIDDLE = 128  # the byte that stands for 0
 _LARGEST = 127 * 256  # of two bytes: the coarse one stays within 127, for the kernel's sums
+_FEW_ROWS = 4  # bytes that lie apart are gathered one by one
 _SEEN_ROWS = 64  # of each layer's inputs, kept to judge it by
 
-_middle = torch.full((), _MIDDLE + 0.5)  # conversion to a byte cuts off
-_middles = torch.full((), _MIDDLE * 256 + _MIDDLE + 0.5)  # of both bytes
+_middle = _MIDDLE + 0.5  # conversion to a whole number cuts off
+_middles = _MIDDLE * 256 + _middle  # of both bytes
 
 
 class Product(nn.Module):
@@ -98,24 +99,29 @@ class Int8Product(Product):
             self.register_buffer("kept", torch.ones(self.in_features).index_fill_(0, outliers, 0))
 
     def fine(self, x: Tensor) -> Tensor:
-        largest = largest_of(x)
-        codes = torch.addcmul(_middles, x, _LARGEST / largest).to(torch.uint16)
-        # Little-endian: the rest comes first. [rests, then coarse ones; columns]
-        both = codes.view(torch.uint8).view(*x.shape, 2).permute(2, 0, 1).reshape(-1, x.shape[1])
-        rest, coarse = self._multiplied(both).chunk(2)
-        return torch.add(rest, coarse, alpha=256).mul_(largest / _LARGEST)
+        step = largest_of(x).mul_(1 / _LARGEST)
+        codes = (x / step).add_(_middles).to(torch.uint16)
+        if len(x) < _FEW_ROWS:  # in one call. Little-endian: the rest comes first
+            digits = codes.view(torch.uint8).view(*x.shape, 2).permute(2, 0, 1)
+        else:
+            digits = torch.empty(2, *x.shape, dtype=torch.uint8)
+            digits[0].copy_(codes.view(torch.int16))  # cut off: torch shifts no uint16
+            digits[1].copy_(codes.view(torch.int16) >> 8)
+        rest, coarse = self._multiplied(digits.reshape(-1, x.shape[1])).chunk(2)
+        return torch.add(rest, coarse, alpha=256).mul_(step)
 
     def coarse(self, x: Tensor) -> Tensor:
         assert self.outliers is not None
         beside = F.linear(x[:, self.outliers].bfloat16(), self.columns).float()
         x = x * self.kept
-        largest = largest_of(x)
-        codes = torch.addcmul(_middle, x, 127 / largest).to(torch.uint8)
-        return beside.addcmul_(self._multiplied(codes), largest / 127)
+        step = largest_of(x).mul_(1 / 127)
+        # By way of 16 bits: torch converts floats to bytes one by one.
+        codes = x.div_(step).add_(_middle).to(torch.int16).to(torch.uint8)
+        return beside.addcmul_(self._multiplied(codes), step)
 
     def _multiplied(self, codes: Tensor) -> Tensor:
         """Bytes [rows, in] -> float32 [rows, out]; the sums inside are exact."""
-        return torch.ops.onednn.qlinear_pointwise(
+        return torch.ops.onednn.qlinear_pointwise.default(
             *(codes, 1.0, _MIDDLE, self.packed, self.scales, self.zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
@@ -140,7 +146,7 @@ class SharedProduct(nn.Module):
     def __init__(self, product: Product, parts: int) -> None:
         super().__init__()
         self.product = product
-        self._parts = parts
+        self.parts = parts
         self._input: weakref.ref[Tensor] | None = None
         self._result: Tensor | None = None
         self._left = 0
@@ -148,7 +154,7 @@ class SharedProduct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self._result is None or self._input is None or self._input() is not x:
             result = self.product(x)
-            self._input, self._result, self._left = weakref.ref(x), result, self._parts
+            self._input, self._result, self._left = weakref.ref(x), result, self.parts
         result = self._result
         self._left -= 1
         if not self._left:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from transformers import (
 )
 
 from qwen_vl.config import Settings
-from qwen_vl.engine.model import thinking
+from qwen_vl.engine.model import float_products, thinking
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
 from qwen_vl.engine.model.delta_rule import layers_here
 from qwen_vl.engine.model.int4 import Importance
@@ -112,6 +113,15 @@ class LoadedModel:
         its slowest member, and while a clip is being decoded one member has no core. Any pass of a
         larger model reads its weights for longer than that.
         """
+        with self.multiplying(tokens):
+            return self._forward(tokens, inputs)
+
+    def multiplying(self, rows: int) -> AbstractContextManager[None]:
+        """How float32 is multiplied in a pass over so many rows."""
+        on_cpu = self.device.type == "cpu"
+        return float_products.multiplying(rows) if on_cpu else nullcontext()
+
+    def _forward(self, tokens: int, inputs: dict[str, Any]) -> Any:
         is_tiny = self.device.type == "cpu" and self.weight_bytes < TINY_BYTES
         small = is_tiny and tokens * self.weight_bytes < SMALL_PASS
         if not small:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.model.cpu import cpu_name
+from qwen_vl.engine.model.float_products import multiplying
 from qwen_vl.engine.model.input_forms import INPUT_FORMS
 from qwen_vl.engine.model.quantize import Int4Linear, Int8Linear, Wide
 from qwen_vl.errors import ModelUnavailable
@@ -36,7 +37,7 @@ _PROBE_WEIGHTS = 4  # of 3 x 2048 outputs: 48 MB in int8, more than caches hold
 _PROBE_OUTLIERS = _PROBE_WIDTH // 32  # columns
 _PREFILL_ROWS = 256  # one small picture
 _MOST_NARROW_ROWS = 65
-MEASURED = "4"  # another one whenever other things are measured: earlier figures are void then
+MEASURED = "5"  # another one whenever other things are measured: earlier figures are void then
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,8 @@ def _wide_rows(layer: Int8Linear) -> int:
         spent_s = []
         for least in (len(x) + 1, 1):
             layer.wide = replace(wide, least_rows=least)
-            spent_s.append(_best_s(lambda: layer(x)))  # noqa: B023 - used at once
+            with multiplying(len(x)):
+                spent_s.append(_best_s(lambda: layer(x)))  # noqa: B023 - used at once
         if spent_s[1] < spent_s[0]:
             break
         rows = len(x) + 1
@@ -296,7 +298,8 @@ def _time(layers: Sequence[Callable[[Tensor], Tensor]], dtype: torch.dtype) -> t
     times_s = []
     for rows, used in ((_PREFILL_ROWS, layers[:1]), (1, layers)):
         x = torch.randn(rows, _PROBE_WIDTH).to(dtype)
-        times_s.append(_best_s(lambda: [layer(x) for layer in used]))  # noqa: B023 - used at once
+        with multiplying(rows):
+            times_s.append(_best_s(lambda: [layer(x) for layer in used]))  # noqa: B023 - used at once
     return times_s[0], times_s[1]
 
 

@@ -96,14 +96,15 @@ def read(loaded: LoadedModel, *parts: TextPart | ImagePart) -> int:
         patches = [reader.patches(reader.pixels(picture)) for picture in prompt.pictures]
         inputs["pixel_values"] = torch.cat(patches)
         inputs["image_grid_thw"] = torch.cat([one.grid_thw for one in prompt.pictures])
-    loaded.model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        position_ids=loaded.positions(prompt),
-        use_cache=False,
-        logits_to_keep=1,
-        **inputs,
-    )
+    with loaded.multiplying(ids.numel()):
+        loaded.model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=loaded.positions(prompt),
+            use_cache=False,
+            logits_to_keep=1,
+            **inputs,
+        )
     return sum(token == loaded.image_token_id for token in prompt.token_ids)
 
 
