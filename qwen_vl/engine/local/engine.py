@@ -54,7 +54,7 @@ from qwen_vl.errors import (
     StillLoading,
 )
 from qwen_vl.families import BUNDLED, DEFAULT
-from qwen_vl.heap import share_heaps
+from qwen_vl.heap import share_heap
 from qwen_vl.laps import Laps
 from qwen_vl.models import too_large
 from qwen_vl.sampling import SamplingParams
@@ -86,7 +86,7 @@ class LocalEngine:
         self._failed_s = -math.inf  # when a request last failed, on the monotonic clock
         self._failure = ""
         self._draining = self._closing = False
-        share_heaps()
+        share_heap()
         self._thread = threading.Thread(target=self._main, name="inference", daemon=True)
         self._thread.start()
 
