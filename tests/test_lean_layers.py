@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, Qwen3Config, Qwen3ForCausalLM
 
@@ -128,3 +129,12 @@ def test_layers_with_a_window_or_another_activation_are_not_touched() -> None:
     model = Qwen3ForCausalLM(Qwen3Config(**sizes, hidden_act="gelu"))
     lean_layers.use_on_cpu(model)
     assert not any("forward" in vars(layer) for layer in model.model.layers)
+
+
+def test_layers_that_accelerate_brings_weights_into_are_not_touched(model: Any) -> None:
+    layers = text_layers(model)
+    add_hook_to_module(layers[0], ModelHook())
+    wrapped = layers[0].forward
+    lean_layers.use_on_cpu(model)
+    assert layers[0].forward is wrapped
+    assert "forward" in vars(layers[1])

@@ -25,7 +25,7 @@ from qwen_vl.bench import baseline
 from qwen_vl.bench.arguments import add_model, at_least, settings
 from qwen_vl.bench.shapes import SHAPES
 from qwen_vl.engine.local.vision import encode
-from qwen_vl.engine.model.load import LoadedModel
+from qwen_vl.engine.model.load import LoadedModel, compute_here
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.schema import ImagePart
 
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(1, f"{error}\n")
     if not subject.loaded.accepts_images:
         parser.exit(1, f"{subject.name} reads text only: name a vision model with --model.\n")
+    compute_here(subject.loaded)
     name = f"{subject.name} in {subject.precision}"
     found = [measure(subject.loaded, tokens) for tokens in args.tokens]
     print(f"\n{name}, milliseconds\n\n{table(found)}")

@@ -31,16 +31,8 @@ from qwen_vl.engine.local.snapshots import MOST_SNAPSHOTS
 from qwen_vl.engine.local.thought import Thought, budget_tokens
 from qwen_vl.engine.local.turns import Turns
 from qwen_vl.engine.local.vision_cache import VisionCache, keys_of_examples
-from qwen_vl.engine.model import (
-    checkpoint,
-    delta_rule,
-    float_products,
-    lean_layers,
-    machine,
-    patch_product,
-    picture_pace,
-)
-from qwen_vl.engine.model.load import LoadedModel, choose_for, load
+from qwen_vl.engine.model import checkpoint, machine, picture_pace
+from qwen_vl.engine.model.load import LoadedModel, choose_for, compute_here, load
 from qwen_vl.engine.model.packing import Packing
 from qwen_vl.engine.model.prompt import Prompt
 from qwen_vl.engine.model.samples import importance, to_pack
@@ -304,10 +296,7 @@ class LocalEngine:
     def _use(self, loaded: LoadedModel) -> None:
         """Everything that answers with this model."""
         settings = self._settings
-        if loaded.device.type == "cpu":
-            for part in (delta_rule, lean_layers, patch_product):
-                part.use_on_cpu(loaded.model)
-            float_products.is_faster()  # tried now, while nobody waits for an answer
+        compute_here(loaded)
         longest_bytes = settings.max_context_tokens * loaded.token_bytes
         longest_bytes += MOST_SNAPSHOTS * loaded.snapshot_bytes
         self._prefixes.bound(PREFIX_CONTEXTS * longest_bytes)

@@ -25,9 +25,13 @@ _LAYERS = ("Qwen3DecoderLayer", "Qwen3VLTextDecoderLayer")
 
 
 def use_on_cpu(model: nn.Module) -> None:
-    """Lets layers that are known take the shorter way for few tokens; others are not touched."""
+    """Lets layers that are known take the shorter way for few tokens; others are not touched.
+
+    Nor are those whose forward somebody wraps, as accelerate does to bring weights in.
+    """
     for module in model.modules():
-        if type(module).__name__ in _LAYERS and _is_plain(module):
+        is_free = type(module).__name__ in _LAYERS and "forward" not in vars(module)
+        if is_free and _is_plain(module):
             module.forward = MethodType(_forward, module)
 
 

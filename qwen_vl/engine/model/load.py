@@ -26,9 +26,14 @@ from transformers import (
 )
 
 from qwen_vl.config import Settings
-from qwen_vl.engine.model import float_products, thinking
+from qwen_vl.engine.model import (
+    delta_rule,
+    float_products,
+    lean_layers,
+    patch_product,
+    thinking,
+)
 from qwen_vl.engine.model.checkpoint import BUNDLED_FOLDER, Checkpoint, Report
-from qwen_vl.engine.model.delta_rule import layers_here
 from qwen_vl.engine.model.int4 import Importance
 from qwen_vl.engine.model.layers import LayerKind, layer_kinds, state_values, token_values
 from qwen_vl.engine.model.machine import Choice, choose, is_out_of_memory
@@ -99,7 +104,7 @@ class LoadedModel:
         """Whether a pass can copy the states of recurrent layers after any of its tokens."""
         recurrent = [kind for kind in self.layer_kinds if kind.is_recurrent]
         has_one = all(kind.states == 1 for kind in recurrent)
-        return has_one and layers_here(self.model) == len(recurrent) > 0
+        return has_one and delta_rule.layers_here(self.model) == len(recurrent) > 0
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -197,6 +202,14 @@ def load(
         end_ids=_end_ids(model, tokenizer),
         device=_input_device(model),
     )
+
+
+def compute_here(loaded: LoadedModel) -> None:
+    """Lets a CPU compute in this project's own ways what they are known to make faster."""
+    if loaded.device.type == "cpu":
+        for part in (delta_rule, lean_layers, patch_product):
+            part.use_on_cpu(loaded.model)
+        float_products.is_faster()  # tried now, while nobody waits for an answer
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:

@@ -28,5 +28,6 @@ def use_on_cpu(model: nn.Module) -> None:
     ]
     for path, convolution in convolutions:
         is_apart = convolution.kernel_size == convolution.stride
-        if is_apart and convolution.groups == 1 and convolution.padding == (0, 0, 0):
+        is_plain = convolution.groups == 1 and convolution.padding == (0, 0, 0)
+        if is_apart and is_plain and "forward" not in vars(convolution):  # accelerate wraps it
             model.set_submodule(path, PatchProduct(convolution))
