@@ -42,6 +42,7 @@ from qwen_vl.engine.model.prompt import Prompt, PromptBuilder
 from qwen_vl.engine.model.rounded import load_rounded
 from qwen_vl.errors import ModelUnavailable
 from qwen_vl.families import BUNDLED, FAMILIES, family_of
+from qwen_vl.heap import share_heap
 from qwen_vl.schema import Family
 from qwen_vl.start_cache import StartCache
 
@@ -209,6 +210,7 @@ def compute_here(loaded: LoadedModel) -> None:
     if loaded.device.type == "cpu":
         for part in (delta_rule, lean_layers, patch_product):
             part.use_on_cpu(loaded.model)
+        share_heap()  # one layer's buffers serve the next; an engine has done so already
         float_products.is_faster()  # tried now, while nobody waits for an answer
 
 
