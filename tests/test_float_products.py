@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from support.tiny_models import qwen3_5, qwen3_vl
 
 from qwen_vl.engine.model import float_products
+from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.float_products import LEAST_ROWS, multiplying
+from qwen_vl.engine.model.load import load
+from qwen_vl.engine.model.machine import Choice
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +58,20 @@ def test_nothing_changes_where_it_is_not_faster(monkeypatch: pytest.MonkeyPatch)
         assert way() == before
 
 
+@pytest.mark.parametrize(("written", "asks"), [(qwen3_vl, True), (qwen3_5, False)])
+def test_recurrent_text_models_do_not_ask_for_it(
+    written: Callable[[Path], Path], asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(float_products, "is_faster", _answering(True))
+    choice = Choice("cpu", torch.float32, 1, "")
+    loaded = load(Checkpoint(written(tmp_path), "tiny"), choice, lambda *_: None)
+    ways: list[str] = []
+    loaded.model.register_forward_pre_hook(lambda *_: ways.append(way()))
+    with torch.inference_mode():
+        loaded.forward(LEAST_ROWS, input_ids=torch.full((1, LEAST_ROWS), 5))
+    assert (ways == ["bf16"]) == asks
+
+
 def test_products_are_as_exact_where_it_is_taken() -> None:
     x, weight = torch.randn(100, 512), torch.randn(300, 512)
     exact = x.double() @ weight.double().T
@@ -83,9 +103,9 @@ def _seconds(reading: int) -> float:
     return 100 * rounds + (0, 10, 20, 25)[place]
 
 
-def _answering(answer: bool):
+def _answering(answer: bool) -> Any:
     def is_faster() -> bool:
         return answer
 
-    is_faster.cache_clear = lambda: None
+    is_faster.cache_clear = lambda: None  # type: ignore[attr-defined]
     return is_faster

@@ -119,7 +119,8 @@ class LoadedModel:
         its slowest member, and while a clip is being decoded one member has no core. Any pass of a
         larger model reads its weights for longer than that.
         """
-        with self.multiplying(tokens):
+        # oneDNN takes seconds for the many small products of some recurrent passes.
+        with nullcontext() if self.is_recurrent else self.multiplying(tokens):
             return self._forward(tokens, inputs)
 
     def multiplying(self, rows: int) -> AbstractContextManager[None]:
