@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen2Config
 
 from qwen_vl.config import Settings
 from qwen_vl.engine.model import machine
@@ -88,6 +89,7 @@ class Sized:
     """A model of so many bytes, whose pass tells how many threads it may use."""
 
     weight_bytes: int
+    config: Qwen2Config = field(default_factory=Qwen2Config)
 
     def get_memory_footprint(self) -> int:
         return self.weight_bytes
