@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from support.tiny_models import qwen3_5, qwen3_vl
+from torch.overrides import TorchFunctionMode
 
 from qwen_vl.engine.model import float_products
-from qwen_vl.engine.model.checkpoint import Checkpoint
+from qwen_vl.engine.model.delta_rule import chunk_rule
 from qwen_vl.engine.model.float_products import LEAST_ROWS, multiplying
-from qwen_vl.engine.model.load import load
-from qwen_vl.engine.model.machine import Choice
 
 
 @pytest.fixture(autouse=True)
@@ -58,18 +55,22 @@ def test_nothing_changes_where_it_is_not_faster(monkeypatch: pytest.MonkeyPatch)
         assert way() == before
 
 
-@pytest.mark.parametrize(("written", "asks"), [(qwen3_vl, True), (qwen3_5, False)])
-def test_recurrent_text_models_do_not_ask_for_it(
-    written: Callable[[Path], Path], asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_small_products_of_recurrent_layers_do_not_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(float_products, "is_faster", _answering(True))
-    choice = Choice("cpu", torch.float32, 1, "")
-    loaded = load(Checkpoint(written(tmp_path), "tiny"), choice, lambda *_: None)
-    ways: list[str] = []
-    loaded.model.register_forward_pre_hook(lambda *_: ways.append(way()))
-    with torch.inference_mode():
-        loaded.forward(LEAST_ROWS, input_ids=torch.full((1, LEAST_ROWS), 5))
-    assert (ways == ["bf16"]) == asks
+    ways = list[str]()
+
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None):
+            if any(name in function.__name__ for name in ("matmul", "mm", "einsum")):
+                ways.append(way())
+            return function(*args, **(kwargs or {}))
+
+    states = (torch.randn(1, 40, 2, 16) for _ in range(3))
+    with multiplying(1000), Watching():
+        chunk_rule(*states, -torch.rand(1, 40, 2), torch.rand(1, 40, 2))
+    assert set(ways) == {"ieee"}
 
 
 def test_products_are_as_exact_where_it_is_taken() -> None:

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
+from accelerate import cpu_offload
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, Qwen3Config, Qwen3ForCausalLM
 
 from qwen_vl.engine.local.cache import new_cache
 from qwen_vl.engine.model import lean_layers
+from qwen_vl.engine.model.checkpoint import Checkpoint
 from qwen_vl.engine.model.layers import layer_kinds
 from qwen_vl.engine.model.lean_layers import MOST_ROWS
+from qwen_vl.engine.model.load import compute_here, load
+from qwen_vl.engine.model.machine import Choice
 from qwen_vl.engine.model.quantize import Wide, quantize
 
 
@@ -131,10 +134,14 @@ def test_layers_with_a_window_or_another_activation_are_not_touched() -> None:
     assert not any("forward" in vars(layer) for layer in model.model.layers)
 
 
-def test_layers_that_accelerate_brings_weights_into_are_not_touched(model: Any) -> None:
-    layers = text_layers(model)
-    add_hook_to_module(layers[0], ModelHook())
-    wrapped = layers[0].forward
-    lean_layers.use_on_cpu(model)
-    assert layers[0].forward is wrapped
-    assert "forward" in vars(layers[1])
+def test_a_model_whose_weights_come_layer_by_layer_is_not_touched(
+    tiny_checkpoints: dict[str, Path],
+) -> None:
+    choice = Choice("cpu", torch.float32, 1, "")
+    checkpoint = Checkpoint(tiny_checkpoints["qwen3_vl"], "tiny")
+    loaded = load(checkpoint, choice, lambda *_: None)
+    expected = conversation(loaded.model, [1, 1], [50])
+    cpu_offload(loaded.model, torch.device("cpu"))
+    compute_here(loaded)
+    for one, other in zip(conversation(loaded.model, [1, 1], [50]), expected, strict=True):
+        assert torch.equal(one, other)

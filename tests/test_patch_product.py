@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
 from support.tiny_models import qwen2_5_vl, qwen3_5, qwen3_vl
 from torch import nn
 from transformers import AutoModelForImageTextToText
@@ -36,10 +35,3 @@ def test_other_convolutions_stay() -> None:
     model = nn.Sequential(nn.Conv3d(2, 4, 3, stride=1), nn.Conv3d(4, 4, 2, stride=2, padding=1))
     patch_product.use_on_cpu(model)
     assert [type(one) for one in model] == [nn.Conv3d, nn.Conv3d]
-
-
-def test_a_convolution_that_accelerate_brings_weights_into_stays() -> None:
-    model = nn.Sequential(nn.Conv3d(2, 4, 3, stride=3))
-    add_hook_to_module(model[0], ModelHook())
-    patch_product.use_on_cpu(model)
-    assert type(model[0]) is nn.Conv3d

@@ -30,7 +30,7 @@ from qwen_vl.sampling import SamplingParams
 from qwen_vl.schema import Message
 
 TRIM_BYTES = 200e6  # of weights that were drawn and rounded; then their memory is given back
-PICTURE_PIXELS = {"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096}
+PICTURE_PIXELS = {"shortest_edge": 256**2, "longest_edge": 4096**2}  # as in Qwen3-VL
 SURE = 1e4  # a logit that no other one reaches
 
 
@@ -91,7 +91,6 @@ def random_weights(shape: Shape, settings: Settings) -> Subject:
             model = shape.model_class._from_config(config, dtype=choice.dtype)
     load_s = time.perf_counter() - start_s
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    # Not with the bundled model's own bounds, but those of Qwen3-VL.
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", size=PICTURE_PIXELS)
     family = FAMILIES[config.model_type]
     loaded = LoadedModel(

@@ -37,8 +37,8 @@ _LARGEST = 127 * 256  # of two bytes: the coarse one stays within 127, for the k
 _FEW_ROWS = 4  # bytes that lie apart are gathered one by one
 _SEEN_ROWS = 64  # of each layer's inputs, kept to judge it by
 
-_middle = _MIDDLE + 0.5  # conversion to a whole number cuts off
-_middles = _MIDDLE * 256 + _middle  # of both bytes
+_SHIFT = _MIDDLE + 0.5  # conversion to a whole number cuts off
+_SHIFT_OF_BOTH = _MIDDLE * 256 + _SHIFT  # of both bytes
 
 
 class Product(nn.Module):
@@ -100,7 +100,7 @@ class Int8Product(Product):
 
     def fine(self, x: Tensor) -> Tensor:
         step = largest_of(x).mul_(1 / _LARGEST)
-        codes = (x / step).add_(_middles).to(torch.uint16)
+        codes = (x / step).add_(_SHIFT_OF_BOTH).to(torch.uint16)
         if len(x) < _FEW_ROWS:  # in one call. Little-endian: the rest comes first
             digits = codes.view(torch.uint8).view(*x.shape, 2).permute(2, 0, 1)
         else:
@@ -116,7 +116,7 @@ class Int8Product(Product):
         x = x * self.kept
         step = largest_of(x).mul_(1 / 127)
         # By way of 16 bits: torch converts floats to bytes one by one.
-        codes = x.div_(step).add_(_middle).to(torch.int16).to(torch.uint8)
+        codes = x.div_(step).add_(_SHIFT).to(torch.int16).to(torch.uint8)
         return beside.addcmul_(self._multiplied(codes), step)
 
     def _multiplied(self, codes: Tensor) -> Tensor:

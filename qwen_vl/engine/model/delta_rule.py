@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from qwen_vl.engine.model.float_products import multiplying
+
 CHUNK = 32  # tokens; larger ones need more work within, smaller ones more steps
 BLOCK = 8  # rows that are solved one after the other
 _RULE = "torch_chunk_gated_delta_rule"  # what layers call it
@@ -109,6 +111,7 @@ def chunk_rule(
     return torch.cat(outputs, 1), state if output_final_state else None
 
 
+@multiplying(0)  # oneDNN may take seconds for so many small products
 def _chunk_rule(
     query: Tensor,
     key: Tensor,

@@ -25,21 +25,16 @@ _LAYERS = ("Qwen3DecoderLayer", "Qwen3VLTextDecoderLayer")
 
 
 def use_on_cpu(model: nn.Module) -> None:
-    """Lets layers that are known take the shorter way for few tokens; others are not touched.
-
-    Nor are those whose forward somebody wraps, as accelerate does to bring weights in.
-    """
+    """Lets layers that are known take the shorter way for few tokens; others are not touched."""
     for module in model.modules():
-        is_free = type(module).__name__ in _LAYERS and "forward" not in vars(module)
-        if is_free and _is_plain(module):
+        if type(module).__name__ in _LAYERS and _is_plain(module):
             module.forward = MethodType(_forward, module)
 
 
 def _is_plain(layer: Any) -> bool:
     """Whether all is as it is in Qwen3's checkpoints."""
-    attention, act = layer.self_attn, layer.mlp.act_fn
-    is_silu = isinstance(act, nn.SiLU) or type(act).__name__ == "SiLUActivation"
-    return is_silu and not getattr(attention, "sliding_window", None)
+    is_silu = layer.mlp.config.hidden_act == "silu"
+    return is_silu and not getattr(layer.self_attn, "sliding_window", None)
 
 
 def _forward(layer: Any, hidden_states: Tensor, **inputs: Any) -> Tensor:

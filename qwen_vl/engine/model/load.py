@@ -119,8 +119,7 @@ class LoadedModel:
         its slowest member, and while a clip is being decoded one member has no core. Any pass of a
         larger model reads its weights for longer than that.
         """
-        # oneDNN takes seconds for the many small products of some recurrent passes.
-        with nullcontext() if self.is_recurrent else self.multiplying(tokens):
+        with self.multiplying(tokens):
             return self._forward(tokens, inputs)
 
     def multiplying(self, rows: int) -> AbstractContextManager[None]:
@@ -207,8 +206,11 @@ def load(
 
 
 def compute_here(loaded: LoadedModel) -> None:
-    """Lets a CPU compute in this project's own ways what they are known to make faster."""
-    if loaded.device.type == "cpu":
+    """Lets a CPU compute in this project's own ways what they are known to make faster.
+
+    Not where weights lie elsewhere until a layer's own forward is called.
+    """
+    if all(weight.device.type == "cpu" for weight in loaded.model.parameters()):
         for part in (delta_rule, lean_layers, patch_product):
             part.use_on_cpu(loaded.model)
         share_heap()  # one layer's buffers serve the next; an engine has done so already
